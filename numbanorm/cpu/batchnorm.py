@@ -1,0 +1,271 @@
+"""Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels.
+
+The work is cut into tiles of x. When a tile can hold whole channels and stay in the cache, one launch reads x once;
+otherwise one launch sums, tile by tile, and a second applies.
+"""
+
+import numpy as np
+
+from numbanorm._math import reciprocal_std, sum_of_products
+from numbanorm.cpu.loops import (
+    add_column_gradient_sums,
+    input_gradient_row,
+    normalize_affine_row,
+    row_gradient_sums,
+)
+from numbanorm.cpu.moments import (
+    add_channel_sums,
+    channel_moments,
+    channel_shift,
+    loop,
+    moments_of_sums,
+    move_shift,
+)
+from numbanorm.cpu.parallel import launcher, parallel_for, range_kernel
+
+PIECE = 16384  # values: below this much work a launch costs more than it saves
+SEGMENT = 1024  # values that lie together in a tile, so that memory is read in long pieces
+TILE = 65536  # values to a tile that holds part of a channel
+WHOLE_CHANNELS_BYTES = 1 << 20  # a tile of whole channels, per thread in the last-level cache
+
+
+@loop
+def _tiling(x):
+    """Steps of N, C and L to a tile, and the number of tiles along each: fixed by the shape and dtype."""
+    N, C, L = x.shape
+    c_step = min(C, max(1, SEGMENT // L))
+    n_step, l_step = N, L
+    if N * c_step * L * x.itemsize > WHOLE_CHANNELS_BYTES:
+        l_step = min(L, TILE)
+        n_step = min(N, max(1, TILE // (c_step * l_step)))
+    return (n_step, c_step, l_step), ((N - 1) // n_step + 1, (C - 1) // c_step + 1, (L - 1) // l_step + 1)
+
+
+@loop
+def _tile(x, i):
+    """The ranges of n, c and l of tile i, and the number of its piece, the tiles that have its channels in common."""
+    (n_step, c_step, l_step), (n_tiles, c_tiles, l_tiles) = _tiling(x)
+    piece, c = i // c_tiles, i % c_tiles * c_step
+    n, l = piece // l_tiles * n_step, piece % l_tiles * l_step  # noqa: E741
+    N, C, L = x.shape
+    return ((n, min(n + n_step, N)), (c, min(c + c_step, C)), (l, min(l + l_step, L))), piece
+
+
+@loop
+def _apply_tile(x, tile, m, delta, rstd, weight, bias, y):
+    (n0, n1), (c0, c1), (l0, l1) = tile
+    if x.shape[2] == 1:
+        x, y = x.reshape(x.shape[:2]), y.reshape(x.shape[:2])
+        for n in range(n0, n1):
+            normalize_affine_row(x[n][c0:c1], m, delta, rstd, weight, bias, y[n][c0:c1])
+        return
+    for n in range(n0, n1):
+        for c in range(c0, c1):
+            j = c - c0
+            normalize_affine_row(x[n, c][l0:l1], m[j], delta[j], rstd[j], weight[j], bias[j], y[n, c][l0:l1])
+
+
+@range_kernel
+def whole_forward(lo, hi, x, weight, bias, eps, y, mean, rstd, var):
+    """Tiles lo to hi, of whole channels."""
+    for i in range(lo, hi):
+        tile, _ = _tile(x, i)
+        c0, c1 = tile[1]
+        m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
+        channel_moments(x, (c0, c1), m, delta, var[c0:c1])
+        low = _finish(m, delta, var[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
+        _apply_tile(x, tile, m, low, rstd[c0:c1], weight[c0:c1], bias[c0:c1], y)
+
+
+@range_kernel
+def sums(lo, hi, x, m, partials):
+    """Tiles lo to hi: the sums of d and d * d into partials (pieces, 2, C), zero before."""
+    for i in range(lo, hi):
+        tile, piece = _tile(x, i)
+        c0, c1 = tile[1]
+        add_channel_sums(x, tile, m[c0:c1], (partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]))
+
+
+@range_kernel
+def apply(lo, hi, x, m, delta, rstd, weight, bias, y):
+    """Tiles lo to hi of y, from the statistics."""
+    for i in range(lo, hi):
+        tile, _ = _tile(x, i)
+        c0, c1 = tile[1]
+        _apply_tile(x, tile, m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], bias[c0:c1], y)
+
+
+_whole_forward, _sums, _apply = parallel_for(whole_forward), parallel_for(sums), parallel_for(apply)
+
+
+@loop
+def _work(x):
+    """Tiles, tiles to a launch's smallest piece of work, and tiles to a channel."""
+    (n_step, c_step, l_step), (n_tiles, c_tiles, l_tiles) = _tiling(x)
+    return n_tiles * c_tiles * l_tiles, max(1, PIECE // (n_step * c_step * l_step)), n_tiles * l_tiles
+
+
+@loop
+def _finish(m, delta, var, eps, mean, rstd):
+    """Fill mean and rstd; delta as x's dtype."""
+    low = np.empty_like(m)
+    for j in range(m.size):
+        low[j] = delta[j]
+        mean[j] = m[j] + delta[j]
+        rstd[j] = reciprocal_std(var[j], eps)
+    return low
+
+
+@loop
+def _total(partials):
+    total = np.zeros(partials.shape[1:])
+    for piece in range(partials.shape[0]):
+        for k in range(total.shape[0]):
+            total[k] += partials[piece, k]
+    return total
+
+
+@launcher
+def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
+    """x, y: (N, C, L); weight, bias, rstd: (C,); mean, var (biased): (C,), float64."""
+    N, C, L = x.shape
+    tiles, grain, pieces = _work(x)
+    if pieces == 1:
+        _whole_forward(engine, tiles, grain, (x, weight, bias, eps, y, mean, rstd, var))
+        return
+    m, delta, partials = np.empty(C, x.dtype), np.empty(C), np.zeros((pieces, 2, C))
+    channel_shift(x, (0, C), m)
+    _sums(engine, tiles, grain, (x, m, partials))
+    if not moments_of_sums(_total(partials), N * L, delta, var):
+        move_shift(m, delta)
+        partials[:] = 0
+        _sums(engine, tiles, grain, (x, m.astype(np.float64), partials))
+        moments_of_sums(_total(partials), N * L, delta, var)
+    low = _finish(m, delta, var, eps, mean, rstd)
+    _apply(engine, tiles, grain, (x, m, low, rstd, weight, bias, y))
+
+
+@launcher
+def batch_norm(engine, x, mean, delta, rstd, weight, bias, y):
+    """Inference. x, y: (N, C, L); all else (C,), the mean being mean + delta."""
+    tiles, grain, _ = _work(x)
+    _apply(engine, tiles, grain, (x, mean, delta, rstd, weight, bias, y))
+
+
+@loop
+def _add_gradient_sums(dy, x, tile, m, sums):
+    """Add to sums (three float64 arrays) each channel's sums of d, dy and dy * d over a tile."""
+    (n0, n1), (c0, c1), (l0, l1) = tile
+    one = x.dtype.type(1)
+    if x.shape[2] == 1:
+        NC = x.shape[:2]
+        add_column_gradient_sums(dy.reshape(NC), x.reshape(NC), (n0, n1), (c0, c1), one, m, sums)
+        return
+    for n in range(n0, n1):
+        for c in range(c0, c1):
+            j = c - c0
+            sum_d, sum_dy, sum_dy_d = row_gradient_sums(dy[n, c][l0:l1], x[n, c][l0:l1], one, m[j])
+            sums[0][j] += sum_d
+            sums[1][j] += sum_dy
+            sums[2][j] += sum_dy_d
+
+
+@loop
+def _apply_gradient_tile(dy, x, tile, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
+    (n0, n1), (c0, c1), (l0, l1) = tile
+    if x.shape[2] == 1:
+        NC = x.shape[:2]
+        dy, x, dx = dy.reshape(NC), x.reshape(NC), dx.reshape(NC)
+        for n in range(n0, n1):
+            input_gradient_row(
+                dy[n][c0:c1], x[n][c0:c1], m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx[n][c0:c1]
+            )
+        return
+    for n in range(n0, n1):
+        for c in range(c0, c1):
+            j = c - c0
+            of_channel = m[j], delta[j], rstd[j], weight[j], mean_wdy[j], mean_wdy_x_hat[j]
+            input_gradient_row(dy[n, c][l0:l1], x[n, c][l0:l1], *of_channel, dx[n, c][l0:l1])
+
+
+@loop
+def _finish_backward(sums, count, delta, rstd, weight, dweight, dbias):
+    """Fill dweight and dbias; mean(wdy) and mean(wdy * x_hat)."""
+    mean_wdy, mean_wdy_x_hat = np.empty_like(rstd), np.empty_like(rstd)
+    for j in range(rstd.size):
+        sum_dy_x_hat = sum_of_products(sums[2][j], sums[1][j], delta[j], rstd[j])
+        dweight[j], dbias[j] = sum_dy_x_hat, sums[1][j]
+        mean_wdy[j] = weight[j] * sums[1][j] / count
+        mean_wdy_x_hat[j] = weight[j] * sum_dy_x_hat / count
+    return mean_wdy, mean_wdy_x_hat
+
+
+@range_kernel
+def whole_backward(lo, hi, dy, x, mean, rstd, weight, dx, dweight, dbias):
+    """Tiles lo to hi, of whole channels."""
+    N, C, L = x.shape
+    for i in range(lo, hi):
+        tile, _ = _tile(x, i)
+        c0, c1 = tile[1]
+        m, scale, w = mean[c0:c1], rstd[c0:c1], weight[c0:c1]
+        sums = np.zeros(c1 - c0), np.zeros(c1 - c0), np.zeros(c1 - c0)
+        _add_gradient_sums(dy, x, tile, m, sums)
+        delta = sums[0] / (N * L)  # the stored mean is rounded; this is what it lacks
+        means = _finish_backward(sums, N * L, delta, scale, w, dweight[c0:c1], dbias[c0:c1])
+        _apply_gradient_tile(dy, x, tile, m, delta.astype(x.dtype), scale, w, *means, dx)
+
+
+@range_kernel
+def gradient_sums(lo, hi, dy, x, m, partials):
+    """Tiles lo to hi: the sums of d, dy and dy * d into partials (pieces, 3, C), zero before."""
+    for i in range(lo, hi):
+        tile, piece = _tile(x, i)
+        c0, c1 = tile[1]
+        own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
+        _add_gradient_sums(dy, x, tile, m[c0:c1], own)
+
+
+@range_kernel
+def apply_gradient(lo, hi, dy, x, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
+    """Tiles lo to hi of dx, from the statistics."""
+    for i in range(lo, hi):
+        tile, _ = _tile(x, i)
+        c0, c1 = tile[1]
+        own = m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], mean_wdy[c0:c1], mean_wdy_x_hat[c0:c1]
+        _apply_gradient_tile(dy, x, tile, *own, dx)
+
+
+_whole_backward, _gradient_sums, _apply_gradient = (
+    parallel_for(whole_backward),
+    parallel_for(gradient_sums),
+    parallel_for(apply_gradient),
+)
+
+
+@launcher
+def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
+    """dy, x, dx: (N, C, L); all else (C,)."""
+    N, C, L = x.shape
+    tiles, grain, pieces = _work(x)
+    if pieces == 1:
+        _whole_backward(engine, tiles, grain, (dy, x, mean, rstd, weight, dx, dweight, dbias))
+        return
+    partials = np.zeros((pieces, 3, C))
+    _gradient_sums(engine, tiles, grain, (dy, x, mean, partials))
+    sums = _total(partials)
+    delta = sums[0] / (N * L)
+    mean_wdy, mean_wdy_x_hat = _finish_backward(sums, N * L, delta, rstd, weight, dweight, dbias)
+    low = delta.astype(x.dtype)
+    _apply_gradient(engine, tiles, grain, (dy, x, mean, low, rstd, weight, mean_wdy, mean_wdy_x_hat, dx))
+
+
+@launcher
+def batch_norm_backward_frozen(engine, dy, x, mean, delta, rstd, weight, dx, dweight, dbias):
+    """As `batch_norm_backward` where mean + delta and rstd are constants."""
+    N, C, L = x.shape
+    tiles, grain, pieces = _work(x)
+    partials = np.zeros((pieces, 3, C))
+    _gradient_sums(engine, tiles, grain, (dy, x, mean, partials))
+    _finish_backward(_total(partials), N * L, delta, rstd, weight, dweight, dbias)
+    zero = np.zeros_like(mean)
+    _apply(engine, tiles, grain, (dy, zero, zero, rstd, weight, zero, dx))  # dx = dy * rstd * weight

@@ -1,0 +1,101 @@
+"""The only place that knows about threads.
+
+A *range kernel* is a compiled function ``kernel(lo, hi, *args)`` that does items lo <= i < hi of its work, alone.
+``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, callable from compiled code, which runs all items:
+in pieces of `grain` items by the engine, or at once by the caller when one piece is all there is or engine is SERIAL.
+
+An engine is the address of a compiled ``engine(kernel, context, items, grain)``; a kernel reaches it as the address of a
+``kernel(context, lo, hi)`` that unpacks its arguments from the caller's stack. So no kernel is compiled for an engine,
+and what a kernel computes cannot depend on one.
+"""
+
+import functools
+
+import numba
+from llvmlite import ir
+from numba import prange, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+SERIAL = 0
+
+OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
+range_kernel = numba.njit(**OPTIONS)
+launcher = numba.njit(**OPTIONS)
+
+_INT = ir.IntType(types.intp.bitwidth)
+_KERNEL = ir.FunctionType(ir.VoidType(), [_INT] * 3)  # context, lo, hi
+_ENGINE = ir.FunctionType(ir.VoidType(), [_INT] * 4)  # kernel, context, items, grain
+
+
+@functools.cache
+def engine() -> int:
+    """The address of the engine in use, compiled or loaded at the first call."""
+    _prange_engine(0, 0, 0, 1)  # loads Numba's threading layer, which a cached function below would not
+    return _as_c_function().address
+
+
+@functools.cache
+def _as_c_function():
+    @numba.cfunc(types.void(*[types.intp] * 4), cache=True)
+    def prange_engine(kernel, context, items, grain):
+        _prange_engine(kernel, context, items, grain)
+
+    return prange_engine
+
+
+@numba.njit(parallel=True, cache=True)
+def _prange_engine(kernel, context, items, grain):
+    for piece in prange((items + grain - 1) // grain):
+        _call_kernel(kernel, context, piece * grain, min(items, (piece + 1) * grain))
+
+
+@intrinsic
+def _call_kernel(typing_context, kernel, context, lo, hi):
+    def codegen(target, builder, signature, args):
+        builder.call(builder.inttoptr(args[0], _KERNEL.as_pointer()), args[1:])
+        return target.get_dummy_value()
+
+    return types.void(*[types.intp] * 4), codegen
+
+
+def parallel_for(kernel):
+    """``launch(engine, items, grain, args)`` for one range kernel; see the top of this file."""
+
+    @intrinsic
+    def launch(typing_context, engine, items, grain, args):
+        kernel_args = (types.intp, types.intp, *args)
+        kernel_signature = typing_context.resolve_function_type(types.Dispatcher(kernel), kernel_args, {})
+
+        def codegen(target, builder, signature, values):
+            engine, items, grain, packed = values
+            compiled = kernel.overloads[kernel_signature.args]
+            target.active_code_library.add_linking_library(compiled.library)
+            trampoline = _unpacking(target, builder.module, compiled.fndesc, packed.type)
+            context = builder.ptrtoint(cgutils.alloca_once_value(builder, packed), _INT)
+            several = builder.icmp_signed(">", items, grain)
+            with builder.if_else(builder.and_(several, cgutils.is_not_null(builder, engine))) as (then, otherwise):
+                with then:
+                    address = builder.ptrtoint(trampoline, _INT)
+                    builder.call(builder.inttoptr(engine, _ENGINE.as_pointer()), [address, context, items, grain])
+                with otherwise:
+                    builder.call(trampoline, [context, items.type(0), items])
+            return target.get_dummy_value()
+
+        return types.void(types.intp, types.intp, types.intp, args), codegen
+
+    return launch
+
+
+def _unpacking(target, module, kernel, packed_type):
+    """kernel(context, lo, hi) in C's convention, calling the compiled kernel with the arguments packed at context."""
+    function = ir.Function(module, _KERNEL, module.get_unique_name(f"{kernel.qualname}.unpacking"))
+    function.linkage = "internal"
+    context, lo, hi = function.args
+    builder = ir.IRBuilder(function.append_basic_block())
+    packed = builder.load(builder.inttoptr(context, packed_type.as_pointer()))
+    args = [lo, hi, *(builder.extract_value(packed, i) for i in range(len(packed_type)))]
+    callee = target.declare_function(module, kernel)
+    target.call_conv.call_function(builder, callee, kernel.restype, kernel.argtypes, args)
+    builder.ret_void()
+    return function
