@@ -8,7 +8,7 @@ import math
 import numba
 
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
-scalar = numba.njit(fastmath={"contract"}, error_model="numpy")
+scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 
 @scalar

@@ -20,6 +20,7 @@ from numbanorm.cpu.moments import (
     loop,
     moments_of_sums,
     move_shift,
+    total,
 )
 from numbanorm.cpu.parallel import launcher, parallel_for, range_kernel
 
@@ -72,7 +73,7 @@ def whole_forward(lo, hi, x, weight, bias, eps, y, mean, rstd, var):
         tile, _ = _tile(x, i)
         c0, c1 = tile[1]
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
-        channel_moments(x, (c0, c1), m, delta, var[c0:c1])
+        channel_moments(x, tile, m, delta, var[c0:c1])
         low = _finish(m, delta, var[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
         _apply_tile(x, tile, m, low, rstd[c0:c1], weight[c0:c1], bias[c0:c1], y)
 
@@ -116,15 +117,6 @@ def _finish(m, delta, var, eps, mean, rstd):
     return low
 
 
-@loop
-def _total(partials):
-    total = np.zeros(partials.shape[1:])
-    for piece in range(partials.shape[0]):
-        for k in range(total.shape[0]):
-            total[k] += partials[piece, k]
-    return total
-
-
 @launcher
 def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
     """x, y: (N, C, L); weight, bias, rstd: (C,); mean, var (biased): (C,), float64."""
@@ -136,11 +128,11 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
     m, delta, partials = np.empty(C, x.dtype), np.empty(C), np.zeros((pieces, 2, C))
     channel_shift(x, (0, C), m)
     _sums(engine, tiles, grain, (x, m, partials))
-    if not moments_of_sums(_total(partials), N * L, delta, var):
+    if not moments_of_sums(total(partials), N * L, delta, var):
         move_shift(m, delta)
         partials[:] = 0
         _sums(engine, tiles, grain, (x, m.astype(np.float64), partials))
-        moments_of_sums(_total(partials), N * L, delta, var)
+        moments_of_sums(total(partials), N * L, delta, var)
     low = _finish(m, delta, var, eps, mean, rstd)
     _apply(engine, tiles, grain, (x, m, low, rstd, weight, bias, y))
 
@@ -252,7 +244,7 @@ def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
         return
     partials = np.zeros((pieces, 3, C))
     _gradient_sums(engine, tiles, grain, (dy, x, mean, partials))
-    sums = _total(partials)
+    sums = total(partials)
     delta = sums[0] / (N * L)
     mean_wdy, mean_wdy_x_hat = _finish_backward(sums, N * L, delta, rstd, weight, dweight, dbias)
     low = delta.astype(x.dtype)
@@ -266,6 +258,6 @@ def batch_norm_backward_frozen(engine, dy, x, mean, delta, rstd, weight, dx, dwe
     tiles, grain, pieces = _work(x)
     partials = np.zeros((pieces, 3, C))
     _gradient_sums(engine, tiles, grain, (dy, x, mean, partials))
-    _finish_backward(_total(partials), N * L, delta, rstd, weight, dweight, dbias)
+    _finish_backward(total(partials), N * L, delta, rstd, weight, dweight, dbias)
     zero = np.zeros_like(mean)
     _apply(engine, tiles, grain, (dy, zero, zero, rstd, weight, zero, dx))  # dx = dy * rstd * weight

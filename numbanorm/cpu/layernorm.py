@@ -12,7 +12,7 @@ from numbanorm.cpu.loops import (
     parameter_gradient_sums,
     row_gradient_sums,
 )
-from numbanorm.cpu.moments import TERMS, add_run, channel_moments, loop, row_moments
+from numbanorm.cpu.moments import TERMS, add_run, channel_moments, loop, row_moments, total
 from numbanorm.cpu.parallel import launcher, parallel_for, range_kernel
 
 PIECE = 16384  # values: below this much work a launch costs more than it saves
@@ -64,7 +64,7 @@ def rows_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
                 gradients_row(
                     dy[r], x[r], m, as_x(delta), rstd[r], weight, mean_wdy, mean_wdy_x_hat, dx[r], run[0], run[1]
                 )
-            add_run(run, (partials[i, 0], partials[i, 1]))
+            add_run(run, partials[i])
 
 
 _rows_backward = parallel_for(rows_backward)
@@ -78,7 +78,7 @@ def layer_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
     chunk = (rows + chunks - 1) // chunks
     partials = np.zeros((chunks, 2, cols))
     _rows_backward(engine, (rows + chunk - 1) // chunk, 1, (chunk, dy, x, mean, rstd, weight, dx, partials))
-    _total(partials, dweight, dbias)
+    _store_total(partials, dweight, dbias)
 
 
 @loop
@@ -89,12 +89,10 @@ def _partials(size, count, most):
 
 
 @loop
-def _total(partials, dweight, dbias):
-    total = np.zeros(partials.shape[1:])
-    for i in range(partials.shape[0]):
-        add_run(partials[i], (total[0], total[1]))
-    dweight[:] = total[0]
-    dbias[:] = total[1]
+def _store_total(partials, dweight, dbias):
+    sums = total(partials)
+    for j in range(dweight.size):
+        dweight[j], dbias[j] = sums[0, j], sums[1, j]
 
 
 @loop
@@ -115,7 +113,7 @@ def columns_forward(lo, hi, x, weight, bias, eps, y, mean, rstd):
         l1 = min(l0 + width, L)
         m, delta = np.empty(l1 - l0, x.dtype), np.empty(l1 - l0)
         var, low, scale = np.empty_like(delta), np.empty_like(m), np.empty_like(m)
-        channel_moments(x[n].reshape((count, L, 1)), (l0, l1), m, delta, var)
+        channel_moments(x[n].reshape((count, L, 1)), ((0, count), (l0, l1), (0, 1)), m, delta, var)
         for j in range(m.size):
             low[j] = delta[j]
             scale[j] = reciprocal_std(var[j], eps)
@@ -178,4 +176,4 @@ def layer_norm_columns_backward(engine, dy, x, mean, rstd, weight, dx, dweight, 
     chunk = (tiles + chunks - 1) // chunks
     partials = np.zeros((chunks, 2, count))
     _columns_backward(engine, (tiles + chunk - 1) // chunk, 1, (chunk, dy, x, mean, rstd, weight, dx, partials))
-    _total(partials, dweight, dbias)
+    _store_total(partials, dweight, dbias)

@@ -14,8 +14,9 @@ RUN = 32 * TERMS  # four 8-lane accumulators
 SHIFT_SAMPLES = 16
 
 # Sums alone may be reassociated, into vector lanes; what they sum comes from `difference`, which may not.
-summing = numba.njit(fastmath={"reassoc", "contract", "nsz"}, error_model="numpy")
-loop = numba.njit(fastmath={"contract", "nsz"}, error_model="numpy")
+INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
+summing = numba.njit(fastmath={"reassoc", "contract", "nsz"}, **INNER)
+loop = numba.njit(fastmath={"contract", "nsz"}, **INNER)
 
 
 @loop
@@ -93,8 +94,17 @@ def add_run(run, sums):
     """Add float32 sums of a few terms to float64 sums of many."""
     for k in range(len(sums)):
         short, long = run[k], sums[k]
-        for j in range(short.size):
+        for j in range(long.size):
             long[j] += short[j]
+
+
+@loop
+def total(partials):
+    """The sum over the first axis, in its order."""
+    result = np.zeros(partials.shape[1:])
+    for i in range(partials.shape[0]):
+        add_run(partials[i], result)
+    return result
 
 
 @loop
@@ -128,18 +138,17 @@ def channel_shift(x, channels, m):
 
 
 @loop
-def channel_moments(x, channels, m, delta, var):
-    """m, delta, var of the channels c0 to c1 of x (N, C, L)."""
-    N, C, L = x.shape
-    tile = (0, N), channels, (0, L)
-    channel_shift(x, channels, m)
+def channel_moments(x, tile, m, delta, var):
+    """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
+    count = x.shape[0] * x.shape[2]
+    channel_shift(x, tile[1], m)
     sums = np.zeros(m.size), np.zeros(m.size)
     add_channel_sums(x, tile, m, sums)
-    if not moments_of_sums(sums, N * L, delta, var):
+    if not moments_of_sums(sums, count, delta, var):
         move_shift(m, delta)
         sums = np.zeros(m.size), np.zeros(m.size)
         add_channel_sums(x, tile, m.astype(np.float64), sums)
-        moments_of_sums(sums, N * L, delta, var)
+        moments_of_sums(sums, count, delta, var)
 
 
 @loop
