@@ -94,7 +94,13 @@ def _unpacking(target, module, kernel, packed_type):
     context, lo, hi = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     packed = builder.load(builder.inttoptr(context, packed_type.as_pointer()))
-    args = [lo, hi, *(builder.extract_value(packed, i) for i in range(len(packed_type)))]
+    args = [lo, hi]
+    for i, argument_type in enumerate(kernel.argtypes[2:]):
+        argument = builder.extract_value(packed, i)
+        if isinstance(argument_type, types.Array):
+            # Borrowed from the caller: with no owner, its slices count no references, which threads would contend for.
+            argument = builder.insert_value(argument, argument.type.elements[0](None), 0)
+        args.append(argument)
     callee = target.declare_function(module, kernel)
     target.call_conv.call_function(builder, callee, kernel.restype, kernel.argtypes, args)
     builder.ret_void()
