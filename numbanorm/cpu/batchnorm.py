@@ -7,70 +7,46 @@ otherwise one launch sums, tile by tile, and a second applies.
 import numpy as np
 
 from numbanorm._math import reciprocal_std, sum_of_products
-from numbanorm.cpu.loops import (
-    add_column_gradient_sums,
-    input_gradient_row,
-    normalize_affine_row,
-    row_gradient_sums,
-)
+from numbanorm.cpu.jit import launcher, loop, range_kernel
+from numbanorm.cpu.loops import add_gradient_row, input_gradient_row, normalize_affine_row, row_gradient_sums
 from numbanorm.cpu.moments import (
+    TERMS,
     add_channel_sums,
+    add_run,
     channel_moments,
     channel_shift,
-    loop,
     moments_of_sums,
     move_shift,
     total,
 )
-from numbanorm.cpu.parallel import launcher, parallel_for, range_kernel
-
-PIECE = 16384  # values: below this much work a launch costs more than it saves
-SEGMENT = 1024  # values that lie together in a tile, so that memory is read in long pieces
-TILE = 65536  # values to a tile that holds part of a channel
-WHOLE_CHANNELS_BYTES = 1 << 20  # a tile of whole channels, per thread in the last-level cache
-
-
-@loop
-def _tiling(x):
-    """Steps of N, C and L to a tile, and the number of tiles along each: fixed by the shape and dtype."""
-    N, C, L = x.shape
-    c_step = min(C, max(1, SEGMENT // L))
-    n_step, l_step = N, L
-    if N * c_step * L * x.itemsize > WHOLE_CHANNELS_BYTES:
-        l_step = min(L, TILE)
-        n_step = min(N, max(1, TILE // (c_step * l_step)))
-    return (n_step, c_step, l_step), ((N - 1) // n_step + 1, (C - 1) // c_step + 1, (L - 1) // l_step + 1)
-
-
-@loop
-def _tile(x, i):
-    """The ranges of n, c and l of tile i, and the number of its piece, the tiles that have its channels in common."""
-    (n_step, c_step, l_step), (n_tiles, c_tiles, l_tiles) = _tiling(x)
-    piece, c = i // c_tiles, i % c_tiles * c_step
-    n, l = piece // l_tiles * n_step, piece % l_tiles * l_step  # noqa: E741
-    N, C, L = x.shape
-    return ((n, min(n + n_step, N)), (c, min(c + c_step, C)), (l, min(l + l_step, L))), piece
+from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.tiles import LONG, fold, lines, repeat, tile_of, work
 
 
 @loop
 def _apply_tile(x, tile, m, delta, rstd, weight, bias, y):
     (n0, n1), (c0, c1), (l0, l1) = tile
-    if x.shape[2] == 1:
-        x, y = x.reshape(x.shape[:2]), y.reshape(x.shape[:2])
+    L = x.shape[2]
+    if L >= LONG:
         for n in range(n0, n1):
-            normalize_affine_row(x[n][c0:c1], m, delta, rstd, weight, bias, y[n][c0:c1])
+            for c in range(c0, c1):
+                j = c - c0
+                normalize_affine_row(x[n, c][l0:l1], m[j], delta[j], rstd[j], weight[j], bias[j], y[n, c][l0:l1])
         return
-    for n in range(n0, n1):
-        for c in range(c0, c1):
-            j = c - c0
-            normalize_affine_row(x[n, c][l0:l1], m[j], delta[j], rstd[j], weight[j], bias[j], y[n, c][l0:l1])
+    first, end, step, width = lines(x, tile)
+    x, y = x.reshape(x.size), y.reshape(x.size)
+    m, delta, rstd = repeat(m, L, width), repeat(delta, L, width), repeat(rstd, L, width)
+    weight, bias = repeat(weight, L, width), repeat(bias, L, width)
+    for start in range(first, end, step):
+        line = slice(start, min(start + width, end))
+        normalize_affine_row(x[line], m, delta, rstd, weight, bias, y[line])
 
 
 @range_kernel
 def whole_forward(lo, hi, x, weight, bias, eps, y, mean, rstd, var):
     """Tiles lo to hi, of whole channels."""
     for i in range(lo, hi):
-        tile, _ = _tile(x, i)
+        tile, _ = tile_of(x, i)
         c0, c1 = tile[1]
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
         channel_moments(x, tile, m, delta, var[c0:c1])
@@ -82,7 +58,7 @@ def whole_forward(lo, hi, x, weight, bias, eps, y, mean, rstd, var):
 def sums(lo, hi, x, m, partials):
     """Tiles lo to hi: the sums of d and d * d into partials (pieces, 2, C), zero before."""
     for i in range(lo, hi):
-        tile, piece = _tile(x, i)
+        tile, piece = tile_of(x, i)
         c0, c1 = tile[1]
         add_channel_sums(x, tile, m[c0:c1], (partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]))
 
@@ -91,19 +67,12 @@ def sums(lo, hi, x, m, partials):
 def apply(lo, hi, x, m, delta, rstd, weight, bias, y):
     """Tiles lo to hi of y, from the statistics."""
     for i in range(lo, hi):
-        tile, _ = _tile(x, i)
+        tile, _ = tile_of(x, i)
         c0, c1 = tile[1]
         _apply_tile(x, tile, m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], bias[c0:c1], y)
 
 
 _whole_forward, _sums, _apply = parallel_for(whole_forward), parallel_for(sums), parallel_for(apply)
-
-
-@loop
-def _work(x):
-    """Tiles, tiles to a launch's smallest piece of work, and tiles to a channel."""
-    (n_step, c_step, l_step), (n_tiles, c_tiles, l_tiles) = _tiling(x)
-    return n_tiles * c_tiles * l_tiles, max(1, PIECE // (n_step * c_step * l_step)), n_tiles * l_tiles
 
 
 @loop
@@ -121,7 +90,7 @@ def _finish(m, delta, var, eps, mean, rstd):
 def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
     """x, y: (N, C, L); weight, bias, rstd: (C,); mean, var (biased): (C,), float64."""
     N, C, L = x.shape
-    tiles, grain, pieces = _work(x)
+    tiles, grain, pieces = work(x)
     if pieces == 1:
         _whole_forward(engine, tiles, grain, (x, weight, bias, eps, y, mean, rstd, var))
         return
@@ -140,7 +109,7 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
 @launcher
 def batch_norm(engine, x, mean, delta, rstd, weight, bias, y):
     """Inference. x, y: (N, C, L); all else (C,), the mean being mean + delta."""
-    tiles, grain, _ = _work(x)
+    tiles, grain, _ = work(x)
     _apply(engine, tiles, grain, (x, mean, delta, rstd, weight, bias, y))
 
 
@@ -148,36 +117,48 @@ def batch_norm(engine, x, mean, delta, rstd, weight, bias, y):
 def _add_gradient_sums(dy, x, tile, m, sums):
     """Add to sums (three float64 arrays) each channel's sums of d, dy and dy * d over a tile."""
     (n0, n1), (c0, c1), (l0, l1) = tile
-    one = x.dtype.type(1)
-    if x.shape[2] == 1:
-        NC = x.shape[:2]
-        add_column_gradient_sums(dy.reshape(NC), x.reshape(NC), (n0, n1), (c0, c1), one, m, sums)
+    L, one = x.shape[2], x.dtype.type(1)
+    if L >= LONG:
+        for n in range(n0, n1):
+            for c in range(c0, c1):
+                j = c - c0
+                sum_d, sum_dy, sum_dy_d = row_gradient_sums(dy[n, c][l0:l1], x[n, c][l0:l1], one, m[j])
+                sums[0][j] += sum_d
+                sums[1][j] += sum_dy
+                sums[2][j] += sum_dy_d
         return
-    for n in range(n0, n1):
-        for c in range(c0, c1):
-            j = c - c0
-            sum_d, sum_dy, sum_dy_d = row_gradient_sums(dy[n, c][l0:l1], x[n, c][l0:l1], one, m[j])
-            sums[0][j] += sum_d
-            sums[1][j] += sum_dy
-            sums[2][j] += sum_dy_d
+    first, end, step, width = lines(x, tile)
+    dy, x, m = dy.reshape(x.size), x.reshape(x.size), repeat(m, L, width)
+    run, long = np.empty((3, width), m.dtype), np.zeros((3, width))
+    for start in range(first, end, TERMS * step):
+        run[:] = 0
+        for at in range(start, min(start + TERMS * step, end), step):
+            line = slice(at, min(at + width, end))
+            add_gradient_row(dy[line], x[line], one, m, run[0], run[1], run[2])
+        add_run(run, long)
+    for k in range(3):
+        fold(long[k], L, sums[k])
 
 
 @loop
 def _apply_gradient_tile(dy, x, tile, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
     (n0, n1), (c0, c1), (l0, l1) = tile
-    if x.shape[2] == 1:
-        NC = x.shape[:2]
-        dy, x, dx = dy.reshape(NC), x.reshape(NC), dx.reshape(NC)
+    L = x.shape[2]
+    if L >= LONG:
         for n in range(n0, n1):
-            input_gradient_row(
-                dy[n][c0:c1], x[n][c0:c1], m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx[n][c0:c1]
-            )
+            for c in range(c0, c1):
+                j = c - c0
+                own = m[j], delta[j], rstd[j], weight[j], mean_wdy[j], mean_wdy_x_hat[j]
+                input_gradient_row(dy[n, c][l0:l1], x[n, c][l0:l1], *own, dx[n, c][l0:l1])
         return
-    for n in range(n0, n1):
-        for c in range(c0, c1):
-            j = c - c0
-            of_channel = m[j], delta[j], rstd[j], weight[j], mean_wdy[j], mean_wdy_x_hat[j]
-            input_gradient_row(dy[n, c][l0:l1], x[n, c][l0:l1], *of_channel, dx[n, c][l0:l1])
+    first, end, step, width = lines(x, tile)
+    dy, x, dx = dy.reshape(x.size), x.reshape(x.size), dx.reshape(x.size)
+    m, delta, rstd = repeat(m, L, width), repeat(delta, L, width), repeat(rstd, L, width)
+    weight, mean_wdy = repeat(weight, L, width), repeat(mean_wdy, L, width)
+    mean_wdy_x_hat = repeat(mean_wdy_x_hat, L, width)
+    for start in range(first, end, step):
+        line = slice(start, min(start + width, end))
+        input_gradient_row(dy[line], x[line], m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx[line])
 
 
 @loop
@@ -197,7 +178,7 @@ def whole_backward(lo, hi, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """Tiles lo to hi, of whole channels."""
     N, C, L = x.shape
     for i in range(lo, hi):
-        tile, _ = _tile(x, i)
+        tile, _ = tile_of(x, i)
         c0, c1 = tile[1]
         m, scale, w = mean[c0:c1], rstd[c0:c1], weight[c0:c1]
         sums = np.zeros(c1 - c0), np.zeros(c1 - c0), np.zeros(c1 - c0)
@@ -211,7 +192,7 @@ def whole_backward(lo, hi, dy, x, mean, rstd, weight, dx, dweight, dbias):
 def gradient_sums(lo, hi, dy, x, m, partials):
     """Tiles lo to hi: the sums of d, dy and dy * d into partials (pieces, 3, C), zero before."""
     for i in range(lo, hi):
-        tile, piece = _tile(x, i)
+        tile, piece = tile_of(x, i)
         c0, c1 = tile[1]
         own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
         _add_gradient_sums(dy, x, tile, m[c0:c1], own)
@@ -221,7 +202,7 @@ def gradient_sums(lo, hi, dy, x, m, partials):
 def apply_gradient(lo, hi, dy, x, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
     """Tiles lo to hi of dx, from the statistics."""
     for i in range(lo, hi):
-        tile, _ = _tile(x, i)
+        tile, _ = tile_of(x, i)
         c0, c1 = tile[1]
         own = m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], mean_wdy[c0:c1], mean_wdy_x_hat[c0:c1]
         _apply_gradient_tile(dy, x, tile, *own, dx)
@@ -238,7 +219,7 @@ _whole_backward, _gradient_sums, _apply_gradient = (
 def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, C, L); all else (C,)."""
     N, C, L = x.shape
-    tiles, grain, pieces = _work(x)
+    tiles, grain, pieces = work(x)
     if pieces == 1:
         _whole_backward(engine, tiles, grain, (dy, x, mean, rstd, weight, dx, dweight, dbias))
         return
@@ -255,7 +236,7 @@ def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
 def batch_norm_backward_frozen(engine, dy, x, mean, delta, rstd, weight, dx, dweight, dbias):
     """As `batch_norm_backward` where mean + delta and rstd are constants."""
     N, C, L = x.shape
-    tiles, grain, pieces = _work(x)
+    tiles, grain, pieces = work(x)
     partials = np.zeros((pieces, 3, C))
     _gradient_sums(engine, tiles, grain, (dy, x, mean, partials))
     _finish_backward(total(partials), N * L, delta, rstd, weight, dweight, dbias)

@@ -3,6 +3,7 @@
 import numpy as np
 
 from numbanorm._math import reciprocal_std, sum_of_products
+from numbanorm.cpu.jit import launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
     add_column_gradient_sums,
     gradients_row,
@@ -12,10 +13,10 @@ from numbanorm.cpu.loops import (
     parameter_gradient_sums,
     row_gradient_sums,
 )
-from numbanorm.cpu.moments import TERMS, add_run, channel_moments, loop, row_moments, total
-from numbanorm.cpu.parallel import launcher, parallel_for, range_kernel
+from numbanorm.cpu.moments import TERMS, add_run, channel_moments, row_moments, total
+from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.tiles import PIECE
 
-PIECE = 16384  # values: below this much work a launch costs more than it saves
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
 

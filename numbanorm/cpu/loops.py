@@ -9,7 +9,8 @@ from numba import types
 from numba.extending import overload
 
 from numbanorm._math import affine, input_gradient, normalize
-from numbanorm.cpu.moments import RUN, TERMS, add_run, difference, loop, summing
+from numbanorm.cpu.jit import loop, summing
+from numbanorm.cpu.moments import RUN, TERMS, add_run, difference
 
 
 def at(operand, j):
@@ -73,7 +74,7 @@ def row_gradient_sums(dy, row, weight, m):
 
 
 @summing
-def _add_gradient_row(dy, row, weight, m, sum_d, sum_wdy, sum_wdy_d):
+def add_gradient_row(dy, row, weight, m, sum_d, sum_wdy, sum_wdy_d):
     for j in range(row.size):
         d = difference(row[j], m[j])
         wdy = dy[j] * weight
@@ -91,7 +92,7 @@ def add_column_gradient_sums(dy, x, rows, columns, weight, m, sums):
     for start in range(r0, r1, TERMS):
         run[:] = 0
         for r in range(start, min(start + TERMS, r1)):
-            _add_gradient_row(dy[r][c0:c1], x[r][c0:c1], at(weight, r), m, run[0], run[1], run[2])
+            add_gradient_row(dy[r][c0:c1], x[r][c0:c1], at(weight, r), m, run[0], run[1], run[2])
         add_run(run, sums)
 
 

@@ -4,20 +4,15 @@ float32 values are summed as float32 only in short runs, TERMS values to an accu
 So the sums' error, about 1e-8, depends neither on the number of values nor, thanks to the shift m, on their mean.
 """
 
-import numba
 import numpy as np
 
 from numbanorm._math import moments, shift_is_near
+from numbanorm.cpu.jit import loop, summing
+from numbanorm.cpu.tiles import LONG, fold, lines, repeat
 
 TERMS = 16
 RUN = 32 * TERMS  # four 8-lane accumulators
 SHIFT_SAMPLES = 16
-
-# Sums alone may be reassociated, into vector lanes; what they sum comes from `difference`, which may not.
-INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
-summing = numba.njit(fastmath={"reassoc", "contract", "nsz"}, **INNER)
-loop = numba.njit(fastmath={"contract", "nsz"}, **INNER)
-
 
 @loop
 def difference(x, m):
@@ -77,19 +72,6 @@ def _add_row(row, m, sum_d, sum_dd):
 
 
 @loop
-def add_column_sums(x, rows, columns, m, sums):
-    """Add to sums (two float64 arrays) the column sums of d and d * d over x[rows, columns], d = x - m."""
-    r0, r1 = rows
-    c0, c1 = columns
-    run = np.zeros((2, c1 - c0), m.dtype)
-    for start in range(r0, r1, TERMS):
-        run[:] = 0
-        for r in range(start, min(start + TERMS, r1)):
-            _add_row(x[r][c0:c1], m, run[0], run[1])
-        add_run(run, sums)
-
-
-@loop
 def add_run(run, sums):
     """Add float32 sums of a few terms to float64 sums of many."""
     for k in range(len(sums)):
@@ -111,14 +93,24 @@ def total(partials):
 def add_channel_sums(x, tile, m, sums):
     """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L)."""
     (n0, n1), (c0, c1), (l0, l1) = tile
-    if x.shape[2] == 1:
-        add_column_sums(x.reshape(x.shape[:2]), (n0, n1), (c0, c1), m, sums)
+    L = x.shape[2]
+    if L >= LONG:
+        for n in range(n0, n1):
+            for c in range(c0, c1):
+                sum_d, sum_dd = row_sums(x[n, c][l0:l1], m[c - c0])
+                sums[0][c - c0] += sum_d
+                sums[1][c - c0] += sum_dd
         return
-    for n in range(n0, n1):
-        for c in range(c0, c1):
-            sum_d, sum_dd = row_sums(x[n, c][l0:l1], m[c - c0])
-            sums[0][c - c0] += sum_d
-            sums[1][c - c0] += sum_dd
+    first, end, step, width = lines(x, tile)
+    flat, m = x.reshape(x.size), repeat(m, L, width)
+    run, long = np.empty((2, width), m.dtype), np.zeros((2, width))
+    for start in range(first, end, TERMS * step):
+        run[:] = 0
+        for at in range(start, min(start + TERMS * step, end), step):
+            _add_row(flat[at : min(at + width, end)], m, run[0], run[1])
+        add_run(run, long)
+    for k in range(2):
+        fold(long[k], L, sums[k])
 
 
 @loop

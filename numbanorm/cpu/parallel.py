@@ -19,10 +19,6 @@ from numba.extending import intrinsic
 
 SERIAL = 0
 
-OPTIONS = {"nogil": True, "cache": True, "error_model": "numpy"}
-range_kernel = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
-launcher = numba.njit(**OPTIONS)
-
 _INT = ir.IntType(types.intp.bitwidth)
 _KERNEL = ir.FunctionType(ir.VoidType(), [_INT] * 3)  # context, lo, hi
 _ENGINE = ir.FunctionType(ir.VoidType(), [_INT] * 4)  # kernel, context, items, grain
