@@ -59,22 +59,25 @@ def lines(x, tile):
 @loop
 def repeat(values, L, width):
     """A number per channel -> a number per value of a line."""
+    if width == values.size:
+        return values
     line = np.empty(width, values.dtype)
-    j = 0
-    while j < width:
-        for c in range(values.size):
-            for _ in range(L):
-                line[j] = values[c]
-                j += 1
+    period = values.size * L
+    for c in range(values.size):
+        line[c * L : (c + 1) * L] = values[c]
+    for start in range(period, width, period):
+        for j in range(period):
+            line[start + j] = line[j]
     return line
 
 
 @loop
 def fold(line, L, sums):
     """Add each value of a line to the sum of its channel."""
-    j = 0
-    while j < line.size:
-        for c in range(sums.size):
-            for _ in range(L):
-                sums[c] += line[j]
-                j += 1
+    period = sums.size * L
+    for start in range(period, line.size, period):
+        for j in range(period):
+            line[j] += line[start + j]
+    for c in range(sums.size):
+        for j in range(L):
+            sums[c] += line[c * L + j]

@@ -1,0 +1,194 @@
+"""What arguments must be. Each error names the argument, what it was and what it must be; nothing is written before all have passed."""
+
+import math
+from collections.abc import Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+
+_FLOATS = (np.float32, np.float64)
+_INSTEAD = {
+    "b": "x.astype(np.float32) for a float array",
+    "i": "x.astype(np.float32) for a float array",
+    "u": "x.astype(np.float32) for a float array",
+    "f": "x.astype(np.float32), or np.float64",
+    "c": "the real and the imaginary part, normalised apart",
+    "O": "np.asarray(x, dtype=np.float32) for an array of numbers",
+}
+
+
+def array(name: str, value: Any) -> None:
+    """A NumPy array of float32 or float64."""
+    if type(value) is not np.ndarray:
+        _array_type(name, value)
+    if value.dtype.type not in _FLOATS:
+        instead = _INSTEAD.get(value.dtype.kind, "x.astype(np.float32)").replace("x", name, 1)
+        raise TypeError(f"{name}: dtype {value.dtype}, must be float32 or float64; pass {instead}")
+
+
+def _array_type(name: str, value: Any) -> None:
+    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(
+            f"{name}: {kind}, must be a plain numpy.ndarray; pass {name}.filled(...), "
+            "or to batch normalization the positions that count as mask="
+        )
+    if isinstance(value, np.ndarray):
+        return
+    if hasattr(value, "__cuda_array_interface__"):
+        raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; GPU arrays are not supported, copy it to the host")
+    how = "np.from_dlpack" if hasattr(value, "__dlpack__") else "np.asarray"
+    raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; pass {how}({name})")
+
+
+def like(name: str, value: Any, x: np.ndarray) -> None:
+    """An array of the shape and dtype of x."""
+    array(name, value)
+    if value.shape != x.shape:
+        raise ValueError(f"{name}: shape {value.shape}, must be {x.shape}, the shape of x")
+    _dtype(name, value, x, (x.dtype.type,))
+
+
+def parameter(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray) -> None:
+    """None, or an array of this shape and of the dtype of x."""
+    if value is not None:
+        array(name, value)
+        _shape(name, value, shape)
+        _dtype(name, value, x, (x.dtype.type,))
+
+
+def statistic(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray) -> None:
+    """An array of this shape, no less precise than x."""
+    array(name, value)
+    _shape(name, value, shape)
+    _dtype(name, value, x, _FLOATS if x.dtype.type is np.float32 else (np.float64,))
+
+
+def _shape(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
+    if value.shape != shape:
+        raise ValueError(f"{name}: shape {value.shape}, must be {shape}")
+
+
+def _dtype(name: str, value: np.ndarray, x: np.ndarray, allowed: Sequence[type]) -> None:
+    if value.dtype.type not in allowed:
+        names = " or ".join(np.dtype(t).name for t in allowed)
+        raise TypeError(f"{name}: dtype {value.dtype}, must be {names} beside x of {x.dtype}")
+
+
+def axes(axis: Any, x: np.ndarray) -> tuple[int, ...]:
+    """The axes that `axis` names, ascending."""
+    try:
+        found = tuple(sorted(normalize_axis_tuple(axis, x.ndim, argname="axis")))
+    except TypeError:
+        raise TypeError(f"axis: {axis!r}, must be an int or a tuple of ints") from None
+    if not found:
+        raise ValueError("axis: (), must name at least one axis")
+    return found
+
+
+def channel_axis(axis: Any, x: np.ndarray) -> int:
+    if x.ndim < 2:
+        raise ValueError(f"x: shape {x.shape}, must have at least 2 axes")
+    try:
+        return normalize_axis_index(axis, x.ndim, msg_prefix="channel_axis")
+    except TypeError:
+        raise TypeError(f"channel_axis: {axis!r}, must be an int") from None
+
+
+def eps(value: Any) -> float:
+    return _number("eps", value, 0.0, math.inf)
+
+
+def momentum(value: Any) -> float:
+    return _number("momentum", value, 0.0, 1.0)
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    if not isinstance(value, Real):
+        raise TypeError(f"{name}: {value!r}, must be a number")
+    if not (least <= value <= most and math.isfinite(value)):
+        bounds = "finite and not negative" if most == math.inf else f"in [{least:g}, {most:g}]"
+        raise ValueError(f"{name}: {value!r}, must be {bounds}")
+    return float(value)
+
+
+def mask(value: Any, shape: tuple[int, ...]) -> None:
+    """A bool array of this shape with a True in it."""
+    if type(value) is not np.ndarray:
+        _array_type("mask", value)
+    if value.dtype.type is not np.bool_:
+        raise TypeError(f"mask: dtype {value.dtype}, must be bool")
+    if value.shape != shape:
+        raise ValueError(f"mask: shape {value.shape}, must be {shape}, the shape of x without its channel axis")
+    if not value.any():
+        raise ValueError("mask: all False, must leave at least one position")
+
+
+def several_values(x: np.ndarray, count: int) -> None:
+    if count == 1:
+        raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
+
+
+def variance(value: np.ndarray) -> None:
+    if (value < 0).any():
+        raise ValueError(f"var: {np.nanmin(value)} in it, must not be negative")
+
+
+def out(value: Any, x: np.ndarray, same: dict[str, Any], apart: dict[str, Any]) -> None:
+    """Writable, like x, each of `same` either its very memory or apart from it, all of `apart` apart from it."""
+    if value is None:
+        return
+    like("out", value, x)
+    _written("out", value)
+    for name, other in same.items():
+        if value is not other and not _same_memory(value, other):
+            _no_overlap("out", value, name, other)
+    for name, other in apart.items():
+        _no_overlap("out", value, name, other)
+
+
+def updated(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray, apart: dict[str, Any]) -> None:
+    """A statistic that is updated in place: None, or writable and apart from all else."""
+    if value is None:
+        return
+    statistic(name, value, shape, x)
+    _written(name, value)
+    for other_name, other in apart.items():
+        _no_overlap(name, value, other_name, other)
+
+
+def _written(name: str, value: np.ndarray) -> None:
+    if not value.flags.writeable:
+        raise ValueError(f"{name}: read-only, must be writable")
+    if not value.flags.forc and _may_overlap_itself(value):
+        raise ValueError(f"{name}: strides {value.strides} put several elements in one place, each must have its own")
+
+
+def _may_overlap_itself(value: np.ndarray) -> bool:
+    reach = value.itemsize
+    for stride, size in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1):
+        if stride < reach:
+            return True
+        reach = stride * (size - 1) + reach
+    return False
+
+
+def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
+    return (
+        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
+        and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
+    )
+
+
+def _no_overlap(name: str, value: np.ndarray, other_name: str, other: Any) -> None:
+    if other is None or not np.may_share_memory(value, other):
+        return
+    try:
+        overlap = np.shares_memory(value, other, max_work=1_000_000)
+    except np.exceptions.TooHardError:
+        overlap = True
+    if overlap:
+        also = f", or be {other_name} itself" if name == "out" and other_name in ("x", "dy") else ""
+        raise ValueError(f"{name}: overlaps {other_name}, must have memory of its own{also}")

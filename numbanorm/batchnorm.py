@@ -1,0 +1,332 @@
+"""Batch normalization: the public functions."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from numbanorm import _checks
+from numbanorm._arrays import Split, behaved, split
+from numbanorm._results import Forward, Gradients
+from numbanorm.cpu import batchnorm as kernels
+from numbanorm.cpu.parallel import engine
+
+
+def batch_norm(
+    x: NDArray,
+    mean: NDArray,
+    var: NDArray,
+    weight: NDArray | None = None,
+    bias: NDArray | None = None,
+    *,
+    channel_axis: int = 1,
+    eps: float = 1e-5,
+    out: NDArray | None = None,
+) -> NDArray:
+    """Normalise each channel of x with given statistics, then scale and shift: batch normalization in inference.
+
+    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps) [1]_.
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64
+        Any shape of at least 2 axes, any layout.
+    mean, var : ndarray of shape (C,)
+        The population's mean and variance; float32 or float64 beside float32, float64 beside float64. A float64 mean
+        is used to its last digit, so that the error does not grow with mean / std.
+    weight, bias : ndarray of shape (C,) and of x's dtype, optional
+        Ones and zeros if left out.
+    channel_axis : int
+        The axis of the C channels.
+    eps : float
+        Added to the variance; in the unit of x squared.
+    out : ndarray of x's shape and dtype, optional
+        Receives y. It may be x itself; it may not overlap an input otherwise.
+
+    Returns
+    -------
+    ndarray
+        y, with the shape and dtype of x; `out` if given.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type or dtype.
+    ValueError
+        An argument is of the wrong shape or value, or `out` overlaps an input.
+
+    References
+    ----------
+    .. [1] Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+       Shift", 2015, https://arxiv.org/abs/1502.03167
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import batch_norm
+    >>> batch_norm(np.array([[1, 10], [3, 30]], np.float32), mean=np.array([2.0, 20.0]), var=np.array([1.0, 100.0]))
+    array([[-0.999995  , -0.99999994],
+           [ 0.999995  ,  0.99999994]], dtype=float32)
+    """
+    seen, C = _channels(x, channel_axis)
+    _checks.statistic("mean", mean, (C,), x)
+    _checks.statistic("var", var, (C,), x)
+    _checks.variance(var)
+    _checks.parameter("weight", weight, (C,), x)
+    _checks.parameter("bias", bias, (C,), x)
+    eps = _checks.eps(eps)
+    _checks.out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
+
+    y = seen.target(out)
+    if x.size > 0:
+        with np.errstate(divide="ignore"):  # var + eps may be 0
+            rstd = (1.0 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(seen.dtype)
+        w, b = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
+        kernels.batch_norm(engine(), seen.load(x), *_in_two_parts(mean, seen.dtype), rstd, w, b, y)
+    return seen.deliver(y, out)
+
+
+def batch_norm_forward(
+    x: NDArray,
+    weight: NDArray | None = None,
+    bias: NDArray | None = None,
+    running_mean: NDArray | None = None,
+    running_var: NDArray | None = None,
+    *,
+    momentum: float = 0.1,
+    channel_axis: int = 1,
+    eps: float = 1e-5,
+    mask: NDArray | None = None,
+    out: NDArray | None = None,
+) -> Forward:
+    """Normalise each channel of x with its own statistics, then scale and shift: batch normalization in training.
+
+    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), the mean and the biased variance being those
+    of the n values of each channel [1]_. In place::
+
+        running_mean = (1 - momentum) * running_mean + momentum * mean
+        running_var  = (1 - momentum) * running_var  + momentum * var * n / (n - 1)
+
+    Parameters
+    ----------
+    x : ndarray of float32 or float64
+        Any shape of at least 2 axes, any layout; at least 2 values per channel.
+    weight, bias : ndarray of shape (C,) and of x's dtype, optional
+        Ones and zeros if left out.
+    running_mean, running_var : ndarray of shape (C,), optional
+        Updated in place; float32 or float64 beside float32, float64 beside float64.
+    momentum : float
+        The share of this batch in the running statistics, from 0 to 1.
+    channel_axis : int
+        The axis of the C channels.
+    eps : float
+        Added to the variance; in the unit of x squared.
+    mask : ndarray of bool, optional
+        Of the shape of x without its channel axis. Where it is False (padding), x enters no statistic and y is 0.
+        The positions that count are packed into an array of their own on the way.
+    out : ndarray of x's shape and dtype, optional
+        Receives y. It may be x itself; it may not overlap an input otherwise.
+
+    Returns
+    -------
+    y : ndarray
+        With the shape and dtype of x; `out` if given.
+    mean, rstd : ndarray of shape (C,) and of x's dtype
+        What `batch_norm_backward` needs.
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type or dtype.
+    ValueError
+        An argument is of the wrong shape or value, there is one value per channel, `mask` is all False, or `out`
+        overlaps an input. Nothing has been written then.
+
+    References
+    ----------
+    .. [1] Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+       Shift", 2015, https://arxiv.org/abs/1502.03167
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import batch_norm_forward
+    >>> running_mean, running_var = np.zeros(2), np.ones(2)
+    >>> x = np.array([[1, 10], [3, 30]], np.float32)
+    >>> y, mean, rstd = batch_norm_forward(x, running_mean=running_mean, running_var=running_var)
+    >>> mean, running_mean, running_var
+    (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
+    """
+    seen, C = _channels(x, channel_axis)
+    parameters = {"weight": weight, "bias": bias}
+    for name, value in parameters.items():
+        _checks.parameter(name, value, (C,), x)
+    eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
+    _checks.out(out, x, {"x": x}, parameters | {"mask": mask})
+    apart = {"x": x, "out": out, "mask": mask} | parameters
+    _checks.updated("running_mean", running_mean, (C,), x, apart)
+    _checks.updated("running_var", running_var, (C,), x, apart | {"running_mean": running_mean})
+    if mask is not None:
+        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
+    count = x.size // max(C, 1) if mask is None else np.count_nonzero(mask)
+    _checks.several_values(x, count)
+
+    if mask is None:
+        y, mean, rstd, var = _forward(seen, weight, bias, eps, out)
+    else:
+        packed = split(_positions(x, channel_axis)[mask], (1,))
+        values, mean, rstd, var = _forward(packed, weight, bias, eps, None)
+        y = _unpack(values, mask, channel_axis, seen, out)
+    if count > 0:
+        _update(running_mean, momentum, mean)
+        _update(running_var, momentum, var * (count / (count - 1)))
+    return Forward(y, mean.astype(seen.dtype), rstd)
+
+
+def batch_norm_backward(
+    dy: NDArray,
+    x: NDArray,
+    mean: NDArray,
+    rstd: NDArray,
+    weight: NDArray | None = None,
+    *,
+    channel_axis: int = 1,
+    mask: NDArray | None = None,
+    frozen: bool = False,
+    out: NDArray | None = None,
+) -> Gradients:
+    """The gradients of batch normalization.
+
+    With x_hat = (x - mean) * rstd and wdy = dy * weight, and means over the n values of each channel::
+
+        dx = rstd * (wdy - mean(wdy) - x_hat * mean(wdy * x_hat)), or rstd * wdy if frozen
+        dweight = sum(dy * x_hat), dbias = sum(dy), over all other axes
+
+    Parameters
+    ----------
+    dy : ndarray
+        The gradient with respect to y, of the shape and dtype of x.
+    x : ndarray of float32 or float64
+        What the forward pass was given.
+    mean, rstd : ndarray of shape (C,)
+        What `batch_norm_forward` returned; the rounding error of `mean` is found again from x and made good. If
+        `frozen`, the statistics that the forward pass was given, rstd being 1 / sqrt(var + eps).
+    weight : ndarray of shape (C,), optional
+        What the forward pass was given. If None, dweight and dbias are the gradients at ones and zeros.
+    channel_axis : int
+        What the forward pass was given.
+    mask : ndarray of bool, optional
+        What the forward pass was given. Where it is False, dy enters no sum and dx is 0.
+    frozen : bool
+        Whether mean and rstd are constants (fine-tuning with population statistics), so that no gradient flows
+        through them.
+    out : ndarray of x's shape and dtype, optional
+        Receives dx. It may be dy or x itself; it may not overlap an input otherwise.
+
+    Returns
+    -------
+    dx : ndarray
+        Of the shape and dtype of x; `out` if given.
+    dweight, dbias : ndarray of shape (C,) and of x's dtype
+
+    Raises
+    ------
+    TypeError
+        An argument is of the wrong type or dtype.
+    ValueError
+        An argument is of the wrong shape or value, `mask` is all False, or `out` overlaps an input.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import batch_norm_backward, batch_norm_forward
+    >>> x = np.array([[1, 10], [3, 30]], np.float32)
+    >>> y, mean, rstd = batch_norm_forward(x)
+    >>> dx, dweight, dbias = batch_norm_backward(np.ones_like(x), x, mean, rstd)
+    >>> dbias
+    array([2., 2.], dtype=float32)
+    """
+    seen, C = _channels(x, channel_axis)
+    _checks.like("dy", dy, x)
+    _checks.statistic("mean", mean, (C,), x)
+    _checks.statistic("rstd", rstd, (C,), x)
+    _checks.parameter("weight", weight, (C,), x)
+    _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
+    backward = _backward_frozen if frozen else _backward
+    if mask is None:
+        return backward(seen, dy, mean, rstd, weight, out)
+    _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
+    packed = split(_positions(x, channel_axis)[mask], (1,))
+    values, dweight, dbias = backward(packed, _positions(dy, channel_axis)[mask], mean, rstd, weight, None)
+    return Gradients(_unpack(values, mask, channel_axis, seen, out), dweight, dbias)
+
+
+def _channels(x: NDArray, channel_axis: int) -> tuple[Split, int]:
+    """x as (N, C, L), and C."""
+    _checks.array("x", x)
+    seen = split(x, (_checks.channel_axis(channel_axis, x),))
+    return seen, seen.shape[1]
+
+
+def _forward(
+    seen: Split, weight: NDArray | None, bias: NDArray | None, eps: float, out: NDArray | None
+) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    """y, mean (float64), rstd, biased variance (float64)."""
+    y, C = seen.target(out), seen.shape[1]
+    mean, var, rstd = np.full(C, np.nan), np.full(C, np.nan), np.full(C, np.nan, seen.dtype)
+    if seen.x.size > 0:
+        w, b = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
+        kernels.batch_norm_forward(engine(), seen.load(seen.x), w, b, eps, y, mean, rstd, var)
+    return seen.deliver(y, out), mean, rstd, var
+
+
+def _backward(
+    seen: Split, dy: NDArray, mean: NDArray, rstd: NDArray, weight: NDArray | None, out: NDArray | None
+) -> Gradients:
+    dx = seen.target(out)
+    dweight, dbias = np.zeros((2, seen.shape[1]), seen.dtype)
+    if seen.x.size > 0:
+        m, scale = behaved(mean, seen.dtype), behaved(rstd, seen.dtype)
+        w = _parameter(seen, weight, 1)
+        kernels.batch_norm_backward(engine(), seen.load(dy), seen.load(seen.x), m, scale, w, dx, dweight, dbias)
+    return Gradients(seen.deliver(dx, out), dweight, dbias)
+
+
+def _backward_frozen(
+    seen: Split, dy: NDArray, mean: NDArray, rstd: NDArray, weight: NDArray | None, out: NDArray | None
+) -> Gradients:
+    dx = seen.target(out)
+    dweight, dbias = np.zeros((2, seen.shape[1]), seen.dtype)
+    if seen.x.size > 0:
+        m, delta = _in_two_parts(mean, seen.dtype)
+        scale, w = behaved(rstd, seen.dtype), _parameter(seen, weight, 1)
+        arrays = seen.load(dy), seen.load(seen.x), m, delta, scale, w
+        kernels.batch_norm_backward_frozen(engine(), *arrays, dx, dweight, dbias)
+    return Gradients(seen.deliver(dx, out), dweight, dbias)
+
+
+def _parameter(seen: Split, value: NDArray | None, otherwise: float) -> NDArray:
+    return np.full(seen.shape[1], otherwise, seen.dtype) if value is None else seen.load_parameter(value)
+
+
+def _in_two_parts(mean: NDArray, dtype: np.dtype) -> tuple[NDArray, NDArray]:
+    """m and delta of x's dtype, with m + delta the mean."""
+    m = behaved(mean, dtype)
+    with np.errstate(invalid="ignore"):  # inf - inf
+        return m, (mean - m.astype(mean.dtype)).astype(dtype)
+
+
+def _positions(a: NDArray, channel_axis: int) -> NDArray:
+    """A view with the channels last."""
+    return np.moveaxis(a, channel_axis, -1)
+
+
+def _unpack(values: NDArray, mask: NDArray, channel_axis: int, seen: Split, out: NDArray | None) -> NDArray:
+    """The packed results where mask is True, 0 elsewhere."""
+    full = np.empty_like(seen.x, seen.dtype, subok=False) if out is None else out
+    full[...] = 0
+    _positions(full, channel_axis)[mask] = values
+    return full
+
+
+def _update(running: NDArray | None, momentum: float, batch: NDArray) -> None:
+    if running is not None:
+        running[...] = (1 - momentum) * running.astype(np.float64) + momentum * batch

@@ -1,0 +1,228 @@
+"""Layers for a hand-written trainer: they hold arrays and call the functions."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from numbanorm import _checks
+from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
+from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
+
+
+class _Layer:
+    """What both layers have: a mode, parameters with gradients, and a state."""
+
+    weight: NDArray | None = None
+    bias: NDArray | None = None
+    training = True
+
+    def __init__(self) -> None:
+        self.grads: dict[str, NDArray] = {}
+        self._saved: dict[str, Any] | None = None  # of the last forward pass
+
+    def forward(self, x: NDArray) -> NDArray:
+        raise NotImplementedError
+
+    def __call__(self, x: NDArray) -> NDArray:
+        return self.forward(x)
+
+    def train(self, mode: bool = True):
+        """Use the statistics of each batch (the mode of a new layer); returns the layer."""
+        self.training = mode
+        return self
+
+    def eval(self):
+        """Use the population's statistics where the layer has them; returns the layer."""
+        return self.train(False)
+
+    def parameters(self) -> dict[str, NDArray]:
+        """The arrays to train, by the keys of `grads`: update them in place."""
+        named = {"weight": self.weight, "bias": self.bias}
+        return {key: value for key, value in named.items() if value is not None}
+
+    def _buffers(self) -> dict[str, NDArray]:
+        return {}
+
+    def state_dict(self) -> dict[str, NDArray]:
+        """Copies of the arrays, by the keys that PyTorch uses."""
+        return {key: value.copy() for key, value in (self.parameters() | self._buffers()).items()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Copy arrays in, from `state_dict` of this class or of PyTorch's; all are checked first."""
+        own = self.parameters() | self._buffers()
+        if state.keys() != own.keys():
+            raise KeyError(f"state: keys {sorted(state)}, must be {sorted(own)}")
+        given = {key: np.asarray(value) for key, value in state.items()}
+        for key, value in given.items():
+            if value.shape != own[key].shape:
+                raise ValueError(f"state[{key!r}]: shape {value.shape}, must be {own[key].shape}")
+        for key, value in given.items():
+            own[key][...] = value
+
+    def _last_forward(self) -> dict[str, Any]:
+        if self._saved is None:
+            raise RuntimeError("backward: no forward pass before it, call the layer first")
+        return self._saved
+
+    def _keep(self, dweight: NDArray, dbias: NDArray) -> None:
+        gradients = {"weight": dweight, "bias": dbias}
+        self.grads.update({key: gradients[key] for key in self.parameters()})
+
+
+class LayerNorm(_Layer):
+    """Layer normalization over the last axes: `numbanorm.layer_norm` with a weight and a bias to train.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of ints
+        The sizes of the last axes of x, which are normalised together.
+    eps : float
+        Added to the variance.
+    weight, bias : bool
+        Whether the layer has them; ones and zeros at the start.
+    dtype : dtype
+        Of the parameters, and so of the x that it takes: float32 or float64.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import LayerNorm
+    >>> layer = LayerNorm(3)
+    >>> y = layer(np.array([[1, 2, 3]], np.float32))
+    >>> dx = layer.backward(np.ones_like(y))
+    >>> layer.grads["bias"]
+    array([1., 1., 1.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        *,
+        eps: float = 1e-5,
+        weight: bool = True,
+        bias: bool = True,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        shape = (normalized_shape,) if isinstance(normalized_shape, int | np.integer) else tuple(normalized_shape)
+        if not shape:
+            raise ValueError("normalized_shape: (), must name at least one axis")
+        self.normalized_shape = shape
+        self.eps = eps
+        self.weight = np.ones(shape, dtype) if weight else None
+        self.bias = np.zeros(shape, dtype) if bias else None
+
+    def forward(self, x: NDArray) -> NDArray:
+        """y; keeps a reference to x for `backward`."""
+        _checks.array("x", x)
+        axis = tuple(range(-len(self.normalized_shape), 0))
+        if x.shape[axis[0] :] != self.normalized_shape:
+            raise ValueError(f"x: shape {x.shape}, must end in {self.normalized_shape}")
+        y, mean, rstd = layer_norm_forward(x, self.weight, self.bias, axis=axis, eps=self.eps)
+        self._saved = {"x": x, "mean": mean, "rstd": rstd, "weight": self.weight, "axis": axis}
+        return y
+
+    def backward(self, dy: NDArray) -> NDArray:
+        """dx of the last forward pass; sets `grads`."""
+        dx, dweight, dbias = layer_norm_backward(dy, **self._last_forward())
+        self._keep(dweight, dbias)
+        return dx
+
+    def __repr__(self) -> str:
+        return f"LayerNorm({self.normalized_shape}, eps={self.eps})"
+
+
+class BatchNorm(_Layer):
+    """Batch normalization: `numbanorm.batch_norm_forward` in training, `numbanorm.batch_norm` in evaluation.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels, C.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        The share of each batch in the running statistics. With None they are the population statistics of Ioffe and
+        Szegedy over all batches so far: the mean of the batches' means, and of their unbiased variances.
+    affine : bool
+        Whether the layer has a weight and a bias; ones and zeros at the start.
+    channel_axis : int
+        The axis of the channels in x.
+    dtype : dtype
+        Of the parameters, and so of the x that it takes: float32 or float64. The running statistics are float64, so
+        that evaluation too is exact far from zero.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import BatchNorm
+    >>> layer = BatchNorm(2, momentum=None)
+    >>> for batch in np.array([[[1, 10], [3, 30]], [[2, 20], [4, 40]]], np.float32):
+    ...     y = layer(batch)
+    >>> layer.running_mean, layer.running_var
+    (array([ 2.5, 25. ]), array([  2., 200.]))
+    """
+
+    def __init__(
+        self,
+        num_features: int,
+        *,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        channel_axis: int = 1,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        super().__init__()
+        self.num_features = num_features
+        self.eps = eps
+        self.momentum = momentum
+        self.channel_axis = channel_axis
+        self.weight = np.ones(num_features, dtype) if affine else None
+        self.bias = np.zeros(num_features, dtype) if affine else None
+        self.running_mean = np.zeros(num_features)
+        self.running_var = np.ones(num_features)
+        self.num_batches_tracked = np.array(0)
+
+    def forward(self, x: NDArray) -> NDArray:
+        """y; keeps a reference to x for `backward`, and in training updates the running statistics."""
+        return self._train_forward(x) if self.training else self._eval_forward(x)
+
+    def _train_forward(self, x: NDArray) -> NDArray:
+        momentum = 1.0 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
+        y, mean, rstd = batch_norm_forward(
+            x,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            momentum=momentum,
+            channel_axis=self.channel_axis,
+            eps=self.eps,
+        )
+        self.num_batches_tracked += 1
+        self._saved = {"x": x, "mean": mean, "rstd": rstd, "frozen": False}
+        return y
+
+    def _eval_forward(self, x: NDArray) -> NDArray:
+        mean, var = self.running_mean.copy(), self.running_var
+        y = batch_norm(x, mean, var, self.weight, self.bias, channel_axis=self.channel_axis, eps=self.eps)
+        self._saved = {"x": x, "mean": mean, "rstd": 1.0 / np.sqrt(var + self.eps), "frozen": True}
+        return y
+
+    def backward(self, dy: NDArray) -> NDArray:
+        """dx of the last forward pass; sets `grads`. After one in evaluation the statistics are constants."""
+        dx, dweight, dbias = batch_norm_backward(
+            dy, **self._last_forward(), weight=self.weight, channel_axis=self.channel_axis
+        )
+        self._keep(dweight, dbias)
+        return dx
+
+    def _buffers(self) -> dict[str, NDArray]:
+        names = "running_mean", "running_var", "num_batches_tracked"
+        return {name: getattr(self, name) for name in names}
+
+    def __repr__(self) -> str:
+        return f"BatchNorm({self.num_features}, eps={self.eps}, momentum={self.momentum})"
