@@ -1,36 +1,38 @@
 """From the caller's arrays to what the kernels take, and back.
 
-Kernels take C-ordered (outer, count, inner) arrays: count runs over the normalised axes, outer and inner over the others.
-Any array whose axes lie densely in memory, in whatever order, is seen so without a copy; others are copied once.
+Kernels take C-ordered (outer, count, inner) arrays: count runs over the normalised axes, outer and inner over the
+others. An array whose axes lie densely in memory, in whatever order, is seen so without a copy; others are copied once.
 """
 
 from math import prod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from numbanorm._types import Array
 
 
 class Split(NamedTuple):
     """How x is seen as (outer, count, inner)."""
 
-    x: np.ndarray
+    x: Array
     axes: tuple[int, ...]  # the normalised axes, ascending
     order: tuple[int, ...] | None  # the axes of x as they follow in (outer, count, inner); None: as they are
     shape: tuple[int, int, int]
 
-    def load(self, a: np.ndarray) -> np.ndarray:
+    def load(self, a: Array) -> Array:
         """An array of x's shape, as (outer, count, inner)."""
         return behaved(self._ordered(a)).reshape(self.shape)
 
-    def load_statistic(self, a: np.ndarray) -> np.ndarray:
+    def load_statistic(self, a: Array) -> Array:
         """An array of `kept_shape`, as (outer, inner), with the dtype of x."""
         return behaved(self._ordered(a), self.dtype).reshape(self.shape[0], self.shape[2])
 
-    def load_parameter(self, a: np.ndarray) -> np.ndarray:
+    def load_parameter(self, a: Array) -> Array:
         """An array of `parameter_shape`, as (count,)."""
         return behaved(a if self.order is None else a.transpose(self._parameter_order())).reshape(self.shape[1])
 
-    def target(self, out: np.ndarray | None) -> np.ndarray:
+    def target(self, out: Array | None) -> Array:
         """(outer, count, inner) for a result: the memory of out where a kernel can write there."""
         if out is not None:
             ordered = np.asarray(self._ordered(out))
@@ -38,7 +40,7 @@ class Split(NamedTuple):
                 return ordered.reshape(self.shape)
         return np.empty(self.shape, self.dtype)
 
-    def deliver(self, result: np.ndarray, out: np.ndarray | None) -> np.ndarray:
+    def deliver(self, result: Array, out: Array | None) -> Array:
         """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
         seen = self._back(result, self.x.shape)
         if out is None:
@@ -47,17 +49,17 @@ class Split(NamedTuple):
             np.copyto(out, seen)
         return out
 
-    def deliver_statistic(self, a: np.ndarray) -> np.ndarray:
+    def deliver_statistic(self, a: Array) -> Array:
         return self._back(a, self.kept_shape)
 
-    def deliver_parameter(self, a: np.ndarray) -> np.ndarray:
+    def deliver_parameter(self, a: Array) -> Array:
         if self.order is None:
             return a.reshape(self.parameter_shape)
         order = self._parameter_order()
         return a.reshape([self.parameter_shape[i] for i in order]).transpose(np.argsort(order))
 
     @property
-    def dtype(self) -> np.dtype:
+    def dtype(self) -> np.dtype[Any]:
         return np.dtype(self.x.dtype.type)  # in native byte order
 
     @property
@@ -70,10 +72,10 @@ class Split(NamedTuple):
         """The shape of the normalised axes."""
         return tuple(self.x.shape[i] for i in self.axes)
 
-    def _ordered(self, a: np.ndarray) -> np.ndarray:
+    def _ordered(self, a: Array) -> Array:
         return a if self.order is None else a.transpose(self.order)
 
-    def _back(self, a: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    def _back(self, a: Array, shape: tuple[int, ...]) -> Array:
         if self.order is None:
             return a.reshape(shape)
         return a.reshape([shape[i] for i in self.order]).transpose(np.argsort(self.order))
@@ -83,7 +85,7 @@ class Split(NamedTuple):
         return [self.axes.index(i) for i in self.order if i in self.axes]
 
 
-def split(x: np.ndarray, axes: tuple[int, ...]) -> Split:
+def split(x: Array, axes: tuple[int, ...]) -> Split:
     """See x as (outer, count, inner) with count over `axes` (ascending), without a copy where its layout allows."""
     order: tuple[int, ...] | None = None
     first, last = axes[0], axes[-1]
@@ -99,7 +101,7 @@ def split(x: np.ndarray, axes: tuple[int, ...]) -> Split:
     return Split(x, axes, order, (prod(shape[:first]), prod(shape[first:end]), prod(shape[end:])))
 
 
-def behaved(a: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
+def behaved(a: Array, dtype: np.dtype[Any] | None = None) -> Array:
     """C-ordered, aligned, of native byte order and writable as far as Numba can tell, else it would compile anew."""
     a = np.asarray(a)  # not a subclass
     native = np.dtype(a.dtype.type) if dtype is None else dtype
@@ -112,7 +114,7 @@ def behaved(a: np.ndarray, dtype: np.dtype | None = None) -> np.ndarray:
 class _Writable:
     """A read-only array's memory without the flag, for kernels that only read it."""
 
-    def __init__(self, a: np.ndarray) -> None:
+    def __init__(self, a: Array) -> None:
         self.owner = a
         interface = a.__array_interface__
         self.__array_interface__ = {**interface, "data": (interface["data"][0], False)}

@@ -1,4 +1,4 @@
-"""What arguments must be. Each error names the argument, what it was and what it must be; nothing is written before all have passed."""
+"""What arguments must be. Each error names the argument, what it was and what it must be."""
 
 import math
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
+
+from numbanorm._types import Array
 
 _FLOATS = (np.float32, np.float64)
 _INSTEAD = {
@@ -43,7 +45,7 @@ def _array_type(name: str, value: Any) -> None:
     raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; pass {how}({name})")
 
 
-def like(name: str, value: Any, x: np.ndarray) -> None:
+def like(name: str, value: Any, x: Array) -> None:
     """An array of the shape and dtype of x."""
     array(name, value)
     if value.shape != x.shape:
@@ -51,7 +53,7 @@ def like(name: str, value: Any, x: np.ndarray) -> None:
     _dtype(name, value, x, (x.dtype.type,))
 
 
-def parameter(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray) -> None:
+def parameter(name: str, value: Any, shape: tuple[int, ...], x: Array) -> None:
     """None, or an array of this shape and of the dtype of x."""
     if value is not None:
         array(name, value)
@@ -59,25 +61,25 @@ def parameter(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray) -> N
         _dtype(name, value, x, (x.dtype.type,))
 
 
-def statistic(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray) -> None:
+def statistic(name: str, value: Any, shape: tuple[int, ...], x: Array) -> None:
     """An array of this shape, no less precise than x."""
     array(name, value)
     _shape(name, value, shape)
     _dtype(name, value, x, _FLOATS if x.dtype.type is np.float32 else (np.float64,))
 
 
-def _shape(name: str, value: np.ndarray, shape: tuple[int, ...]) -> None:
+def _shape(name: str, value: Array, shape: tuple[int, ...]) -> None:
     if value.shape != shape:
         raise ValueError(f"{name}: shape {value.shape}, must be {shape}")
 
 
-def _dtype(name: str, value: np.ndarray, x: np.ndarray, allowed: Sequence[type]) -> None:
+def _dtype(name: str, value: Array, x: Array, allowed: Sequence[type]) -> None:
     if value.dtype.type not in allowed:
         names = " or ".join(np.dtype(t).name for t in allowed)
         raise TypeError(f"{name}: dtype {value.dtype}, must be {names} beside x of {x.dtype}")
 
 
-def axes(axis: Any, x: np.ndarray) -> tuple[int, ...]:
+def axes(axis: Any, x: Array) -> tuple[int, ...]:
     """The axes that `axis` names, ascending."""
     try:
         found = tuple(sorted(normalize_axis_tuple(axis, x.ndim, argname="axis")))
@@ -88,7 +90,7 @@ def axes(axis: Any, x: np.ndarray) -> tuple[int, ...]:
     return found
 
 
-def channel_axis(axis: Any, x: np.ndarray) -> int:
+def channel_axis(axis: Any, x: Array) -> int:
     if x.ndim < 2:
         raise ValueError(f"x: shape {x.shape}, must have at least 2 axes")
     try:
@@ -108,10 +110,11 @@ def momentum(value: Any) -> float:
 def _number(name: str, value: Any, least: float, most: float) -> float:
     if not isinstance(value, Real):
         raise TypeError(f"{name}: {value!r}, must be a number")
-    if not (least <= value <= most and math.isfinite(value)):
+    number = float(value)
+    if not (least <= number <= most and math.isfinite(number)):
         bounds = "finite and not negative" if most == math.inf else f"in [{least:g}, {most:g}]"
         raise ValueError(f"{name}: {value!r}, must be {bounds}")
-    return float(value)
+    return number
 
 
 def mask(value: Any, shape: tuple[int, ...]) -> None:
@@ -126,17 +129,17 @@ def mask(value: Any, shape: tuple[int, ...]) -> None:
         raise ValueError("mask: all False, must leave at least one position")
 
 
-def several_values(x: np.ndarray, count: int) -> None:
+def several_values(x: Array, count: int) -> None:
     if count == 1:
         raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
 
 
-def variance(value: np.ndarray) -> None:
+def variance(value: Array) -> None:
     if (value < 0).any():
         raise ValueError(f"var: {np.nanmin(value)} in it, must not be negative")
 
 
-def out(value: Any, x: np.ndarray, same: dict[str, Any], apart: dict[str, Any]) -> None:
+def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
     """Writable, like x, each of `same` either its very memory or apart from it, all of `apart` apart from it."""
     if value is None:
         return
@@ -149,7 +152,7 @@ def out(value: Any, x: np.ndarray, same: dict[str, Any], apart: dict[str, Any]) 
         _no_overlap("out", value, name, other)
 
 
-def updated(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray, apart: dict[str, Any]) -> None:
+def updated(name: str, value: Any, shape: tuple[int, ...], x: Array, apart: dict[str, Any]) -> None:
     """A statistic that is updated in place: None, or writable and apart from all else."""
     if value is None:
         return
@@ -159,14 +162,14 @@ def updated(name: str, value: Any, shape: tuple[int, ...], x: np.ndarray, apart:
         _no_overlap(name, value, other_name, other)
 
 
-def _written(name: str, value: np.ndarray) -> None:
+def _written(name: str, value: Array) -> None:
     if not value.flags.writeable:
         raise ValueError(f"{name}: read-only, must be writable")
     if not value.flags.forc and _may_overlap_itself(value):
         raise ValueError(f"{name}: strides {value.strides} put several elements in one place, each must have its own")
 
 
-def _may_overlap_itself(value: np.ndarray) -> bool:
+def _may_overlap_itself(value: Array) -> bool:
     reach = value.itemsize
     for stride, size in sorted((abs(s), n) for s, n in zip(value.strides, value.shape, strict=True) if n > 1):
         if stride < reach:
@@ -175,18 +178,16 @@ def _may_overlap_itself(value: np.ndarray) -> bool:
     return False
 
 
-def _same_memory(a: np.ndarray, b: np.ndarray) -> bool:
-    return (
-        a.__array_interface__["data"][0] == b.__array_interface__["data"][0]
-        and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
-    )
+def _same_memory(a: Array, b: Array) -> bool:
+    start, other_start = (c.__array_interface__["data"][0] for c in (a, b))
+    return start == other_start and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
 
 
-def _no_overlap(name: str, value: np.ndarray, other_name: str, other: Any) -> None:
+def _no_overlap(name: str, value: Array, other_name: str, other: Any) -> None:
     if other is None or not np.may_share_memory(value, other):
         return
     try:
-        overlap = np.shares_memory(value, other, max_work=1_000_000)
+        overlap = np.shares_memory(value, other, max_work=1_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
         overlap = True
     if overlap:

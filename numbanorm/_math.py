@@ -54,5 +54,5 @@ def sum_of_products(sum_wdy_d, sum_wdy, delta, rstd):
 
 @scalar
 def input_gradient(wdy, x_hat, mean_wdy, mean_wdy_x_hat, rstd):
-    """dx = rstd * (wdy - mean(wdy) - x_hat * mean(wdy * x_hat)), with wdy = dy * weight; the means are over the normalised values."""
+    """dx = rstd * (wdy - mean(wdy) - x_hat * mean(wdy * x_hat)), wdy = dy * weight, means over what is normalised."""
     return rstd * (wdy - mean_wdy - x_hat * mean_wdy_x_hat)

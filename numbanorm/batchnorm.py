@@ -1,26 +1,27 @@
 """Batch normalization: the public functions."""
 
+from typing import Any
+
 import numpy as np
-from numpy.typing import NDArray
 
 from numbanorm import _checks
 from numbanorm._arrays import Split, behaved, split
-from numbanorm._results import Forward, Gradients
+from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.parallel import engine
 
 
 def batch_norm(
-    x: NDArray,
-    mean: NDArray,
-    var: NDArray,
-    weight: NDArray | None = None,
-    bias: NDArray | None = None,
+    x: Array,
+    mean: Array,
+    var: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
     *,
     channel_axis: int = 1,
     eps: float = 1e-5,
-    out: NDArray | None = None,
-) -> NDArray:
+    out: Array | None = None,
+) -> Array:
     """Normalise each channel of x with given statistics, then scale and shift: batch normalization in inference.
 
     y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps) [1]_.
@@ -85,17 +86,17 @@ def batch_norm(
 
 
 def batch_norm_forward(
-    x: NDArray,
-    weight: NDArray | None = None,
-    bias: NDArray | None = None,
-    running_mean: NDArray | None = None,
-    running_var: NDArray | None = None,
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
+    running_mean: Array | None = None,
+    running_var: Array | None = None,
     *,
     momentum: float = 0.1,
     channel_axis: int = 1,
     eps: float = 1e-5,
-    mask: NDArray | None = None,
-    out: NDArray | None = None,
+    mask: Array | None = None,
+    out: Array | None = None,
 ) -> Forward:
     """Normalise each channel of x with its own statistics, then scale and shift: batch normalization in training.
 
@@ -166,7 +167,7 @@ def batch_norm_forward(
     _checks.updated("running_var", running_var, (C,), x, apart | {"running_mean": running_mean})
     if mask is not None:
         _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
-    count = x.size // max(C, 1) if mask is None else np.count_nonzero(mask)
+    count = x.size // max(C, 1) if mask is None else int(np.count_nonzero(mask))
     _checks.several_values(x, count)
 
     if mask is None:
@@ -182,16 +183,16 @@ def batch_norm_forward(
 
 
 def batch_norm_backward(
-    dy: NDArray,
-    x: NDArray,
-    mean: NDArray,
-    rstd: NDArray,
-    weight: NDArray | None = None,
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None = None,
     *,
     channel_axis: int = 1,
-    mask: NDArray | None = None,
+    mask: Array | None = None,
     frozen: bool = False,
-    out: NDArray | None = None,
+    out: Array | None = None,
 ) -> Gradients:
     """The gradients of batch normalization.
 
@@ -259,7 +260,7 @@ def batch_norm_backward(
     return Gradients(_unpack(values, mask, channel_axis, seen, out), dweight, dbias)
 
 
-def _channels(x: NDArray, channel_axis: int) -> tuple[Split, int]:
+def _channels(x: Array, channel_axis: int) -> tuple[Split, int]:
     """x as (N, C, L), and C."""
     _checks.array("x", x)
     seen = split(x, (_checks.channel_axis(channel_axis, x),))
@@ -267,8 +268,8 @@ def _channels(x: NDArray, channel_axis: int) -> tuple[Split, int]:
 
 
 def _forward(
-    seen: Split, weight: NDArray | None, bias: NDArray | None, eps: float, out: NDArray | None
-) -> tuple[NDArray, NDArray, NDArray, NDArray]:
+    seen: Split, weight: Array | None, bias: Array | None, eps: float, out: Array | None
+) -> tuple[Array, Array, Array, Array]:
     """y, mean (float64), rstd, biased variance (float64)."""
     y, C = seen.target(out), seen.shape[1]
     mean, var, rstd = np.full(C, np.nan), np.full(C, np.nan), np.full(C, np.nan, seen.dtype)
@@ -278,9 +279,7 @@ def _forward(
     return seen.deliver(y, out), mean, rstd, var
 
 
-def _backward(
-    seen: Split, dy: NDArray, mean: NDArray, rstd: NDArray, weight: NDArray | None, out: NDArray | None
-) -> Gradients:
+def _backward(seen: Split, dy: Array, mean: Array, rstd: Array, weight: Array | None, out: Array | None) -> Gradients:
     dx = seen.target(out)
     dweight, dbias = np.zeros((2, seen.shape[1]), seen.dtype)
     if seen.x.size > 0:
@@ -291,7 +290,7 @@ def _backward(
 
 
 def _backward_frozen(
-    seen: Split, dy: NDArray, mean: NDArray, rstd: NDArray, weight: NDArray | None, out: NDArray | None
+    seen: Split, dy: Array, mean: Array, rstd: Array, weight: Array | None, out: Array | None
 ) -> Gradients:
     dx = seen.target(out)
     dweight, dbias = np.zeros((2, seen.shape[1]), seen.dtype)
@@ -303,23 +302,23 @@ def _backward_frozen(
     return Gradients(seen.deliver(dx, out), dweight, dbias)
 
 
-def _parameter(seen: Split, value: NDArray | None, otherwise: float) -> NDArray:
+def _parameter(seen: Split, value: Array | None, otherwise: float) -> Array:
     return np.full(seen.shape[1], otherwise, seen.dtype) if value is None else seen.load_parameter(value)
 
 
-def _in_two_parts(mean: NDArray, dtype: np.dtype) -> tuple[NDArray, NDArray]:
+def _in_two_parts(mean: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
     """m and delta of x's dtype, with m + delta the mean."""
     m = behaved(mean, dtype)
     with np.errstate(invalid="ignore"):  # inf - inf
         return m, (mean - m.astype(mean.dtype)).astype(dtype)
 
 
-def _positions(a: NDArray, channel_axis: int) -> NDArray:
+def _positions(a: Array, channel_axis: int) -> Array:
     """A view with the channels last."""
     return np.moveaxis(a, channel_axis, -1)
 
 
-def _unpack(values: NDArray, mask: NDArray, channel_axis: int, seen: Split, out: NDArray | None) -> NDArray:
+def _unpack(values: Array, mask: Array, channel_axis: int, seen: Split, out: Array | None) -> Array:
     """The packed results where mask is True, 0 elsewhere."""
     full = np.empty_like(seen.x, seen.dtype, subok=False) if out is None else out
     full[...] = 0
@@ -327,6 +326,6 @@ def _unpack(values: NDArray, mask: NDArray, channel_axis: int, seen: Split, out:
     return full
 
 
-def _update(running: NDArray | None, momentum: float, batch: NDArray) -> None:
+def _update(running: Array | None, momentum: float, batch: Array) -> None:
     if running is not None:
         running[...] = (1 - momentum) * running.astype(np.float64) + momentum * batch

@@ -1,11 +1,10 @@
 """Layer normalization: the public functions."""
 
 import numpy as np
-from numpy.typing import NDArray
 
 from numbanorm import _checks
 from numbanorm._arrays import Split, split
-from numbanorm._results import Forward, Gradients
+from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
 from numbanorm.cpu.parallel import engine
 
@@ -13,14 +12,14 @@ Axis = int | tuple[int, ...]
 
 
 def layer_norm(
-    x: NDArray,
-    weight: NDArray | None = None,
-    bias: NDArray | None = None,
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
     *,
     axis: Axis = -1,
     eps: float = 1e-5,
-    out: NDArray | None = None,
-) -> NDArray:
+    out: Array | None = None,
+) -> Array:
     """Normalise x over `axis`, then scale and shift.
 
     y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), the mean and the biased variance being those
@@ -73,13 +72,13 @@ def layer_norm(
 
 
 def layer_norm_forward(
-    x: NDArray,
-    weight: NDArray | None = None,
-    bias: NDArray | None = None,
+    x: Array,
+    weight: Array | None = None,
+    bias: Array | None = None,
     *,
     axis: Axis = -1,
     eps: float = 1e-5,
-    out: NDArray | None = None,
+    out: Array | None = None,
 ) -> Forward:
     """`layer_norm`, with the statistics that `layer_norm_backward` needs.
 
@@ -125,14 +124,14 @@ def layer_norm_forward(
 
 
 def layer_norm_backward(
-    dy: NDArray,
-    x: NDArray,
-    mean: NDArray,
-    rstd: NDArray,
-    weight: NDArray | None = None,
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None = None,
     *,
     axis: Axis = -1,
-    out: NDArray | None = None,
+    out: Array | None = None,
 ) -> Gradients:
     """The gradients of layer normalization.
 
@@ -192,18 +191,18 @@ def layer_norm_backward(
     dx = seen.target(out)
     dweight, dbias = np.zeros((2, count), seen.dtype)
     if x.size > 0:
-        arrays = seen.load(dy), seen.load(x), seen.load_statistic(mean), seen.load_statistic(rstd)
+        m, scale = seen.load_statistic(mean), seen.load_statistic(rstd)
         w = _parameter(seen, weight, 1)
         if inner == 1:
-            flat = (outer, count), (outer, count), outer, outer
-            arrays = [a.reshape(shape) for a, shape in zip(arrays, flat, strict=True)]
-            kernels.layer_norm_backward(engine(), *arrays, w, dx.reshape(outer, count), dweight, dbias)
+            rows = (a.reshape(outer, count) for a in (seen.load(dy), seen.load(x)))
+            m, scale = m.reshape(outer), scale.reshape(outer)
+            kernels.layer_norm_backward(engine(), *rows, m, scale, w, dx.reshape(outer, count), dweight, dbias)
         else:
-            kernels.layer_norm_columns_backward(engine(), *arrays, w, dx, dweight, dbias)
+            kernels.layer_norm_columns_backward(engine(), seen.load(dy), seen.load(x), m, scale, w, dx, dweight, dbias)
     return Gradients(seen.deliver(dx, out), seen.deliver_parameter(dweight), seen.deliver_parameter(dbias))
 
 
-def _affine(seen: Split, weight: NDArray | None, bias: NDArray | None) -> tuple[NDArray, NDArray]:
+def _affine(seen: Split, weight: Array | None, bias: Array | None) -> tuple[Array, Array]:
     """weight and bias for the kernel of rows: both empty for neither."""
     if weight is None and bias is None:
         none = np.empty(0, seen.dtype)
@@ -211,5 +210,5 @@ def _affine(seen: Split, weight: NDArray | None, bias: NDArray | None) -> tuple[
     return _parameter(seen, weight, 1), _parameter(seen, bias, 0)
 
 
-def _parameter(seen: Split, value: NDArray | None, otherwise: float) -> NDArray:
+def _parameter(seen: Split, value: Array | None, otherwise: float) -> Array:
     return np.full(seen.shape[1], otherwise, seen.dtype) if value is None else seen.load_parameter(value)

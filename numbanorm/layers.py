@@ -1,12 +1,13 @@
 """Layers for a hand-written trainer: they hold arrays and call the functions."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import DTypeLike
 
 from numbanorm import _checks
+from numbanorm._types import Array
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
 from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
 
@@ -14,38 +15,38 @@ from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
 class _Layer:
     """What both layers have: a mode, parameters with gradients, and a state."""
 
-    weight: NDArray | None = None
-    bias: NDArray | None = None
+    weight: Array | None = None
+    bias: Array | None = None
     training = True
 
     def __init__(self) -> None:
-        self.grads: dict[str, NDArray] = {}
+        self.grads: dict[str, Array] = {}
         self._saved: dict[str, Any] | None = None  # of the last forward pass
 
-    def forward(self, x: NDArray) -> NDArray:
+    def forward(self, x: Array) -> Array:
         raise NotImplementedError
 
-    def __call__(self, x: NDArray) -> NDArray:
+    def __call__(self, x: Array) -> Array:
         return self.forward(x)
 
-    def train(self, mode: bool = True):
+    def train(self, mode: bool = True) -> Self:
         """Use the statistics of each batch (the mode of a new layer); returns the layer."""
         self.training = mode
         return self
 
-    def eval(self):
+    def eval(self) -> Self:
         """Use the population's statistics where the layer has them; returns the layer."""
         return self.train(False)
 
-    def parameters(self) -> dict[str, NDArray]:
+    def parameters(self) -> dict[str, Array]:
         """The arrays to train, by the keys of `grads`: update them in place."""
         named = {"weight": self.weight, "bias": self.bias}
         return {key: value for key, value in named.items() if value is not None}
 
-    def _buffers(self) -> dict[str, NDArray]:
+    def _buffers(self) -> dict[str, Array]:
         return {}
 
-    def state_dict(self) -> dict[str, NDArray]:
+    def state_dict(self) -> dict[str, Array]:
         """Copies of the arrays, by the keys that PyTorch uses."""
         return {key: value.copy() for key, value in (self.parameters() | self._buffers()).items()}
 
@@ -66,7 +67,7 @@ class _Layer:
             raise RuntimeError("backward: no forward pass before it, call the layer first")
         return self._saved
 
-    def _keep(self, dweight: NDArray, dbias: NDArray) -> None:
+    def _keep(self, dweight: Array, dbias: Array) -> None:
         gradients = {"weight": dweight, "bias": dbias}
         self.grads.update({key: gradients[key] for key in self.parameters()})
 
@@ -114,7 +115,7 @@ class LayerNorm(_Layer):
         self.weight = np.ones(shape, dtype) if weight else None
         self.bias = np.zeros(shape, dtype) if bias else None
 
-    def forward(self, x: NDArray) -> NDArray:
+    def forward(self, x: Array) -> Array:
         """y; keeps a reference to x for `backward`."""
         _checks.array("x", x)
         axis = tuple(range(-len(self.normalized_shape), 0))
@@ -124,7 +125,7 @@ class LayerNorm(_Layer):
         self._saved = {"x": x, "mean": mean, "rstd": rstd, "weight": self.weight, "axis": axis}
         return y
 
-    def backward(self, dy: NDArray) -> NDArray:
+    def backward(self, dy: Array) -> Array:
         """dx of the last forward pass; sets `grads`."""
         dx, dweight, dbias = layer_norm_backward(dy, **self._last_forward())
         self._keep(dweight, dbias)
@@ -186,11 +187,11 @@ class BatchNorm(_Layer):
         self.running_var = np.ones(num_features)
         self.num_batches_tracked = np.array(0)
 
-    def forward(self, x: NDArray) -> NDArray:
+    def forward(self, x: Array) -> Array:
         """y; keeps a reference to x for `backward`, and in training updates the running statistics."""
         return self._train_forward(x) if self.training else self._eval_forward(x)
 
-    def _train_forward(self, x: NDArray) -> NDArray:
+    def _train_forward(self, x: Array) -> Array:
         momentum = 1.0 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
         y, mean, rstd = batch_norm_forward(
             x,
@@ -206,13 +207,13 @@ class BatchNorm(_Layer):
         self._saved = {"x": x, "mean": mean, "rstd": rstd, "frozen": False}
         return y
 
-    def _eval_forward(self, x: NDArray) -> NDArray:
+    def _eval_forward(self, x: Array) -> Array:
         mean, var = self.running_mean.copy(), self.running_var
         y = batch_norm(x, mean, var, self.weight, self.bias, channel_axis=self.channel_axis, eps=self.eps)
         self._saved = {"x": x, "mean": mean, "rstd": 1.0 / np.sqrt(var + self.eps), "frozen": True}
         return y
 
-    def backward(self, dy: NDArray) -> NDArray:
+    def backward(self, dy: Array) -> Array:
         """dx of the last forward pass; sets `grads`. After one in evaluation the statistics are constants."""
         dx, dweight, dbias = batch_norm_backward(
             dy, **self._last_forward(), weight=self.weight, channel_axis=self.channel_axis
@@ -220,7 +221,7 @@ class BatchNorm(_Layer):
         self._keep(dweight, dbias)
         return dx
 
-    def _buffers(self) -> dict[str, NDArray]:
+    def _buffers(self) -> dict[str, Array]:
         names = "running_mean", "running_var", "num_batches_tracked"
         return {name: getattr(self, name) for name in names}
 

@@ -176,15 +176,15 @@ def _finish_backward(sums, count, delta, rstd, weight, dweight, dbias):
 @range_kernel
 def whole_backward(lo, hi, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """Tiles lo to hi, of whole channels."""
-    N, C, L = x.shape
+    count = x.shape[0] * x.shape[2]
     for i in range(lo, hi):
         tile, _ = tile_of(x, i)
         c0, c1 = tile[1]
         m, scale, w = mean[c0:c1], rstd[c0:c1], weight[c0:c1]
         sums = np.zeros(c1 - c0), np.zeros(c1 - c0), np.zeros(c1 - c0)
         _add_gradient_sums(dy, x, tile, m, sums)
-        delta = sums[0] / (N * L)  # the stored mean is rounded; this is what it lacks
-        means = _finish_backward(sums, N * L, delta, scale, w, dweight[c0:c1], dbias[c0:c1])
+        delta = sums[0] / count  # the stored mean is rounded; this is what it lacks
+        means = _finish_backward(sums, count, delta, scale, w, dweight[c0:c1], dbias[c0:c1])
         _apply_gradient_tile(dy, x, tile, m, delta.astype(x.dtype), scale, w, *means, dx)
 
 

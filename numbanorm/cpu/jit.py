@@ -5,7 +5,7 @@ import numba
 _INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True, "forceinline": True}
 
 # Inner functions of kernels. Inlined by force: called, each would pass its arrays over the stack and count references.
-# Loops that add up may be reassociated, into vector lanes; others may not: (x - m) - delta would become x - (m + delta).
+# Loops that add up may be reassociated, into vector lanes; no other: (x - m) - delta would become x - (m + delta).
 loop = numba.njit(fastmath={"contract", "nsz"}, **_INNER)
 summing = numba.njit(fastmath={"reassoc", "contract", "nsz"}, **_INNER)
 

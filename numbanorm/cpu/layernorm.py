@@ -48,7 +48,7 @@ def layer_norm_forward(engine, x, weight, bias, eps, y, mean, rstd):
 
 @range_kernel
 def rows_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
-    """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes the sums of dy * x_hat and dy over chunk i."""
+    """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy."""
     as_x = x.dtype.type
     rows, cols = x.shape
     run = np.empty((2, cols), x.dtype)
@@ -106,8 +106,7 @@ def _tiling(count, L):
 @range_kernel
 def columns_forward(lo, hi, x, weight, bias, eps, y, mean, rstd):
     """Tiles lo to hi of x (N, count, L). weight and bias: (count,)."""
-    as_x = x.dtype.type
-    N, count, L = x.shape
+    count, L = x.shape[1:]
     width, tiles = _tiling(count, L)
     for i in range(lo, hi):
         n, l0 = i // tiles, i % tiles * width
@@ -138,8 +137,7 @@ def layer_norm_columns_forward(engine, x, weight, bias, eps, y, mean, rstd):
 
 @range_kernel
 def columns_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
-    """Chunks lo to hi of `chunk` tiles each; partials[i] (2, count) takes the sums of dy * x_hat and dy over chunk i."""
-    as_x = x.dtype.type
+    """Chunks lo to hi of `chunk` tiles each; partials[i] (2, count) takes its sums of dy * x_hat and dy."""
     N, count, L = x.shape
     width, tiles = _tiling(count, L)
     for i in range(lo, hi):
@@ -160,9 +158,7 @@ def columns_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
                 sum_dy_x_hat, sum_dy = parameter_gradient_sums(dy_k, x_k, m, delta, scale)
                 partials[i, 0, k] += sum_dy_x_hat
                 partials[i, 1, k] += sum_dy
-                input_gradient_row(
-                    dy_k, x_k, m, delta, scale, weight[k], mean_wdy, mean_wdy_x_hat, dx[n, k][l0:l1]
-                )
+                input_gradient_row(dy_k, x_k, m, delta, scale, weight[k], mean_wdy, mean_wdy_x_hat, dx[n, k][l0:l1])
 
 
 _columns_backward = parallel_for(columns_backward)

@@ -14,6 +14,7 @@ TERMS = 16
 RUN = 32 * TERMS  # four 8-lane accumulators
 SHIFT_SAMPLES = 16
 
+
 @loop
 def difference(x, m):
     return x - m
@@ -117,7 +118,7 @@ def add_channel_sums(x, tile, m, sums):
 def channel_shift(x, channels, m):
     """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
     c0, c1 = channels
-    N, C, L = x.shape
+    N, _, L = x.shape
     samples = min(N * L, SHIFT_SAMPLES)
     total = np.zeros(c1 - c0)
     for k in range(samples):

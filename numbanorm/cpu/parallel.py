@@ -1,12 +1,12 @@
 """The only place that knows about threads.
 
 A *range kernel* is a compiled function ``kernel(lo, hi, *args)`` that does items lo <= i < hi of its work, alone.
-``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, callable from compiled code, which runs all items:
-in pieces of `grain` items by the engine, or at once by the caller when one piece is all there is or engine is SERIAL.
+``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, callable from compiled code, which runs all of
+them: by the engine in pieces of `grain` items, or at once by the caller when they are one piece or engine is SERIAL.
 
-An engine is the address of a compiled ``engine(kernel, context, items, grain)``; a kernel reaches it as the address of a
-``kernel(context, lo, hi)`` that unpacks its arguments from the caller's stack. So no kernel is compiled for an engine,
-and what a kernel computes cannot depend on one.
+An engine is the address of a compiled ``engine(kernel, context, items, grain)``; a kernel reaches it as the address of
+a ``kernel(context, lo, hi)`` that unpacks its arguments from the caller's stack. So no kernel is compiled for an
+engine, and what a kernel computes cannot depend on one.
 """
 
 import functools

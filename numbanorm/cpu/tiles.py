@@ -1,8 +1,8 @@
 """How x (N, C, L) is cut into tiles, by its shape and dtype alone, and a tile into runs of memory.
 
-A tile is a triple of ranges ((n0, n1), (c0, c1), (l0, l1)). Channels whose L values fill a run of memory (L >= LONG) are
-read as rows, with one number per statistic. Shorter ones are read as lines of many channels, with an array per statistic
-that repeats each channel's number over its L values, and over as many n as fit a line.
+A tile is a triple of ranges ((n0, n1), (c0, c1), (l0, l1)). Channels whose L values fill a run of memory (L >= LONG)
+are read as rows, with one number per statistic. Shorter ones are read as lines of many channels, with an array per
+statistic that repeats each channel's number over its L values, and over as many n as fit a line.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def tiling(x):
 @loop
 def tile_of(x, i):
     """Tile i, and the number of its piece: the tiles of one piece have all channels between them."""
-    (n_step, c_step, l_step), (n_tiles, c_tiles, l_tiles) = tiling(x)
+    (n_step, c_step, l_step), (_, c_tiles, l_tiles) = tiling(x)
     N, C, L = x.shape
     piece, c = i // c_tiles, i % c_tiles * c_step
     n, start = piece // l_tiles * n_step, piece % l_tiles * l_step
@@ -49,7 +49,7 @@ def work(x):
 def lines(x, tile):
     """The lines of a tile of short channels: first value, end, step from line to line and width, in x read flat."""
     (n0, n1), (c0, c1), _ = tile
-    N, C, L = x.shape
+    _, C, L = x.shape
     if c1 - c0 < C:
         return (n0 * C + c0) * L, n1 * C * L, C * L, (c1 - c0) * L
     width = max(1, LINE // (C * L)) * C * L
