@@ -194,9 +194,9 @@ def layer_norm_backward(
         m, scale = seen.load_statistic(mean), seen.load_statistic(rstd)
         w = _parameter(seen, weight, 1)
         if inner == 1:
-            rows = (a.reshape(outer, count) for a in (seen.load(dy), seen.load(x)))
-            m, scale = m.reshape(outer), scale.reshape(outer)
-            kernels.layer_norm_backward(engine(), *rows, m, scale, w, dx.reshape(outer, count), dweight, dbias)
+            flat = outer, count
+            dy, x, m, scale = seen.load(dy).reshape(flat), seen.load(x).reshape(flat), m.reshape(-1), scale.reshape(-1)
+            kernels.layer_norm_backward(engine(), dy, x, m, scale, w, dx.reshape(flat), dweight, dbias)
         else:
             kernels.layer_norm_columns_backward(engine(), seen.load(dy), seen.load(x), m, scale, w, dx, dweight, dbias)
     return Gradients(seen.deliver(dx, out), seen.deliver_parameter(dweight), seen.deliver_parameter(dbias))

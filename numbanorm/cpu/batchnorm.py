@@ -16,7 +16,8 @@ from numbanorm.cpu.moments import (
     channel_moments,
     channel_shift,
     moments_of_sums,
-    move_shift,
+    moments_of_sums_again,
+    move_far_shifts,
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
@@ -97,11 +98,12 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
     m, delta, partials = np.empty(C, x.dtype), np.empty(C), np.zeros((pieces, 2, C))
     channel_shift(x, (0, C), m)
     _sums(engine, tiles, grain, (x, m, partials))
-    if not moments_of_sums(total(partials), N * L, delta, var):
-        move_shift(m, delta)
+    moments_of_sums(total(partials), N * L, delta, var)
+    far = move_far_shifts(m, delta, var)
+    if far.size > 0:
         partials[:] = 0
         _sums(engine, tiles, grain, (x, m.astype(np.float64), partials))
-        moments_of_sums(total(partials), N * L, delta, var)
+        moments_of_sums_again(total(partials), N * L, far, delta, var)
     low = _finish(m, delta, var, eps, mean, rstd)
     _apply(engine, tiles, grain, (x, m, low, rstd, weight, bias, y))
 

@@ -137,24 +137,36 @@ def channel_moments(x, tile, m, delta, var):
     channel_shift(x, tile[1], m)
     sums = np.zeros(m.size), np.zeros(m.size)
     add_channel_sums(x, tile, m, sums)
-    if not moments_of_sums(sums, count, delta, var):
-        move_shift(m, delta)
+    moments_of_sums(sums, count, delta, var)
+    far = move_far_shifts(m, delta, var)
+    if far.size > 0:
         sums = np.zeros(m.size), np.zeros(m.size)
         add_channel_sums(x, tile, m.astype(np.float64), sums)
-        moments_of_sums(sums, count, delta, var)
+        moments_of_sums_again(sums, count, far, delta, var)
 
 
 @loop
 def moments_of_sums(sums, count, delta, var):
-    """delta, var of each channel; whether every m was near enough to its mean."""
-    near = True
+    """delta, var of each channel."""
     for j in range(delta.size):
         delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
-        near &= shift_is_near(delta[j], var[j])
-    return near
 
 
 @loop
-def move_shift(m, delta):
+def move_far_shifts(m, delta, var):
+    """Move each m that was too far from its mean; which they were."""
+    far, found = np.empty(m.size, np.intp), 0
     for j in range(m.size):
-        m[j] += delta[j]
+        if not shift_is_near(delta[j], var[j]):
+            m[j] += delta[j]
+            far[found] = j
+            found += 1
+    return far[:found]
+
+
+@loop
+def moments_of_sums_again(sums, count, far, delta, var):
+    """delta, var of the channels whose m was moved, and of no other: what is near does not depend on what is far."""
+    for k in range(far.size):
+        j = far[k]
+        delta[j], var[j] = moments(sums[0][j], sums[1][j], count)

@@ -1,0 +1,1 @@
+"""What numbanorm does on real data, how exact it is and how fast: ``python -m bench``."""

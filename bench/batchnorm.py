@@ -1,0 +1,55 @@
+"""Batch normalization: what is timed, and the bytes that it must move.
+
+For x of n float32 values (all else is one value per channel, small beside it)::
+
+    batch_norm            reads x,      writes y     8 n bytes
+    batch_norm_forward    reads x,      writes y     8 n bytes
+    batch_norm_backward   reads dy, x,  writes dx   12 n bytes
+
+Training needs x twice, and backward dy and x twice, but a channel that fits a cache comes from memory only once.
+"""
+
+import numpy as np
+
+import numbanorm
+from bench.cases import Case, Operation, Shape, random
+
+SHAPES = (
+    Shape("ResNet-50", (32, 64, 56, 56), 1, quick=True),
+    Shape("ResNet-50", (32, 256, 28, 28), 1),
+    Shape("ResNet-50", (32, 2048, 7, 7), 1, quick=True),
+    Shape("ResNet-50", (32, 56, 56, 64), -1),
+    Shape("ResNet-50", (32, 7, 7, 2048), -1),
+    Shape("MLP", (2048, 512), 1, quick=True),
+    Shape("MLP", (64, 4096), 1),
+    Shape("narrow", (65536, 64), 1, quick=True),
+    Shape("tiny", (60, 100), 1),
+)
+
+
+def _inference_arrays(shape: Shape):
+    """x, mean, var, weight, bias."""
+    C = shape.sizes[shape.axis]
+    return random(0, *shape.sizes), random(1, C), random(2, C) ** 2, random(3, C), random(4, C)
+
+
+def _forward_arrays(shape: Shape):
+    """x, weight, bias, running_mean, running_var."""
+    x, _, _, weight, bias = _inference_arrays(shape)
+    return x, weight, bias, np.zeros_like(weight), np.ones_like(weight)
+
+
+def _backward_arrays(shape: Shape):
+    """dy, x, mean, rstd, weight."""
+    x, weight, *_ = _forward_arrays(shape)
+    _, mean, rstd = numbanorm.batch_norm_forward(x, channel_axis=shape.axis)
+    return random(5, *shape.sizes), x, mean, rstd, weight
+
+
+OPERATIONS = (
+    Operation("batch_norm", "channel_axis", 1, _inference_arrays),
+    Operation("batch_norm_forward", "channel_axis", 1, _forward_arrays),
+    Operation("batch_norm_backward", "channel_axis", 2, _backward_arrays),
+)
+
+CASES = [Case(operation, shape) for operation in OPERATIONS for shape in SHAPES]

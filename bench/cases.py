@@ -1,0 +1,83 @@
+"""What is timed: an operation on arrays of one shape, by every system."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+import numbanorm
+from bench import peers
+
+# Of the largest value: the peers' float32 sums over 1e5 values lose so much.
+TOLERANCE = 2e-4
+
+
+class Shape(NamedTuple):
+    """The shape of x, and the axis that is normalised (LN) or holds the channels (BN)."""
+
+    network: str  # one that has it
+    sizes: tuple[int, ...]
+    axis: int
+    quick: bool = False  # whether it is in the short selection
+
+    def __str__(self) -> str:
+        sizes = " x ".join(map(str, self.sizes))
+        return sizes if self.axis == -1 or len(self.sizes) == 2 else f"{sizes}, axis {self.axis}"
+
+
+class Operation(NamedTuple):
+    """A function of numbanorm, and of each peer."""
+
+    name: str
+    axis_name: str
+    reads: int  # arrays of x's size that it must read; it writes one
+    arrays: Callable[[Shape], tuple[np.ndarray, ...]]  # its arguments
+
+
+class Case(NamedTuple):
+    """An operation on one shape."""
+
+    operation: Operation
+    shape: Shape
+
+    @property
+    def size(self) -> int:
+        """Values in x."""
+        return int(np.prod(self.shape.sizes))
+
+    @property
+    def megabytes(self) -> float:
+        """The fewest that float32 arrays of this size let the operation move."""
+        return (self.operation.reads + 1) * 4 * self.size / 1e6
+
+
+def calls(case: Case) -> dict[str, Callable]:
+    """The same call to each system, on the same values."""
+    operation, shape = case
+    arrays = operation.arrays(shape)
+    own = partial(getattr(numbanorm, operation.name), *arrays, **{operation.axis_name: shape.axis})
+    systems: dict[str, Callable] = {"numbanorm": own, "out=": partial(own, out=np.empty(shape.sizes, np.float32))}
+    for name, peer in peers.installed().items():
+        systems[name] = getattr(peer, operation.name)(*arrays, shape.axis)
+    return systems
+
+
+def check_agreement(systems: dict[str, Callable]) -> None:
+    """All systems must compute the same before it means anything to time them."""
+    expected = _results(systems["NumPy"])
+    for name, call in systems.items():
+        for ours, theirs in zip(_results(call), expected, strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max(), err_msg=name)
+
+
+def _results(call) -> list[np.ndarray]:
+    """y alone, or all results; statistics flat, since some systems keep the reduced axes."""
+    result = call()
+    results = [np.asarray(a) for a in (result if isinstance(result, tuple) else (result,))]
+    return results[:1] + [a.ravel() for a in results[1:]]
+
+
+def random(seed: int, *sizes: int) -> np.ndarray:
+    """Normal values of mean and standard deviation 1."""
+    return np.random.default_rng(seed).standard_normal(sizes, np.float32) + 1

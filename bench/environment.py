@@ -1,0 +1,63 @@
+"""Where a number was measured: machine, versions and commit."""
+
+import os
+import platform
+import subprocess
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import cpuinfo
+import numba
+
+import numbanorm
+
+ROOT = Path(__file__).parents[1]
+RESULTS = ROOT / "bench" / "results"
+
+
+@cache
+def environment() -> dict[str, str]:
+    """One text per column of the results."""
+    return {
+        "commit": _commit(),
+        "machine": cpuinfo.get_cpu_info().get("brand_raw", platform.processor()),
+        "cores": str(_cores()),
+        "threads": str(numba.get_num_threads()),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "numbanorm": numbanorm.__version__,
+        "numpy": version("numpy"),
+        "numba": version("numba"),
+        "torch": _version_or_dash("torch"),
+    }
+
+
+def machine_line() -> str:
+    """The environment as a sentence."""
+    e = environment()
+    return (
+        f"{e['machine']}, {e['cores']} cores, {e['threads']} threads; Python {e['python']}, NumPy {e['numpy']}, "
+        f"Numba {e['numba']}, PyTorch {e['torch']}; numbanorm {e['numbanorm']} at commit {e['commit']}"
+    )
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _version_or_dash(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "-"
+
+
+def _commit() -> str:
+    """The short hash, with -dirty if tracked files differ from it."""
+    command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=9", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"

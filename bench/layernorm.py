@@ -1,0 +1,48 @@
+"""Layer normalization: what is timed, and the bytes that it must move.
+
+For x of n float32 values (weight, bias, mean and rstd are small beside it)::
+
+    layer_norm            reads x,      writes y     8 n bytes
+    layer_norm_forward    reads x,      writes y     8 n bytes
+    layer_norm_backward   reads dy, x,  writes dx   12 n bytes
+"""
+
+import numbanorm
+from bench.cases import Case, Operation, Shape, random
+
+SHAPES = (
+    Shape("BERT", (4096, 768), -1, quick=True),
+    Shape("BERT", (512, 768), -1),
+    Shape("ViT", (32, 197, 384), -1),
+    Shape("ConvNeXt", (8, 96, 56, 56), 1, quick=True),
+    Shape("ConvNeXt", (8, 768, 7, 7), 1),
+    Shape("MLP", (2048, 512), -1),
+    Shape("MLP", (64, 4096), -1),
+    Shape("narrow", (65536, 64), -1),
+    Shape("wide", (1024, 8192), -1, quick=True),
+    Shape("wide", (512, 32768), -1),
+    Shape("tiny", (60, 100), -1),
+    Shape("tiny", (1, 768), -1, quick=True),
+)
+
+
+def _forward_arrays(shape: Shape):
+    """x, weight, bias."""
+    count = shape.sizes[shape.axis]
+    return random(0, *shape.sizes), random(1, count), random(2, count)
+
+
+def _backward_arrays(shape: Shape):
+    """dy, x, mean, rstd, weight."""
+    x, weight, _ = _forward_arrays(shape)
+    _, mean, rstd = numbanorm.layer_norm_forward(x, axis=shape.axis)
+    return random(3, *shape.sizes), x, mean, rstd, weight
+
+
+OPERATIONS = (
+    Operation("layer_norm", "axis", 1, _forward_arrays),
+    Operation("layer_norm_forward", "axis", 1, _forward_arrays),
+    Operation("layer_norm_backward", "axis", 2, _backward_arrays),
+)
+
+CASES = [Case(operation, shape) for operation in OPERATIONS for shape in SHAPES]

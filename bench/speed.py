@@ -1,0 +1,100 @@
+"""How fast every operation is, beside its peers and beside the ceiling that `bandwidth` measures in the same rounds."""
+
+import csv
+from itertools import groupby
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+
+from bench import batchnorm, layernorm, peers
+from bench.bandwidth import copies
+from bench.cases import Case, calls, check_agreement
+from bench.environment import RESULTS, environment
+from bench.tables import Table
+from bench.timing import Timing, time_calls
+
+CASES = layernorm.CASES + batchnorm.CASES
+ROUNDS, QUICK_ROUNDS = 21, 5
+HEADER = ["shape of x", "network", "MB", "numbanorm ms", "with out= ms", "NumPy ms", "PyTorch ms", "speed-up", "of ceiling"]
+
+
+class Result(NamedTuple):
+    """A case and the times of all systems and of both copies."""
+
+    case: Case
+    timings: dict[str, Timing]
+
+    @property
+    def speed_up(self) -> float:
+        """How many times the default call of the best peer takes as long as numbanorm's."""
+        best = min(self.timings[name].median for name in peers.NAMES if name in self.timings)
+        return best / self.timings["numbanorm"].median
+
+    @property
+    def of_ceiling(self) -> float:
+        """The better copy's time by numbanorm's; neither allocates what it writes."""
+        ceiling = min(self.timings["ordinary copy"].median, self.timings["streaming copy"].median)
+        return ceiling / self.timings["out="].median
+
+
+def measure(console: Console, quick: bool) -> list[Result]:
+    """Check and time the cases, or the short selection of them."""
+    cases = [case for case in CASES if case.shape.quick] if quick else CASES
+    return [_measure_case(case, QUICK_ROUNDS if quick else ROUNDS) for case in track(cases, "speed", console=console)]
+
+
+def _measure_case(case: Case, rounds: int) -> Result:
+    systems = calls(case)
+    with peers.inference_mode():
+        check_agreement(systems)
+        return Result(case, time_calls(systems | copies(case.operation.reads, case.size), rounds))
+
+
+def tables(results: list[Result]) -> list[Table]:
+    """A table per operation."""
+    return [
+        Table(operation.name, HEADER, [_row(result) for result in group])
+        for operation, group in groupby(results, lambda result: result.case.operation)
+    ]
+
+
+def _row(result: Result) -> list[str]:
+    times = [_milliseconds(result.timings.get(name)) for name in ("numbanorm", "out=", *peers.NAMES)]
+    case = result.case
+    megabytes = f"{case.megabytes:.3g}"
+    ratios = [f"{result.speed_up:.1f}", f"{result.of_ceiling:.2f}"]
+    return [str(case.shape), case.shape.network, megabytes, *times, *ratios]
+
+
+def _milliseconds(timing: Timing | None) -> str:
+    """Median ± spread, to three digits of the median."""
+    if timing is None:
+        return "-"
+    median, spread = timing.median * 1e3, timing.spread * 1e3
+    digits = next(d for d in range(6) if median * 10**d >= 100 or d == 5)
+    return f"{median:.{digits}f} ± {spread:.{digits}f}"
+
+
+def save(results: list[Result]) -> None:
+    """Append to bench/results/speed.csv, a row per case."""
+    path = RESULTS / "speed.csv"
+    path.parent.mkdir(exist_ok=True)
+    rows = [_record(result) for result in results]
+    header = list(rows[0])
+    fresh = not path.exists() or next(csv.reader(path.open()), None) != header  # other columns: another table
+    with path.open("w" if fresh else "a", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+
+
+def _record(result: Result) -> dict[str, object]:
+    operation, shape = result.case
+    record: dict[str, object] = {**environment(), "operation": operation.name, "network": shape.network}
+    record |= {"shape": "x".join(map(str, shape.sizes)), "axis": shape.axis, "megabytes": result.case.megabytes}
+    for name in ("numbanorm", "out=", *peers.NAMES, "ordinary copy", "streaming copy"):
+        low, median, high = result.timings.get(name, ("", "", ""))
+        record |= {f"{name} s": median, f"{name} low s": low, f"{name} high s": high}
+    return record | {"speed-up": result.speed_up, "of ceiling": result.of_ceiling}

@@ -1,0 +1,50 @@
+"""How calls are timed against each other; the one protocol of every time that bench reports."""
+
+import time
+from collections.abc import Callable
+from statistics import quantiles
+from typing import NamedTuple
+
+PAUSE = 0.003  # seconds, in which the threads of the call before stop spinning and free the cores
+SAMPLE = 50e-6  # seconds: shorter calls are repeated until a sample lasts so long, for the clock's sake
+
+
+class Timing(NamedTuple):
+    """Seconds per call: the median and the quartiles."""
+
+    low: float
+    median: float
+    high: float
+
+    @property
+    def spread(self) -> float:
+        """Half the distance between the quartiles."""
+        return (self.high - self.low) / 2
+
+
+def time_calls(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
+    """Time the calls in turn, round by round, so that whatever disturbs the machine disturbs all of them."""
+    repeats = {name: _repeats(call) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            time.sleep(PAUSE)
+            call()  # wakes the threads and brings back what the caches can hold
+            samples[name].append(_sample(call, repeats[name]))
+    return {name: Timing(*quantiles(taken, n=4, method="inclusive")) for name, taken in samples.items()}
+
+
+def _repeats(call) -> int:
+    call()  # compiles
+    call()
+    return max(1, round(SAMPLE / _sample(call, 1)))
+
+
+def _sample(call, repeats: int) -> float:
+    result = None
+    start = time.perf_counter_ns()
+    for _ in range(repeats):
+        result = call()  # held until the clock has stopped: freeing it is not the call's work
+    stop = time.perf_counter_ns()
+    del result
+    return (stop - start) / repeats * 1e-9

@@ -1,0 +1,169 @@
+"""Shapes, layouts and values for the tests, and the accuracy contract that results are held against."""
+
+import numpy as np
+from hypothesis import strategies as st
+
+OFFSETS = [0.0, 1.0, 1e3, 1e4, 1e6]  # the mean of values of standard deviation 1
+
+# Around the sizes at which kernels change their way: lanes, runs of 512, lines, tiles; primes; one and none left over.
+LAYER_NORM_CASES = [  # shape, axis
+    ((1, 1), -1),
+    ((3, 2), -1),
+    ((5, 7), 1),
+    ((4, 31), -1),
+    ((4, 32), -1),
+    ((4, 33), -1),
+    ((2, 511), -1),
+    ((2, 512), -1),
+    ((2, 513), -1),
+    ((1, 4099), -1),
+    ((4099, 1), -1),
+    ((1031, 3), -1),
+    ((600, 257), -1),
+    ((64, 768), -1),
+    ((13,), 0),
+    ((2, 3, 5), (1, 2)),
+    ((2, 3, 5), (-1, -2)),
+    ((2, 3, 5), (0, 1, 2)),
+    ((2, 3, 5), 1),
+    ((2, 3, 5), 0),
+    ((2, 3, 5), (0, 2)),
+    ((4, 5, 6, 7), (0, 2)),
+    ((4, 5, 6, 7), (1, 2)),
+    ((2, 96, 7, 7), 1),
+    ((2, 40, 23, 29), 1),
+    ((3, 1, 700), 1),
+    ((1, 20000, 3), 1),
+    ((2, 300, 600), 1),
+]
+
+BATCH_NORM_CASES = [  # shape, channel axis
+    ((2, 1), 1),
+    ((2, 3), 1),
+    ((60, 100), 1),
+    ((17, 31), 1),
+    ((1031, 3), 1),
+    ((9, 513), 1),
+    ((700, 512), 1),
+    ((300, 1100), 1),
+    ((5000, 64), 1),
+    ((5000, 64), 0),
+    ((2, 3, 5), 1),
+    ((2, 3, 5), 2),
+    ((2, 3, 5), 0),
+    ((1, 3, 5), 1),
+    ((7, 5, 49), 1),
+    ((4, 600, 49), 1),
+    ((3, 2, 255), 1),
+    ((3, 2, 256), 1),
+    ((3, 2, 257), 1),
+    ((4, 3, 16, 16), 1),
+    ((4, 3, 17, 19), -3),
+    ((4, 17, 19, 3), -1),
+    ((30, 2, 100, 100), 1),
+    ((2, 2, 300000), 1),
+    ((40000, 2, 20), 1),
+]
+
+
+def values(shape, dtype=np.float32, offset=0.0, seed=0):
+    """Normal values of standard deviation 1 around an offset."""
+    return (np.random.default_rng(seed).standard_normal(shape) + offset).astype(dtype)
+
+
+def _sliced(a):
+    big = np.full([2 * n + 1 for n in a.shape], np.nan, a.dtype)
+    view = big[tuple(slice(1, 2 * n + 1, 2) for n in a.shape)]
+    view[...] = a
+    return view
+
+
+def _reversed(a):
+    backwards = tuple(slice(None, None, -1) for _ in a.shape)
+    return a[backwards].copy()[backwards]
+
+
+def _unaligned(a):
+    view = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
+    view[...] = a
+    return view
+
+
+def _read_only(a):
+    a = a.copy()
+    a.flags.writeable = False
+    return a
+
+
+def _second_axis_last(a):
+    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, a.ndim // 2, -1)), -1, a.ndim // 2)
+
+
+LAYOUTS = {  # the same values, otherwise in memory
+    "c": np.ascontiguousarray,
+    "fortran": np.asfortranarray,
+    "second_axis_last": _second_axis_last,
+    "sliced": _sliced,
+    "reversed": _reversed,
+    "unaligned": _unaligned,
+    "read_only": _read_only,
+    "big_endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
+    "subclass": lambda a: a.copy().view(_Subclass),
+}
+WRITABLE_LAYOUTS = [name for name in LAYOUTS if name != "read_only"]
+
+
+class _Subclass(np.ndarray):
+    pass
+
+
+@st.composite
+def shapes_and_axes(draw, least_axes=1):
+    """A small shape, and some of its axes."""
+    shape = tuple(draw(st.lists(st.integers(0, 40), min_size=least_axes, max_size=4)))
+    axes = draw(st.lists(st.integers(-len(shape), len(shape) - 1), min_size=1, max_size=len(shape)))
+    return shape, tuple({a % len(shape): a for a in axes}.values())
+
+
+def tolerance(dtype):
+    """The contract's 2e-6, 34 units of rounding, for float32; the same in float64.
+
+    There the sums are no more precise than the values, so twice as many.
+    """
+    return 2e-6 if np.dtype(dtype).itemsize == 4 else 68 * 2.0**-53
+
+
+def assert_normalized(y, expected, expected_x_hat, weight=1.0):
+    """|y - expected| <= 2e-6 * max(1, |x_hat| / 4) * max(1, |weight|) and one unit in the last place of y."""
+    unit = tolerance(y.dtype) * np.maximum(1, np.abs(expected_x_hat) / 4) * np.maximum(1, np.abs(weight))
+    limit = unit + np.spacing(np.abs(expected).astype(y.dtype.newbyteorder("=")))
+    error = np.abs(y - expected)
+    assert (error <= limit).all(), f"{(error / limit).max()} times the limit"
+
+
+def assert_gradients(gradients, expected, few=True):
+    """Dx within 2e-6 of the largest |dx|; dweight and dbias within 2e-6 of the sums of their terms' magnitudes.
+
+    Where few values share a statistic the terms of dx cancel (one: to 0), so there it is held against them; where few
+    enter a sum, the absolute error of x_hat counts in dweight.
+    """
+    unit = tolerance(gradients.dx.dtype)
+    if gradients.dx.size:
+        assert_within(gradients.dx, expected.dx, unit * (expected.dx_terms if few else np.abs(expected.dx)).max())
+    dweight_terms = expected.dweight_terms + (expected.dbias_terms if few else 0)
+    assert_within(gradients.dweight, expected.dweight, unit * dweight_terms)
+    assert_within(gradients.dbias, expected.dbias, unit * expected.dbias_terms)
+
+
+def assert_within(actual, expected, limit):
+    assert actual.shape == expected.shape
+    error = np.abs(actual - expected)
+    assert (error <= limit).all(), f"largest error {error.max()}"
+
+
+def assert_statistics(mean, rstd, expected):
+    """The mean to a few units of itself and the contract's part of a standard deviation, rstd to a few units."""
+    unit = tolerance(mean.dtype)
+    mean64, rstd64, std64 = (a.reshape(mean.shape) for a in (expected.mean, expected.rstd, np.sqrt(expected.var)))
+    assert_within(mean, mean64, unit * (np.abs(mean64) / 8 + std64))
+    assert_within(rstd, rstd64, unit * rstd64 / 4)

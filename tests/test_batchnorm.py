@@ -1,0 +1,276 @@
+"""Batch normalization against the float64 reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numbanorm import batch_norm, batch_norm_backward, batch_norm_forward
+from tests import reference
+from tests.cases import (
+    BATCH_NORM_CASES,
+    LAYOUTS,
+    OFFSETS,
+    WRITABLE_LAYOUTS,
+    assert_gradients,
+    assert_normalized,
+    assert_statistics,
+    assert_within,
+    tolerance,
+    values,
+)
+
+
+def parameters(x, channel_axis):
+    """Random weight and bias, and the weight as it lies over x."""
+    weight, bias = values((2, x.shape[channel_axis]), x.dtype.type, seed=1)
+    return weight, bias, reference._per_channel(weight, channel_axis, x.ndim, 1)
+
+
+def check(x, channel_axis, weight=None, bias=None, over_x=1.0, mask=None, dy=None, few=True):
+    """Forward, backward, inference and frozen backward against the reference."""
+    y, mean, rstd = batch_norm_forward(x, weight, bias, channel_axis=channel_axis, mask=mask)
+    expected = reference.batch_norm_forward(x, weight, bias, channel_axis, mask=mask)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype.newbyteorder("=")
+    assert mean.shape == rstd.shape == (x.shape[channel_axis],)
+    assert_normalized(y, expected.y, expected.x_hat, over_x)
+    assert_statistics(mean, rstd, expected)
+
+    dy = values(x.shape, x.dtype.type, seed=2) if dy is None else dy
+    gradients = batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=channel_axis, mask=mask)
+    assert_gradients(gradients, reference.batch_norm_backward(dy, x, weight, channel_axis, mask=mask), few)
+
+
+def check_given_statistics(x, channel_axis, weight, bias, over_x):
+    """Inference and the frozen backward pass against the reference."""
+    var = 0.5 + np.random.default_rng(3).random(x.shape[channel_axis])
+    mean = x.mean(axis=reference._non_channel(x, channel_axis), dtype=np.float64) + 1 / 3
+    y = batch_norm(x, mean, var, weight, bias, channel_axis=channel_axis)
+    expected, x_hat = reference.batch_norm(x, mean, var, weight, bias, channel_axis)
+    assert_normalized(y, expected, x_hat, over_x)
+
+    dy, rstd = values(x.shape, x.dtype.type, seed=2), 1 / np.sqrt(var + 1e-5)
+    gradients = batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=channel_axis, frozen=True)
+    assert_gradients(gradients, reference.batch_norm_backward_frozen(dy, x, mean, rstd, weight, channel_axis))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "channel_axis"), BATCH_NORM_CASES, ids=str)
+def test_every_shape(shape, channel_axis, dtype):
+    x = values(shape, dtype)
+    check(x, channel_axis, *parameters(x, channel_axis))
+    check_given_statistics(x, channel_axis, *parameters(x, channel_axis))
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(4096, 64), (9, 513), (32, 8, 28, 28), (70000, 5), (300, 600, 4), (2, 2, 300000)])
+def test_the_error_is_the_same_at_any_offset(shape, dtype, offset):
+    x = values(shape, dtype, offset)
+    check(x, 1, *parameters(x, 1), few=False)
+    check_given_statistics(x, 1, *parameters(x, 1))
+
+
+@pytest.mark.parametrize("shape", [(15_000_000, 2), (1, 1, 30_000_000)])
+def test_the_error_does_not_grow_with_the_count(shape):
+    x = values(shape, np.float32, 1e3)
+    y, _, _ = batch_norm_forward(x)
+    expected = reference.batch_norm_forward(x, None, None, 1)
+    assert_normalized(y, expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("which", ["neither", "weight", "bias"])
+def test_missing_parameters(which):
+    x = values((64, 5, 7))
+    weight, bias, over_x = parameters(x, 1)
+    if which == "weight":
+        check(x, 1, weight, None, over_x)
+    else:
+        check(x, 1, None, bias if which == "bias" else None)
+
+
+@pytest.mark.parametrize("shape", [(5000, 3), (400, 3, 300), (40000, 3, 4)])
+def test_a_bad_first_guess_at_the_mean_is_made_good(shape):
+    x = values(shape)
+    x[:: max(1, len(x) // 16)] += 1e4  # where the guess is taken, and little else
+    check(x, 1)
+
+
+@pytest.mark.parametrize("shape", [(60, 100), (5000, 64), (30, 2, 100, 100)])
+def test_squares_beyond_float32(shape):
+    x = values(shape) * np.float32(1e25)
+    y, _, _ = batch_norm_forward(x, eps=0.0)
+    expected = reference.batch_norm_forward(x, None, None, 1, 0.0)
+    assert_normalized(y, expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("shape", "channel_axis"), [((6, 40), 1), ((6, 40), 0), ((4, 5, 6), 1), ((4, 5, 6), -1)])
+def test_every_layout(shape, channel_axis, layout):
+    arrange = LAYOUTS[layout]
+    x, mask = values(shape), np.random.default_rng(4).random(np.delete(shape, channel_axis)) < 0.7
+    weight, bias, over_x = parameters(x, channel_axis)
+    arranged, weight, bias, dy = (arrange(a) for a in (x, weight, bias, values(shape, seed=2)))
+    check(arranged, channel_axis, weight, bias, over_x, dy=dy)
+    check(arranged, channel_axis, weight, bias, over_x, mask=arrange(mask), dy=dy)
+    check_given_statistics(arranged, channel_axis, weight, bias, over_x)
+    np.testing.assert_array_equal(arranged, x)  # inputs are not written
+
+
+def test_a_broadcast_input():
+    check(np.broadcast_to(values((5, 4, 1)), (5, 4, 7)), 1)
+
+
+@st.composite
+def shapes_axes_and_masks(draw):
+    shape = tuple(draw(st.lists(st.integers(0, 30), min_size=2, max_size=4)))
+    channel_axis = draw(st.integers(-len(shape), len(shape) - 1))
+    share = draw(st.sampled_from([None, 0.1, 0.5, 0.9]))
+    return shape, channel_axis, share
+
+
+@given(shapes_axes_and_masks(), st.sampled_from(sorted(LAYOUTS)), st.booleans(), st.sampled_from([0.0, 1e6]))
+def test_any_shape_axis_mask_and_layout(case, layout, with_parameters, offset):
+    shape, channel_axis, share = case
+    x = LAYOUTS[layout](values(shape, offset=offset))
+    others = np.delete(shape, channel_axis)
+    mask = None if share is None else np.random.default_rng(4).random(others) < share
+    count = int(np.prod(others)) if mask is None else int(mask.sum())
+    if mask is not None and count == 0:
+        with pytest.raises(ValueError, match="mask: all False"):
+            batch_norm_forward(x, channel_axis=channel_axis, mask=mask)
+    elif count == 1:
+        with pytest.raises(ValueError, match="one value per channel"):
+            batch_norm_forward(x, channel_axis=channel_axis, mask=mask)
+    elif x.size == 0:
+        check_zero_size(x, channel_axis)
+    else:
+        check(x, channel_axis, *(parameters(x, channel_axis) if with_parameters else ()), mask=mask)
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (2, 3, 0)])
+def test_zero_size(shape):
+    check_zero_size(values(shape), 1)
+
+
+def check_zero_size(x, channel_axis):
+    C = x.shape[channel_axis]
+    running_mean, running_var = np.full(C, 2.0), np.full(C, 3.0)
+    y, mean, rstd = batch_norm_forward(x, None, None, running_mean, running_var, channel_axis=channel_axis)
+    gradients = batch_norm_backward(x, x, mean, rstd, channel_axis=channel_axis)
+    inference = batch_norm(x, running_mean, running_var, channel_axis=channel_axis)
+    assert y.shape == gradients.dx.shape == inference.shape == x.shape
+    np.testing.assert_array_equal(mean, np.full(C, np.nan))
+    np.testing.assert_array_equal(gradients.dweight, np.zeros(C))
+    np.testing.assert_array_equal(gradients.dbias, np.zeros(C))
+    np.testing.assert_array_equal((running_mean, running_var), (np.full(C, 2.0), np.full(C, 3.0)))
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.3, 1e6 + 1 / 3, 1e30])
+@pytest.mark.parametrize("shape", [(2, 3), (5000, 64), (7, 3, 49), (30, 2, 100, 100)])
+def test_constant_channels_give_exactly_the_bias(shape, value):
+    x = np.full(shape, value, np.float32)
+    weight, bias, _ = parameters(x, 1)
+    y, mean, rstd = batch_norm_forward(x, weight, bias)
+    np.testing.assert_array_equal(np.moveaxis(y, 1, -1), np.broadcast_to(bias, np.moveaxis(y, 1, -1).shape))
+    np.testing.assert_array_equal(mean, np.full(shape[1], np.float32(value)))
+    np.testing.assert_array_equal(rstd, np.full(shape[1], np.float32(1 / np.sqrt(1e-5))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("shape", [(60, 5), (5000, 64), (7, 5, 49), (30, 3, 100, 100)])
+def test_non_finite_values_stay_in_their_channel(shape, bad):
+    x, clean, dy = values(shape), values(shape), values(shape, seed=2)
+    x[(3, 1) + (2,) * (len(shape) - 2)] = bad
+    y, mean, rstd = batch_norm_forward(x)
+    expected, clean_mean, clean_rstd = batch_norm_forward(clean)
+    dx = batch_norm_backward(dy, x, mean, rstd).dx
+    expected_dx = batch_norm_backward(dy, clean, clean_mean, clean_rstd).dx
+    for result, without in ((y, expected), (dx, expected_dx)):
+        assert not np.isfinite(result[:, 1]).any()
+        result[:, 1] = without[:, 1] = 0
+        np.testing.assert_array_equal(result, without)
+
+
+def test_what_the_mask_leaves_out_does_not_matter():
+    x, dy = values((6, 5, 4)), values((6, 5, 4), seed=2)
+    mask = np.random.default_rng(4).random((6, 5)) < 0.6
+    weight, bias, over_x = parameters(x, -1)
+    x[~mask], dy[~mask] = np.nan, np.inf
+    check(np.where(mask[..., None], x, 0), -1, weight, bias, over_x, mask=mask, dy=np.where(mask[..., None], dy, 0))
+    y, mean, rstd = batch_norm_forward(x, weight, bias, channel_axis=-1, mask=mask)
+    dx, dweight, _ = batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=-1, mask=mask)
+    for result in (y, dx):
+        assert np.isfinite(result).all()
+        np.testing.assert_array_equal(result[~mask], 0)
+    assert np.isfinite(dweight).all()
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("momentum", [0.0, 0.1, 1.0])
+def test_running_statistics(momentum, masked, dtype):
+    x = values((20, 3, 5), dtype, offset=1e3)
+    mask = np.random.default_rng(4).random((20, 5)) < 0.6 if masked else None
+    running_mean, running_var = values(3, dtype, seed=5), values(3, dtype, offset=5, seed=6)
+    expected = reference.batch_norm_forward(x, None, None, 1, mask=mask)
+    count = 100 if mask is None else mask.sum()
+    mean, unbiased = expected.mean.ravel(), expected.var.ravel() * (count / (count - 1))
+    expected_mean = (1 - momentum) * reference.precise(running_mean) + momentum * mean
+    expected_var = (1 - momentum) * reference.precise(running_var) + momentum * unbiased
+    batch_norm_forward(x, None, None, running_mean, running_var, momentum=momentum, mask=mask)
+    assert_within(running_mean, expected_mean, tolerance(dtype) * np.abs(expected_mean) / 4)
+    assert_within(running_var, expected_var, tolerance(dtype) * np.abs(expected_var) / 4)
+
+
+@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize(("shape", "channel_axis"), [((6, 40), 1), ((4, 5, 6), 1), ((4, 5, 6), 0)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_out_of_any_layout(shape, channel_axis, layout, masked):
+    x, dy = values(shape), values(shape, seed=2)
+    mask = np.random.default_rng(4).random(np.delete(shape, channel_axis)) < 0.7 if masked else None
+    options = {"channel_axis": channel_axis, "mask": mask}
+    out = LAYOUTS[layout](np.full_like(x, np.nan))
+    y, mean, rstd = batch_norm_forward(x, **options, out=out)
+    assert y is out
+    expected = reference.batch_norm_forward(x, None, None, **options)
+    assert_normalized(out, expected.y, expected.x_hat)
+    for frozen in (False, True):
+        gradients = batch_norm_backward(dy, x, mean, rstd, **options, frozen=frozen, out=out)
+        assert gradients.dx is out
+        without = batch_norm_backward(dy, x, mean, rstd, **options, frozen=frozen)
+        np.testing.assert_array_equal(out, without.dx)
+    assert batch_norm(x, mean, rstd, channel_axis=channel_axis, out=out) is out
+    np.testing.assert_array_equal(out, batch_norm(x, mean, rstd, channel_axis=channel_axis))
+
+
+@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize("shape", [(60, 40), (5000, 64), (30, 2, 100, 100), (7, 5, 49)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_in_place_is_exact(shape, layout, masked):
+    arrange = LAYOUTS[layout]
+    x, dy = values(shape), values(shape, seed=2)
+    mask = np.random.default_rng(4).random(np.delete(shape, 1)) < 0.7 if masked else None
+    y, mean, rstd = batch_norm_forward(arrange(x), mask=mask)
+    same = arrange(x)
+    assert batch_norm_forward(same, mask=mask, out=same).y is same
+    np.testing.assert_array_equal(same, y)
+    for frozen in (False, True):
+        dx, dweight, _ = batch_norm_backward(arrange(dy), arrange(x), mean, rstd, mask=mask, frozen=frozen)
+        for target in ("dy", "x"):
+            again = {"dy": arrange(dy), "x": arrange(x)}
+            result = batch_norm_backward(**again, mean=mean, rstd=rstd, mask=mask, frozen=frozen, out=again[target])
+            assert result.dx is again[target]
+            np.testing.assert_array_equal(result.dx, dx)
+            np.testing.assert_array_equal(result.dweight, dweight)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_frozen_pass_has_no_gradient_through_the_statistics(masked):
+    x, dy = values((6, 4, 5)), values((6, 4, 5), seed=2)
+    mask = np.random.default_rng(4).random((6, 5)) < 0.6 if masked else None
+    weight, mean, rstd = values(4, seed=5), values(4, seed=6), np.abs(values(4, seed=7))
+    where = True if mask is None else mask[:, None]
+    gradients = batch_norm_backward(dy, x, mean, rstd, weight, mask=mask, frozen=True)
+    expected = reference.batch_norm_backward_frozen(np.where(where, dy, 0), x, mean, rstd, weight, 1)
+    assert_gradients(gradients, expected)

@@ -1,0 +1,213 @@
+"""Layer normalization against the float64 reference."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numbanorm import layer_norm, layer_norm_backward, layer_norm_forward
+from tests import reference
+from tests.cases import (
+    LAYER_NORM_CASES,
+    LAYOUTS,
+    OFFSETS,
+    WRITABLE_LAYOUTS,
+    assert_gradients,
+    assert_normalized,
+    assert_statistics,
+    shapes_and_axes,
+    values,
+)
+
+
+def parameters(x, axis):
+    """Random weight and bias, and the weight as it lies over x."""
+    axes = {a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+    shape = [n for i, n in enumerate(x.shape) if i in axes]
+    weight, bias = values((2, *shape), x.dtype.type, seed=1)
+    return weight, bias, weight.reshape([n if i in axes else 1 for i, n in enumerate(x.shape)])
+
+
+def check(x, axis, weight=None, bias=None, over_x=1.0, few=True):
+    """Forward and backward against the reference."""
+    y, mean, rstd = layer_norm_forward(x, weight, bias, axis=axis)
+    expected = reference.layer_norm_forward(x, weight, bias, axis)
+    assert y.shape == x.shape
+    assert y.dtype == x.dtype.newbyteorder("=")
+    assert mean.shape == rstd.shape == expected.mean.shape
+    assert_normalized(y, expected.y, expected.x_hat, over_x)
+    assert_statistics(mean, rstd, expected)
+
+    dy = values(x.shape, x.dtype.type, seed=2)
+    gradients = layer_norm_backward(dy, x, mean, rstd, weight, axis=axis)
+    assert_gradients(gradients, reference.layer_norm_backward(dy, x, weight, axis), few)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axis"), LAYER_NORM_CASES, ids=str)
+def test_every_shape(shape, axis, dtype):
+    x = values(shape, dtype)
+    check(x, axis, *parameters(x, axis))
+
+
+@pytest.mark.parametrize("which", ["neither", "weight", "bias"])
+@pytest.mark.parametrize(("shape", "axis"), [((64, 768), -1), ((4, 30, 50), 1)])
+def test_missing_parameters(shape, axis, which):
+    x = values(shape)
+    weight, bias, over_x = parameters(x, axis)
+    if which == "weight":
+        check(x, axis, weight, None, over_x)
+    else:
+        check(x, axis, None, bias if which == "bias" else None)
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("shape", "axis"), [((256, 768), -1), ((64, 33), -1), ((64, 4099), -1), ((2, 768, 300), 1)])
+def test_the_error_is_the_same_at_any_offset(shape, axis, dtype, offset):
+    x = values(shape, dtype, offset)
+    check(x, axis, *parameters(x, axis), few=False)
+
+
+def test_the_error_does_not_grow_with_the_count():
+    x = values((1, 30_000_000), np.float32, 1e3)
+    y = layer_norm(x)
+    expected = reference.layer_norm_forward(x, None, None, -1)
+    assert_normalized(y, expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("trend", ["first values far from the mean", "one huge value", "two clusters"])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 1000, 30), 1)])
+def test_a_bad_first_guess_at_the_mean_is_made_good(shape, axis, trend):
+    x = np.moveaxis(values(shape), axis, 0)
+    if trend == "first values far from the mean":
+        x[: len(x) // 50] += 1e4
+    elif trend == "one huge value":
+        x[0] = 1e7
+    else:
+        x[::2] += 1e4
+    check(np.ascontiguousarray(np.moveaxis(x, 0, axis)), axis)
+
+
+@pytest.mark.parametrize("scale", [1e25, 1e-25])
+@pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 1000, 30), 1)])
+def test_squares_beyond_float32(shape, axis, scale):
+    x = values(shape) * np.float32(scale)
+    y, _, _ = layer_norm_forward(x, axis=axis, eps=0.0 if scale > 1 else 1e-5)
+    expected = reference.layer_norm_forward(x, None, None, axis, 0.0 if scale > 1 else 1e-5)
+    assert_normalized(y, expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(("shape", "axis"), [((6, 40), -1), ((4, 5, 6), 1), ((4, 5, 6), (0, 2)), ((4, 5, 6), (1, 2))])
+def test_every_layout(shape, axis, layout):
+    x = values(shape)
+    weight, bias, over_x = parameters(x, axis)
+    arranged, weight, bias = (LAYOUTS[layout](a) for a in (x, weight, bias))
+    check(arranged, axis, weight, bias, over_x)
+    dy = LAYOUTS[layout](values(shape, seed=2))
+    _, mean, rstd = layer_norm_forward(x, axis=axis)
+    statistics = LAYOUTS[layout](mean), LAYOUTS[layout](rstd)
+    gradients = layer_norm_backward(dy, arranged, *statistics, weight, axis=axis)
+    assert_gradients(gradients, reference.layer_norm_backward(dy, x, weight, axis))
+    np.testing.assert_array_equal(arranged, x)  # inputs are not written
+
+
+def test_a_broadcast_input():
+    x = np.broadcast_to(values((5, 1, 7)), (5, 4, 7))
+    check(x, -1)
+    check(x, 1)
+
+
+@given(shapes_and_axes(), st.sampled_from(sorted(LAYOUTS)), st.booleans(), st.sampled_from([0.0, 1e6]))
+def test_any_shape_axes_and_layout(shape_and_axes, layout, with_parameters, offset):
+    shape, axes = shape_and_axes
+    x = LAYOUTS[layout](values(shape, offset=offset))
+    if x.size == 0:
+        check_zero_size(x, axes)
+    else:
+        check(x, axes, *(parameters(x, axes) if with_parameters else ()))
+
+
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (2, 0, 3), (0,)])
+@pytest.mark.parametrize("axis", [0, -1])
+def test_zero_size(shape, axis):
+    check_zero_size(values(shape), axis)
+
+
+def check_zero_size(x, axis):
+    axes = {a % x.ndim for a in (axis if isinstance(axis, tuple) else (axis,))}
+    y, mean, rstd = layer_norm_forward(x, axis=axis)
+    gradients = layer_norm_backward(x, x, mean, rstd, axis=axis)
+    assert y.shape == gradients.dx.shape == x.shape
+    np.testing.assert_array_equal(mean, np.full([1 if i in axes else n for i, n in enumerate(x.shape)], np.nan))
+    np.testing.assert_array_equal(gradients.dweight, np.zeros([n for i, n in enumerate(x.shape) if i in axes]))
+    np.testing.assert_array_equal(gradients.dbias, gradients.dweight)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0, -3.3, 1e6 + 1 / 3, 1e30])
+@pytest.mark.parametrize(("shape", "axis"), [((3, 1), -1), ((3, 33), -1), ((3, 5000), -1), ((2, 700, 40), 1)])
+def test_constant_rows_give_exactly_the_bias(shape, axis, value):
+    x = np.full(shape, value, np.float32)
+    weight, bias, _ = parameters(x, axis)
+    y, mean, rstd = layer_norm_forward(x, weight, bias, axis=axis)
+    np.testing.assert_array_equal(np.moveaxis(y, axis, -1), np.broadcast_to(bias, np.moveaxis(y, axis, -1).shape))
+    np.testing.assert_array_equal(mean, np.full(mean.shape, np.float32(value)))
+    np.testing.assert_array_equal(rstd, np.full(rstd.shape, np.float32(1 / np.sqrt(1e-5))))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", [0, 1, 600])
+@pytest.mark.parametrize(("shape", "axis"), [((5, 700), -1), ((2, 700, 30), 1)])
+def test_non_finite_values_stay_in_their_row(shape, axis, bad, place):
+    x = values(shape)
+    where = (1, place) if x.ndim == 2 else (1, place, 7)
+    x[where] = bad
+    own = tuple(slice(None) if i == axis % x.ndim else k for i, k in enumerate(where))
+    dy = values(shape, seed=2)
+    clean = values(shape)
+    with np.errstate(invalid="ignore"):
+        y, mean, rstd = layer_norm_forward(x, axis=axis)
+        dx = layer_norm_backward(dy, x, mean, rstd, axis=axis).dx
+    expected, clean_mean, clean_rstd = layer_norm_forward(clean, axis=axis)
+    expected_dx = layer_norm_backward(dy, clean, clean_mean, clean_rstd, axis=axis).dx
+    for result, without in ((y, expected), (dx, expected_dx)):
+        assert not np.isfinite(result[own]).any()
+        result[own] = without[own] = 0
+        np.testing.assert_array_equal(result, without)
+
+
+@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize(("shape", "axis"), [((6, 40), -1), ((4, 5, 6), 1), ((4, 5, 6), (0, 2))])
+def test_out_of_any_layout(shape, axis, layout):
+    x = values(shape)
+    weight, bias, over_x = parameters(x, axis)
+    out = LAYOUTS[layout](np.full_like(x, np.nan))
+    y, mean, rstd = layer_norm_forward(x, weight, bias, axis=axis, out=out)
+    assert y is out
+    expected = reference.layer_norm_forward(x, weight, bias, axis)
+    assert_normalized(out, expected.y, expected.x_hat, over_x)
+    dy = values(shape, seed=2)
+    gradients = layer_norm_backward(dy, x, mean, rstd, weight, axis=axis, out=out)
+    assert gradients.dx is out
+    assert_gradients(gradients, reference.layer_norm_backward(dy, x, weight, axis))
+
+
+@pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((6, 40), -1), ((300, 600), -1), ((4, 5, 6), 1), ((3, 200, 300), 1), ((4, 5, 6), (0, 2))]
+)
+def test_in_place_is_exact(shape, axis, layout):
+    x, dy = LAYOUTS[layout](values(shape)), LAYOUTS[layout](values(shape, seed=2))
+    y, mean, rstd = layer_norm_forward(x, axis=axis)
+    dx, dweight, dbias = layer_norm_backward(dy, x, mean, rstd, axis=axis)
+
+    same = x.copy(order="K") if layout in ("c", "fortran") else LAYOUTS[layout](values(shape))
+    assert layer_norm(same, axis=axis, out=same) is same
+    np.testing.assert_array_equal(same, y)
+    for target in ("dy", "x"):
+        again = {"dy": LAYOUTS[layout](values(shape, seed=2)), "x": LAYOUTS[layout](values(shape))}
+        result = layer_norm_backward(**again, mean=mean, rstd=rstd, axis=axis, out=again[target])
+        assert result.dx is again[target]
+        np.testing.assert_array_equal(result.dx, dx)
+        np.testing.assert_array_equal(result.dweight, dweight)
+        np.testing.assert_array_equal(result.dbias, dbias)
