@@ -96,12 +96,12 @@ def _read_only(a):
 
 
 def _second_axis_last(a):
-    return np.moveaxis(np.ascontiguousarray(np.moveaxis(a, a.ndim // 2, -1)), -1, a.ndim // 2)
+    return np.moveaxis(np.array(np.moveaxis(a, a.ndim // 2, -1), order="C"), -1, a.ndim // 2)
 
 
-LAYOUTS = {  # the same values, otherwise in memory
-    "c": np.ascontiguousarray,
-    "fortran": np.asfortranarray,
+LAYOUTS = {  # copies, otherwise in memory
+    "c": lambda a: np.array(a, order="C"),
+    "fortran": lambda a: np.array(a, order="F"),
     "second_axis_last": _second_axis_last,
     "sliced": _sliced,
     "reversed": _reversed,
