@@ -50,7 +50,7 @@ def layer_norm_forward(x, weight, bias, axes, eps=1e-5):
 
 
 def layer_norm_backward(dy, x, weight, axes, eps=1e-5):
-    mean, rstd, _, x_hat = normalize(x, axes, eps)
+    _, rstd, _, x_hat = normalize(x, axes, eps)
     dy = precise(dy)
     wdy = dy * _over(weight, axes, x.ndim, 1)
     dx, terms = input_gradient(wdy, x_hat, rstd, axes)

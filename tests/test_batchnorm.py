@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from numbanorm import batch_norm, batch_norm_backward, batch_norm_forward
 from tests import reference
 from tests.cases import (

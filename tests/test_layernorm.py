@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from numbanorm import layer_norm, layer_norm_backward, layer_norm_forward
 from tests import reference
 from tests.cases import (

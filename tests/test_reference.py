@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from tests import reference
 
 STEP = 1e-5

@@ -1,0 +1,39 @@
+"""What importing the package costs and needs."""
+
+import subprocess
+import sys
+
+import numbanorm
+
+
+def python(command):
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", command], capture_output=True, text=True, timeout=300, check=True
+    ).stdout
+
+
+def test_nothing_is_imported_beside_numpy_numba_and_llvmlite():
+    command = (
+        "import sys, numpy, llvmlite.binding, numba, numba.extending; known = set(sys.modules)\n"
+        "import numbanorm; print(*set(sys.modules) - known)"
+    )
+    new = set(python(command).split())
+    own = {name for name in new if name.partition(".")[0] in ("numbanorm", "numpy", "numba", "llvmlite")}
+    assert "numbanorm.cpu.layernorm" in own
+    assert not new - own - set(sys.stdlib_module_names)
+    assert not {name for name in own if name.startswith("numba.cuda")}
+
+
+def test_nothing_is_compiled_at_import():
+    command = (
+        "from numba.core import event\n"
+        "with event.install_recorder('numba:compile') as recorder:\n"
+        "    import numbanorm, numbanorm.cpu.layernorm, numbanorm.cpu.batchnorm\n"
+        "print(len(recorder.buffer))"
+    )
+    assert python(command).strip() == "0"
+
+
+def test_every_public_name_is_documented():
+    for name in set(numbanorm.__all__) - {"__version__"}:
+        assert getattr(numbanorm, name).__doc__, name

@@ -1,0 +1,144 @@
+"""The layers: a trainer's view, against the functions and the reference."""
+
+import numpy as np
+import pytest
+
+from numbanorm import BatchNorm, LayerNorm, batch_norm_backward, layer_norm_forward
+from tests import reference
+from tests.cases import assert_gradients, assert_normalized, assert_within, values
+
+
+def set_parameters(layer):
+    for seed, parameter in enumerate(layer.parameters().values()):
+        parameter[...] = values(parameter.shape, parameter.dtype.type, seed=10 + seed)
+
+
+def gradients(layer, dx, expected):
+    """What the layer computed, in the reference's form, with the reference's for what it has no parameter for."""
+    return expected._replace(
+        dx=dx, dweight=layer.grads.get("weight", expected.dweight), dbias=layer.grads.get("bias", expected.dbias)
+    )
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("normalized_shape", "axes"), [(7, (2,)), ((5, 7), (1, 2))])
+@pytest.mark.parametrize(("weight", "bias"), [(True, True), (True, False), (False, True), (False, False)])
+def test_layer_norm(normalized_shape, axes, weight, bias, dtype):
+    layer = LayerNorm(normalized_shape, weight=weight, bias=bias, dtype=dtype)
+    set_parameters(layer)
+    x, dy = values((6, 5, 7), dtype), values((6, 5, 7), dtype, seed=2)
+    y = layer(x)
+    expected = reference.layer_norm_forward(x, layer.weight, layer.bias, axes)
+    assert_normalized(y, expected.y, expected.x_hat, 1 if layer.weight is None else layer.weight)
+    expected = reference.layer_norm_backward(dy, x, layer.weight, axes)
+    assert_gradients(gradients(layer, layer.backward(dy), expected), expected)
+    assert layer.grads.keys() == layer.parameters().keys() == layer.state_dict().keys()
+
+
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("affine", [True, False])
+def test_batch_norm_in_training_and_evaluation(affine, channel_axis):
+    shape = (6, 5, 7)
+    C = shape[channel_axis]
+    layer = BatchNorm(C, affine=affine, channel_axis=channel_axis)
+    set_parameters(layer)
+    x, dy = values(shape), values(shape, seed=2)
+    over_x = reference._per_channel(layer.weight, channel_axis, 3, 1)
+    expected = reference.batch_norm_forward(x, layer.weight, layer.bias, channel_axis)
+    assert_normalized(layer(x), expected.y, expected.x_hat, over_x)
+    count = x.size // C
+    assert_within(layer.running_mean, 0.1 * expected.mean.ravel(), 1e-8)
+    assert_within(layer.running_var, 0.9 + 0.1 * expected.var.ravel() * count / (count - 1), 1e-7)
+    expected = reference.batch_norm_backward(dy, x, layer.weight, channel_axis)
+    assert_gradients(gradients(layer, layer.backward(dy), expected), expected)
+
+    before = layer.state_dict()
+    y = layer.eval()(x)
+    statistics = layer.running_mean, layer.running_var
+    expected, x_hat = reference.batch_norm(x, *statistics, layer.weight, layer.bias, channel_axis)
+    assert_normalized(y, expected, x_hat, over_x)
+    rstd = 1 / np.sqrt(layer.running_var + layer.eps)
+    expected = reference.batch_norm_backward_frozen(dy, x, layer.running_mean, rstd, layer.weight, channel_axis)
+    assert_gradients(gradients(layer, layer.backward(dy), expected), expected)
+    for key, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])  # evaluation changes nothing
+    assert layer.train().training
+
+
+def test_momentum_none_gives_the_population_statistics_of_the_article():
+    """The mean of the batches' means, and of their unbiased variances, exact to float64's rounding of each batch's."""
+    batches = [values((n, 3, 5), offset=1e3, seed=n) for n in (4, 9, 2, 30)]
+    layer = BatchNorm(3, momentum=None)
+    for batch in batches:
+        layer(batch)
+    means = [batch.astype(np.float64).mean((0, 2)) for batch in batches]
+    variances = [batch.astype(np.float64).var((0, 2), ddof=1) for batch in batches]
+    # Sums of float32 runs err by 1e-8 of a standard deviation; nothing is added to that by the averages.
+    np.testing.assert_allclose(layer.running_mean, np.mean(means, axis=0), rtol=0, atol=5e-8)
+    np.testing.assert_allclose(layer.running_var, np.mean(variances, axis=0), rtol=2e-7)
+    assert layer.num_batches_tracked == 4
+
+
+def test_evaluation_is_exact_far_from_zero():
+    """A float32 running mean would be off by 0.03 standard deviations here."""
+    layer, x = BatchNorm(3, momentum=None), values((1000, 3), offset=1e6)
+    layer(x)
+    layer.running_var[:] = x.astype(np.float64).var(axis=0)
+    expected = reference.batch_norm_forward(x, None, None, 1)
+    assert_normalized(layer.eval()(x), expected.y, expected.x_hat)
+
+
+def test_backward_belongs_to_the_last_forward_pass():
+    layer, dy = BatchNorm(4), values((6, 4), seed=2)
+    with pytest.raises(RuntimeError, match="no forward pass"):
+        layer.backward(dy)
+    layer(values((6, 4), seed=3))
+    layer.eval()
+    x = values((6, 4))
+    layer(x)
+    mean, var = layer.running_mean.copy(), layer.running_var.copy()
+    layer.running_mean += 1  # what a later batch in training would do
+    expected = batch_norm_backward(dy, x, mean, 1 / np.sqrt(var + layer.eps), layer.weight, frozen=True)
+    np.testing.assert_array_equal(layer.backward(dy), expected.dx)
+
+
+@pytest.mark.parametrize("make", [lambda: BatchNorm(4), lambda: BatchNorm(4, affine=False), lambda: LayerNorm((2, 2))])
+def test_state_goes_round(make):
+    layer, other = make(), make()
+    set_parameters(layer)
+    x = values((6, 4, 2, 2))
+    layer(x)
+    own = other.parameters()
+    other.load_state_dict(layer.state_dict())
+    np.testing.assert_array_equal(other.eval()(x), layer.eval()(x))
+    for key, value in own.items():
+        assert other.parameters()[key] is value  # an optimiser's references stay good
+    state = layer.state_dict()
+    for value in state.values():
+        value += 1
+    assert all((value != layer.state_dict()[key]).all() for key, value in state.items())  # copies
+
+
+def test_a_bad_state_is_refused_whole():
+    layer = BatchNorm(4)
+    before = layer.state_dict()
+    with pytest.raises(KeyError, match=r"keys \['weight'\], must be \['bias'"):
+        layer.load_state_dict({"weight": np.zeros(4)})
+    with pytest.raises(ValueError, match=r"state\['running_var'\]: shape \(3,\), must be \(4,\)"):
+        layer.load_state_dict({**layer.state_dict(), "weight": np.zeros(4), "running_var": np.zeros(3)})
+    for key, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_layer_norm_refuses_another_shape():
+    with pytest.raises(ValueError, match=r"x: shape \(2, 4\), must end in \(3,\)"):
+        LayerNorm(3)(values((2, 4)))
+    with pytest.raises(ValueError, match="normalized_shape"):
+        LayerNorm(())
+
+
+def test_a_layer_adds_no_copy_of_its_own():
+    x = values((6, 4))
+    np.testing.assert_array_equal(LayerNorm(4)(x), layer_norm_forward(x, np.ones(4, "f4"), np.zeros(4, "f4")).y)
+    assert repr(BatchNorm(4)) == "BatchNorm(4, eps=1e-05, momentum=0.1)"
+    assert repr(LayerNorm(4)) == "LayerNorm((4,), eps=1e-05)"

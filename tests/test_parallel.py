@@ -1,0 +1,122 @@
+"""The same bits for any number of threads, on every repeat, and by the serial way."""
+
+import hashlib
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import numbanorm
+from numbanorm import layernorm
+from numbanorm.cpu import parallel
+from tests.cases import values
+
+SHAPES = {  # of each way that kernels go
+    "layer_norm rows": ((700, 768), -1),
+    "layer_norm short rows": ((5003, 33), -1),
+    "layer_norm middle axis": ((5, 96, 1000), 1),
+    "batch_norm tiles of rows": ((20011, 64), 1),
+    "batch_norm tiles of wide rows": ((700, 1100), 1),
+    "batch_norm short channels": ((300, 256, 49), 1),
+    "batch_norm whole long channels": ((8, 40, 1000), 1),
+    "batch_norm tiles of long channels": ((6, 3, 300000), 1),
+}
+
+
+def every_result(shape, axis, batch):
+    """The arrays that forward and backward give."""
+    x, dy = values(shape, offset=3), values(shape, seed=2)
+    weight, bias = values((2, shape[axis]), seed=1)
+    if batch:
+        y, mean, rstd = numbanorm.batch_norm_forward(x, weight, bias, channel_axis=axis)
+        gradients = numbanorm.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=axis)
+        frozen = numbanorm.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=axis, frozen=True)
+        inference = numbanorm.batch_norm(x, mean, rstd, weight, bias, channel_axis=axis)
+        return y, mean, rstd, *gradients, *frozen, inference
+    y, mean, rstd = numbanorm.layer_norm_forward(x, weight, bias, axis=axis)
+    return y, mean, rstd, *numbanorm.layer_norm_backward(dy, x, mean, rstd, weight, axis=axis)
+
+
+def fingerprint():
+    """A hash of every result."""
+    digest = hashlib.sha256()
+    for name, (shape, axis) in SHAPES.items():
+        for result in every_result(shape, axis, name.startswith("batch_norm")):
+            digest.update(np.ascontiguousarray(result))
+    return digest.hexdigest()
+
+
+@pytest.fixture(scope="module")
+def expected():
+    return fingerprint()
+
+
+def test_repeats_agree(expected):
+    assert fingerprint() == expected
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 7])
+def test_any_number_of_threads_agrees(threads, expected):
+    command = "from tests.test_parallel import fingerprint; print(fingerprint())"
+    environment = os.environ | {"NUMBA_NUM_THREADS": str(threads)}
+    run = subprocess.run(
+        [sys.executable, "-W", "error", "-c", command],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert run.stdout.strip() == expected
+
+
+def test_the_serial_way_agrees(expected, monkeypatch):
+    for module in (numbanorm.layernorm, numbanorm.batchnorm):
+        monkeypatch.setattr(module, "engine", lambda: parallel.SERIAL)
+    assert fingerprint() == expected
+
+
+def test_work_is_spread_over_threads():
+    """What the agreement above would not show: that several threads took part."""
+    import numba
+
+    if numba.config.NUMBA_NUM_THREADS < 2:
+        pytest.skip("one CPU")
+    command = (
+        "import os, numpy as np, numbanorm\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "numbanorm.layer_norm(np.ones((4, 8), np.float32))\n"
+        "numbanorm.layer_norm(np.ones((4000, 768), np.float32))\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    if not os.path.isdir("/proc/self/task"):
+        pytest.skip("no /proc")
+    run = subprocess.run([sys.executable, "-c", command], capture_output=True, text=True, timeout=300, check=True)
+    assert int(run.stdout) >= 1
+
+
+def test_kernels_are_callable_from_compiled_code():
+    """A user's own function: the whole, with an engine or serially, and one range of rows."""
+    import numba
+
+    from numbanorm.cpu.layernorm import layer_norm_forward, rows_forward
+
+    @numba.njit
+    def by_rows(engine, x, weight, bias, y, mean, rstd):
+        half = x.shape[0] // 2
+        rows_forward(0, half, x, weight, bias, 1e-5, y, mean, rstd)
+        rows_forward(half, x.shape[0], x, weight, bias, 1e-5, y, mean, rstd)
+
+    @numba.njit
+    def whole(engine, x, weight, bias, y, mean, rstd):
+        layer_norm_forward(engine, x, weight, bias, 1e-5, y, mean, rstd)
+
+    x, (weight, bias) = values((200, 768)), values((2, 768), seed=1)
+    expected = layernorm.layer_norm(x, weight, bias)
+    for function in (by_rows, whole):
+        for engine in (parallel.SERIAL, parallel.engine()):
+            y, mean, rstd = np.empty_like(x), *np.empty((2, 200), np.float32)
+            function(engine, x, weight, bias, y, mean, rstd)
+            np.testing.assert_array_equal(y, expected)

@@ -1,0 +1,128 @@
+"""Agreement with PyTorch, where it is installed, on the shapes of well-known networks."""
+
+import numpy as np
+import pytest
+
+from numbanorm import (
+    BatchNorm,
+    LayerNorm,
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+)
+from tests.cases import values
+
+torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
+
+# Both sum in float32 somewhere, PyTorch over whole rows; its parameter gradients are sums over up to 1e5 positions.
+TOLERANCE = {"rtol": 2e-5, "atol": 2e-5}
+SUMS = {"rtol": 2e-4, "atol": 2e-2}
+
+LAYER_NORM = {  # shape, axis
+    "BERT": ((8, 128, 768), -1),
+    "ViT": ((4, 197, 384), -1),
+    "ConvNeXt": ((2, 96, 56, 56), 1),
+    "MLP": ((512, 100), -1),
+    "image": ((4, 3, 32, 32), (1, 2, 3)),
+}
+BATCH_NORM = {  # shape
+    "ResNet-50, first": (4, 64, 56, 56),
+    "ResNet-50, last": (8, 2048, 7, 7),
+    "MLP": (512, 100),
+    "sequence": (16, 40, 100),
+    "volume": (2, 8, 6, 10, 12),
+}
+
+
+def assert_close(actual, expected, tolerance):
+    np.testing.assert_allclose(actual, expected.detach().numpy(), **tolerance)
+
+
+@pytest.mark.parametrize("case", LAYER_NORM)
+@pytest.mark.parametrize("affine", [True, False])
+def test_layer_norm(case, affine):
+    shape, axis = LAYER_NORM[case]
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    x, dy = values(shape), values(shape, seed=2)
+    weight, bias = values((2, *(shape[a] for a in axes)), seed=1) if affine else (None, None)
+    tensors = [None if a is None else torch.tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    last = tuple(range(-len(axes), 0))
+    moved, tensor_weight, tensor_bias = tensors[0].movedim(axes, last), *tensors[1:]
+    expected, expected_mean, expected_rstd = torch.native_layer_norm(
+        moved.contiguous(), [shape[a] for a in axes], tensor_weight, tensor_bias, 1e-5
+    )
+    expected.movedim(last, axes).backward(torch.from_numpy(dy))
+
+    y, mean, rstd = layer_norm_forward(x, weight, bias, axis=axis)
+    gradients = layer_norm_backward(dy, x, mean, rstd, weight, axis=axis)
+    assert_close(y, expected.movedim(last, axes), TOLERANCE)
+    assert_close(np.squeeze(mean, axes), expected_mean.squeeze(last), TOLERANCE)
+    assert_close(np.squeeze(rstd, axes), expected_rstd.squeeze(last), TOLERANCE)
+    assert_close(gradients.dx, tensors[0].grad, TOLERANCE)
+    if affine:
+        assert_close(gradients.dweight, tensors[1].grad, SUMS)
+        assert_close(gradients.dbias, tensors[2].grad, SUMS)
+
+
+@pytest.mark.parametrize("case", BATCH_NORM)
+@pytest.mark.parametrize("memory", ["channels first", "channels last"])
+def test_batch_norm(case, memory):
+    shape = BATCH_NORM[case]
+    x, dy = values(shape), values(shape, seed=2)
+    weight, bias, running_mean = values((3, shape[1]), seed=1)
+    running_var = np.abs(running_mean) + 1
+    tensors = [torch.tensor(a, requires_grad=True) for a in (x, weight, bias)]
+    running = [torch.tensor(a) for a in (running_mean, running_var)]
+    expected, expected_mean, expected_rstd = torch.native_batch_norm(*tensors, *running, True, 0.3, 1e-5)
+    expected.backward(torch.from_numpy(dy))
+
+    if memory == "channels last":
+        x, dy = (np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1) for a in (x, dy))
+    y, mean, rstd = batch_norm_forward(x, weight, bias, running_mean, running_var, momentum=0.3)
+    gradients = batch_norm_backward(dy, x, mean, rstd, weight)
+    assert y.strides == x.strides
+    assert_close(y, expected, TOLERANCE)
+    assert_close(mean, expected_mean, TOLERANCE)
+    assert_close(rstd, expected_rstd, TOLERANCE)
+    assert_close(running_mean, running[0], TOLERANCE)
+    assert_close(running_var, running[1], TOLERANCE)
+    assert_close(gradients.dx, tensors[0].grad, TOLERANCE)
+    assert_close(gradients.dweight, tensors[1].grad, SUMS)
+    assert_close(gradients.dbias, tensors[2].grad, SUMS)
+
+    expected = torch.nn.functional.batch_norm(tensors[0], *running, *tensors[1:])
+    assert_close(batch_norm(x, running_mean, running_var, weight, bias), expected, TOLERANCE)
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+def test_batch_norm_state_goes_both_ways(momentum):
+    theirs, ours = torch.nn.BatchNorm2d(5, momentum=momentum), BatchNorm(5, momentum=momentum)
+    with torch.no_grad():
+        theirs.weight.uniform_()
+        theirs.bias.uniform_()
+    for seed in range(3):
+        theirs(torch.from_numpy(values((4, 5, 3, 3), seed=seed)))
+    ours.load_state_dict(theirs.state_dict())
+    x = values((4, 5, 3, 3), seed=9)
+    assert_close(ours(x), theirs(torch.from_numpy(x)), TOLERANCE)
+    assert_close(ours.eval()(x), theirs.eval()(torch.from_numpy(x)), TOLERANCE)
+
+    fresh = torch.nn.BatchNorm2d(5, momentum=momentum)
+    fresh.load_state_dict({key: torch.from_numpy(value) for key, value in ours.state_dict().items()})
+    assert_close(ours(x), fresh.eval()(torch.from_numpy(x)), TOLERANCE)
+    assert fresh.num_batches_tracked == ours.num_batches_tracked == 4
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_layer_norm_state_goes_both_ways(bias):
+    theirs, ours = torch.nn.LayerNorm((3, 4), bias=bias), LayerNorm((3, 4), bias=bias)
+    with torch.no_grad():
+        theirs.weight.uniform_()
+    ours.load_state_dict(theirs.state_dict())
+    x = values((6, 3, 4))
+    assert_close(ours(x), theirs(torch.from_numpy(x)), TOLERANCE)
+    fresh = torch.nn.LayerNorm((3, 4), bias=bias)
+    fresh.load_state_dict({key: torch.from_numpy(value) for key, value in ours.state_dict().items()})
+    assert_close(ours(x), fresh(torch.from_numpy(x)), TOLERANCE)
