@@ -22,8 +22,8 @@ class Shape(NamedTuple):
     quick: bool = False  # whether it is in the short selection
 
     def __str__(self) -> str:
-        sizes = " x ".join(map(str, self.sizes))
-        return sizes if self.axis == -1 or len(self.sizes) == 2 else f"{sizes}, axis {self.axis}"
+        text = f"{self.network} {' x '.join(map(str, self.sizes))}"
+        return text if len(self.sizes) == 2 else f"{text}, axis {self.axis}"
 
 
 class Operation(NamedTuple):

@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -20,6 +21,7 @@ RESULTS = ROOT / "bench" / "results"
 def environment() -> dict[str, str]:
     """One text per column of the results."""
     return {
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": cpuinfo.get_cpu_info().get("brand_raw", platform.processor()),
         "cores": str(_cores()),

@@ -1,4 +1,4 @@
-"""A small trainer in NumPy with numbanorm's layers; every layer has forward, backward, parameters and gradients as theirs."""
+"""A small trainer: a network of NumPy and of numbanorm's layers. Its own layers have the methods of theirs."""
 
 from itertools import pairwise
 

@@ -6,7 +6,7 @@ from statistics import quantiles
 from typing import NamedTuple
 
 PAUSE = 0.003  # seconds, in which the threads of the call before stop spinning and free the cores
-SAMPLE = 50e-6  # seconds: shorter calls are repeated until a sample lasts so long, for the clock's sake
+SAMPLE = 200e-6  # seconds: shorter calls are repeated until a sample lasts so long, for the clock's sake
 
 
 class Timing(NamedTuple):
@@ -29,15 +29,14 @@ def time_calls(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
     for _ in range(rounds):
         for name, call in calls.items():
             time.sleep(PAUSE)
-            call()  # wakes the threads and brings back what the caches can hold
+            _sample(call, repeats[name])  # wakes the threads and brings back what the caches can hold
             samples[name].append(_sample(call, repeats[name]))
     return {name: Timing(*quantiles(taken, n=4, method="inclusive")) for name, taken in samples.items()}
 
 
 def _repeats(call) -> int:
     call()  # compiles
-    call()
-    return max(1, round(SAMPLE / _sample(call, 1)))
+    return max(1, round(SAMPLE / min(_sample(call, 1) for _ in range(3))))
 
 
 def _sample(call, repeats: int) -> float:
