@@ -1,6 +1,6 @@
 """From the caller's arrays to what the kernels take, and back.
 
-Kernels take C-ordered (outer, count, inner) arrays: count runs over the normalised axes, outer and inner over the
+Kernels take C-ordered (outer, own, inner) arrays: own runs over the normalised axes, outer and inner over the
 others. An array whose axes lie densely in memory, in whatever order, is seen so without a copy; others are copied once.
 """
 
@@ -11,104 +11,96 @@ import numpy as np
 
 from numbanorm._types import Array
 
+Shape = tuple[int, ...]
+
 
 class Split(NamedTuple):
-    """How x is seen as (outer, count, inner)."""
+    """How arrays of x's shape are seen as (outer, own, inner)."""
 
-    x: Array
-    axes: tuple[int, ...]  # the normalised axes, ascending
-    order: tuple[int, ...] | None  # the axes of x as they follow in (outer, count, inner); None: as they are
-    shape: tuple[int, int, int]
+    outer: int
+    own: int
+    inner: int
+    dtype: np.dtype[Any]  # of x, in native byte order
+    shape: Shape  # of x
+    kept_shape: Shape  # of x, with 1 for the normalised axes: that of the statistics
+    parameter_shape: Shape  # of the normalised axes, ascending
+    order: Shape | None  # the axes of x as they follow in (outer, own, inner); None: as they are
+    parameter_order: Shape | None  # the same of the normalised axes alone
 
-    def load(self, a: Array) -> Array:
-        """An array of x's shape, as (outer, count, inner)."""
-        return behaved(self._ordered(a)).reshape(self.shape)
-
-    def load_statistic(self, a: Array) -> Array:
-        """An array of `kept_shape`, as (outer, inner), with the dtype of x."""
-        return behaved(self._ordered(a), self.dtype).reshape(self.shape[0], self.shape[2])
+    def load(self, a: Array, shape: Shape) -> Array:
+        """An array of x's shape or `kept_shape`, seen in the order of (outer, own, inner), as x's dtype."""
+        return _shaped(behaved(a if self.order is None else a.transpose(self.order), self.dtype), shape)
 
     def load_parameter(self, a: Array) -> Array:
-        """An array of `parameter_shape`, as (count,)."""
-        return behaved(a if self.order is None else a.transpose(self._parameter_order())).reshape(self.shape[1])
+        """An array of `parameter_shape`, as (own,)."""
+        ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
+        return _shaped(behaved(ordered, self.dtype), (self.own,))
 
-    def target(self, out: Array | None) -> Array:
-        """(outer, count, inner) for a result: the memory of out where a kernel can write there."""
+    def target(self, out: Array | None, shape: Shape) -> Array:
+        """What a kernel writes for a result of x's shape: the memory of out where it can."""
         if out is not None:
-            ordered = np.asarray(self._ordered(out))
+            ordered = np.asarray(out if self.order is None else out.transpose(self.order))
             if ordered.flags.carray and ordered.dtype.isnative:
-                return ordered.reshape(self.shape)
-        return np.empty(self.shape, self.dtype)
+                return _shaped(ordered, shape)
+        return np.empty(shape, self.dtype)
 
     def deliver(self, result: Array, out: Array | None) -> Array:
         """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
-        seen = self._back(result, self.x.shape)
+        seen = _back(result, self.shape, self.order)
         if out is None:
             return seen
-        if not np.may_share_memory(result, out):
+        if result is not out and not np.may_share_memory(result, out):
             np.copyto(out, seen)
         return out
 
     def deliver_statistic(self, a: Array) -> Array:
-        return self._back(a, self.kept_shape)
+        return _back(a, self.kept_shape, self.order)
 
     def deliver_parameter(self, a: Array) -> Array:
-        if self.order is None:
-            return a.reshape(self.parameter_shape)
-        order = self._parameter_order()
-        return a.reshape([self.parameter_shape[i] for i in order]).transpose(np.argsort(order))
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(self.x.dtype.type)  # in native byte order
-
-    @property
-    def kept_shape(self) -> tuple[int, ...]:
-        """The shape of x, with 1 for the normalised axes."""
-        return tuple(1 if i in self.axes else n for i, n in enumerate(self.x.shape))
-
-    @property
-    def parameter_shape(self) -> tuple[int, ...]:
-        """The shape of the normalised axes."""
-        return tuple(self.x.shape[i] for i in self.axes)
-
-    def _ordered(self, a: Array) -> Array:
-        return a if self.order is None else a.transpose(self.order)
-
-    def _back(self, a: Array, shape: tuple[int, ...]) -> Array:
-        if self.order is None:
-            return a.reshape(shape)
-        return a.reshape([shape[i] for i in self.order]).transpose(np.argsort(self.order))
-
-    def _parameter_order(self) -> list[int]:
-        assert self.order is not None
-        return [self.axes.index(i) for i in self.order if i in self.axes]
+        return _back(a, self.parameter_shape, self.parameter_order)
 
 
-def split(x: Array, axes: tuple[int, ...]) -> Split:
-    """See x as (outer, count, inner) with count over `axes` (ascending), without a copy where its layout allows."""
-    order: tuple[int, ...] | None = None
-    first, last = axes[0], axes[-1]
-    if not (x.flags.c_contiguous and last - first == len(axes) - 1):
-        by_stride = sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))
-        first = min(by_stride.index(i) for i in axes)
-        if {*by_stride[first : first + len(axes)]} != {*axes}:
-            by_stride = [i for i in by_stride if i not in axes] + [i for i in by_stride if i in axes]
-            first = x.ndim - len(axes)
-        order = tuple(by_stride)
-    shape = x.shape if order is None else [x.shape[i] for i in order]
+def split(x: Array, axes: Shape) -> Split:
+    """See x as (outer, own, inner) with own over `axes` (ascending), without a copy where its layout allows."""
+    shape, dtype = x.shape, x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
+    first, end = axes[0], axes[-1] + 1
+    if x.flags.c_contiguous and end - first == len(axes):
+        before, own, after = shape[:first], shape[first:end], shape[end:]
+        kept = before + (1,) * len(axes) + after
+        return Split(prod(before), prod(own), prod(after), dtype, shape, kept, own, None, None)
+    order = sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))
+    first = min(order.index(i) for i in axes)
+    if {*order[first : first + len(axes)]} != {*axes}:
+        order = [i for i in order if i not in axes] + [i for i in order if i in axes]
+        first = x.ndim - len(axes)
     end = first + len(axes)
-    return Split(x, axes, order, (prod(shape[:first]), prod(shape[first:end]), prod(shape[end:])))
+    sizes = [shape[i] for i in order]
+    kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
+    own = tuple(shape[i] for i in axes)
+    own_order = tuple(axes.index(i) for i in order[first:end])
+    three = prod(sizes[:first]), prod(sizes[first:end]), prod(sizes[end:])
+    return Split(*three, dtype, shape, kept, own, tuple(order), own_order)
 
 
-def behaved(a: Array, dtype: np.dtype[Any] | None = None) -> Array:
-    """C-ordered, aligned, of native byte order and writable as far as Numba can tell, else it would compile anew."""
-    a = np.asarray(a)  # not a subclass
-    native = np.dtype(a.dtype.type) if dtype is None else dtype
+def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
+    """C-ordered, aligned, of this dtype, and writable as far as Numba can tell, else it would compile anew."""
     flags = a.flags
-    if a.dtype != native or not (flags.c_contiguous and flags.aligned):
-        return np.array(a, native, order="C", subok=False)
+    if flags.carray and a.dtype == dtype and type(a) is np.ndarray:
+        return a
+    a = np.asarray(a)  # not a subclass
+    if a.dtype != dtype or not (flags.c_contiguous and flags.aligned):
+        return np.array(a, dtype, order="C")
     return a if flags.writeable else np.asarray(_Writable(a))
+
+
+def _shaped(a: Array, shape: Shape) -> Array:
+    return a if a.shape == shape else a.reshape(shape)
+
+
+def _back(a: Array, shape: Shape, order: Shape | None) -> Array:
+    if order is None:
+        return _shaped(a, shape)
+    return a.reshape([shape[i] for i in order]).transpose(np.argsort(order))
 
 
 class _Writable:

@@ -47,6 +47,8 @@ def _array_type(name: str, value: Any) -> None:
 
 def like(name: str, value: Any, x: Array) -> None:
     """An array of the shape and dtype of x."""
+    if type(value) is np.ndarray and value.shape == x.shape and value.dtype == x.dtype:
+        return
     array(name, value)
     if value.shape != x.shape:
         raise ValueError(f"{name}: shape {value.shape}, must be {x.shape}, the shape of x")
@@ -55,14 +57,17 @@ def like(name: str, value: Any, x: Array) -> None:
 
 def parameter(name: str, value: Any, shape: tuple[int, ...], x: Array) -> None:
     """None, or an array of this shape and of the dtype of x."""
-    if value is not None:
-        array(name, value)
-        _shape(name, value, shape)
-        _dtype(name, value, x, (x.dtype.type,))
+    if value is None or (type(value) is np.ndarray and value.shape == shape and value.dtype == x.dtype):
+        return
+    array(name, value)
+    _shape(name, value, shape)
+    _dtype(name, value, x, (x.dtype.type,))
 
 
 def statistic(name: str, value: Any, shape: tuple[int, ...], x: Array) -> None:
     """An array of this shape, no less precise than x."""
+    if type(value) is np.ndarray and value.shape == shape and value.dtype == x.dtype:
+        return
     array(name, value)
     _shape(name, value, shape)
     _dtype(name, value, x, _FLOATS if x.dtype.type is np.float32 else (np.float64,))
@@ -81,6 +86,8 @@ def _dtype(name: str, value: Array, x: Array, allowed: Sequence[type]) -> None:
 
 def axes(axis: Any, x: Array) -> tuple[int, ...]:
     """The axes that `axis` names, ascending."""
+    if type(axis) is int and -x.ndim <= axis < x.ndim:
+        return (axis % x.ndim,)
     try:
         found = tuple(sorted(normalize_axis_tuple(axis, x.ndim, argname="axis")))
     except TypeError:
@@ -91,6 +98,8 @@ def axes(axis: Any, x: Array) -> tuple[int, ...]:
 
 
 def channel_axis(axis: Any, x: Array) -> int:
+    if type(axis) is int and 0 <= axis < x.ndim > 1:
+        return axis
     if x.ndim < 2:
         raise ValueError(f"x: shape {x.shape}, must have at least 2 axes")
     try:
@@ -108,6 +117,8 @@ def momentum(value: Any) -> float:
 
 
 def _number(name: str, value: Any, least: float, most: float) -> float:
+    if type(value) is float and least <= value <= most and value < math.inf:
+        return value
     if not isinstance(value, Real):
         raise TypeError(f"{name}: {value!r}, must be a number")
     number = float(value)

@@ -1,7 +1,5 @@
 """Batch normalization: the public functions."""
 
-from typing import Any
-
 import numpy as np
 
 from numbanorm import _checks
@@ -9,6 +7,8 @@ from numbanorm._arrays import Split, behaved, split
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.parallel import engine
+
+_FLOAT64 = np.dtype(np.float64)
 
 
 def batch_norm(
@@ -76,12 +76,11 @@ def batch_norm(
     eps = _checks.eps(eps)
     _checks.out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
 
-    y = seen.target(out)
+    y = seen.target(out, seen[:3])
     if x.size > 0:
-        with np.errstate(divide="ignore"):  # var + eps may be 0
-            rstd = (1.0 / np.sqrt(np.asarray(var, np.float64) + eps)).astype(seen.dtype)
-        w, b = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
-        kernels.batch_norm(engine(), seen.load(x), *_in_two_parts(mean, seen.dtype), rstd, w, b, y)
+        mean64, var64 = behaved(mean, _FLOAT64), behaved(var, _FLOAT64)
+        affine = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
+        kernels.batch_norm(engine(), seen.load(x, seen[:3]), mean64, var64, *affine, eps, y)
     return seen.deliver(y, out)
 
 
@@ -157,25 +156,26 @@ def batch_norm_forward(
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
     seen, C = _channels(x, channel_axis)
-    parameters = {"weight": weight, "bias": bias}
-    for name, value in parameters.items():
-        _checks.parameter(name, value, (C,), x)
+    _checks.parameter("weight", weight, (C,), x)
+    _checks.parameter("bias", bias, (C,), x)
     eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
-    _checks.out(out, x, {"x": x}, parameters | {"mask": mask})
-    apart = {"x": x, "out": out, "mask": mask} | parameters
+    apart = {"weight": weight, "bias": bias, "mask": mask}
+    _checks.out(out, x, {"x": x}, apart)
+    apart.update(x=x, out=out)
     _checks.updated("running_mean", running_mean, (C,), x, apart)
-    _checks.updated("running_var", running_var, (C,), x, apart | {"running_mean": running_mean})
+    apart.update(running_mean=running_mean)
+    _checks.updated("running_var", running_var, (C,), x, apart)
     if mask is not None:
         _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
     count = x.size // max(C, 1) if mask is None else int(np.count_nonzero(mask))
     _checks.several_values(x, count)
 
     if mask is None:
-        y, mean, rstd, var = _forward(seen, weight, bias, eps, out)
+        y, mean, rstd, var = _forward(seen, x, weight, bias, eps, out)
     else:
-        packed = split(_positions(x, channel_axis)[mask], (1,))
-        values, mean, rstd, var = _forward(packed, weight, bias, eps, None)
-        y = _unpack(values, mask, channel_axis, seen, out)
+        packed = _positions(x, channel_axis)[mask]
+        values, mean, rstd, var = _forward(split(packed, (1,)), packed, weight, bias, eps, None)
+        y = _unpack(values, mask, channel_axis, x, out)
     if count > 0:
         _update(running_mean, momentum, mean)
         _update(running_var, momentum, var * (count / (count - 1)))
@@ -251,66 +251,59 @@ def batch_norm_backward(
     _checks.statistic("rstd", rstd, (C,), x)
     _checks.parameter("weight", weight, (C,), x)
     _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
-    backward = _backward_frozen if frozen else _backward
     if mask is None:
-        return backward(seen, dy, mean, rstd, weight, out)
+        return _backward(seen, dy, x, mean, rstd, weight, frozen, out)
     _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
-    packed = split(_positions(x, channel_axis)[mask], (1,))
-    values, dweight, dbias = backward(packed, _positions(dy, channel_axis)[mask], mean, rstd, weight, None)
-    return Gradients(_unpack(values, mask, channel_axis, seen, out), dweight, dbias)
+    packed, packed_dy = _positions(x, channel_axis)[mask], _positions(dy, channel_axis)[mask]
+    seen_packed = split(packed, (1,))
+    values, dweight, dbias = _backward(seen_packed, packed_dy, packed, mean, rstd, weight, frozen, None)
+    return Gradients(_unpack(values, mask, channel_axis, x, out), dweight, dbias)
 
 
 def _channels(x: Array, channel_axis: int) -> tuple[Split, int]:
     """x as (N, C, L), and C."""
     _checks.array("x", x)
     seen = split(x, (_checks.channel_axis(channel_axis, x),))
-    return seen, seen.shape[1]
+    return seen, seen.own
 
 
 def _forward(
-    seen: Split, weight: Array | None, bias: Array | None, eps: float, out: Array | None
+    seen: Split, x: Array, weight: Array | None, bias: Array | None, eps: float, out: Array | None
 ) -> tuple[Array, Array, Array, Array]:
     """y, mean (float64), rstd, biased variance (float64)."""
-    y, C = seen.target(out), seen.shape[1]
-    mean, var, rstd = np.full(C, np.nan), np.full(C, np.nan), np.full(C, np.nan, seen.dtype)
-    if seen.x.size > 0:
-        w, b = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
-        kernels.batch_norm_forward(engine(), seen.load(seen.x), w, b, eps, y, mean, rstd, var)
+    y, C = seen.target(out, seen[:3]), seen.own
+    mean, var, rstd = np.empty(C), np.empty(C), np.empty(C, seen.dtype)
+    if x.size > 0:
+        affine = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
+        kernels.batch_norm_forward(engine(), seen.load(x, seen[:3]), *affine, eps, y, mean, rstd, var)
+    else:
+        for statistic in (mean, var, rstd):
+            statistic.fill(np.nan)
     return seen.deliver(y, out), mean, rstd, var
 
 
-def _backward(seen: Split, dy: Array, mean: Array, rstd: Array, weight: Array | None, out: Array | None) -> Gradients:
-    dx = seen.target(out)
-    dweight, dbias = np.zeros((2, seen.shape[1]), seen.dtype)
-    if seen.x.size > 0:
-        m, scale = behaved(mean, seen.dtype), behaved(rstd, seen.dtype)
-        w = _parameter(seen, weight, 1)
-        kernels.batch_norm_backward(engine(), seen.load(dy), seen.load(seen.x), m, scale, w, dx, dweight, dbias)
-    return Gradients(seen.deliver(dx, out), dweight, dbias)
-
-
-def _backward_frozen(
-    seen: Split, dy: Array, mean: Array, rstd: Array, weight: Array | None, out: Array | None
+def _backward(
+    seen: Split,
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array | None,
+    frozen: bool,
+    out: Array | None,
 ) -> Gradients:
-    dx = seen.target(out)
-    dweight, dbias = np.zeros((2, seen.shape[1]), seen.dtype)
-    if seen.x.size > 0:
-        m, delta = _in_two_parts(mean, seen.dtype)
-        scale, w = behaved(rstd, seen.dtype), _parameter(seen, weight, 1)
-        arrays = seen.load(dy), seen.load(seen.x), m, delta, scale, w
-        kernels.batch_norm_backward_frozen(engine(), *arrays, dx, dweight, dbias)
+    dx = seen.target(out, seen[:3])
+    dweight, dbias = np.zeros(seen.own, seen.dtype), np.zeros(seen.own, seen.dtype)
+    if x.size > 0:
+        kernel = kernels.batch_norm_backward_frozen if frozen else kernels.batch_norm_backward
+        statistics = behaved(mean, _FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
+        arrays = seen.load(dy, seen[:3]), seen.load(x, seen[:3])
+        kernel(engine(), *arrays, *statistics, _parameter(seen, weight, 1), dx, dweight, dbias)
     return Gradients(seen.deliver(dx, out), dweight, dbias)
 
 
 def _parameter(seen: Split, value: Array | None, otherwise: float) -> Array:
-    return np.full(seen.shape[1], otherwise, seen.dtype) if value is None else seen.load_parameter(value)
-
-
-def _in_two_parts(mean: Array, dtype: np.dtype[Any]) -> tuple[Array, Array]:
-    """m and delta of x's dtype, with m + delta the mean."""
-    m = behaved(mean, dtype)
-    with np.errstate(invalid="ignore"):  # inf - inf
-        return m, (mean - m.astype(mean.dtype)).astype(dtype)
+    return np.full(seen.own, otherwise, seen.dtype) if value is None else seen.load_parameter(value)
 
 
 def _positions(a: Array, channel_axis: int) -> Array:
@@ -318,9 +311,9 @@ def _positions(a: Array, channel_axis: int) -> Array:
     return np.moveaxis(a, channel_axis, -1)
 
 
-def _unpack(values: Array, mask: Array, channel_axis: int, seen: Split, out: Array | None) -> Array:
+def _unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array | None) -> Array:
     """The packed results where mask is True, 0 elsewhere."""
-    full = np.empty_like(seen.x, seen.dtype, subok=False) if out is None else out
+    full = np.empty_like(x, values.dtype, subok=False) if out is None else out
     full[...] = 0
     _positions(full, channel_axis)[mask] = values
     return full

@@ -3,7 +3,7 @@
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._arrays import Split, split
+from numbanorm._arrays import Shape, Split, split
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
 from numbanorm.cpu.parallel import engine
@@ -68,7 +68,7 @@ def layer_norm(
     array([[-1.225,  0.   ,  1.225],
            [-1.225,  0.   ,  1.225]], dtype=float32)
     """
-    return layer_norm_forward(x, weight, bias, axis=axis, eps=eps, out=out).y
+    return _forward(x, weight, bias, axis, eps, out)[1]
 
 
 def layer_norm_forward(
@@ -98,29 +98,8 @@ def layer_norm_forward(
     array([[ 2.],
            [20.]], dtype=float32)
     """
-    _checks.array("x", x)
-    seen = split(x, _checks.axes(axis, x))
-    _checks.parameter("weight", weight, seen.parameter_shape, x)
-    _checks.parameter("bias", bias, seen.parameter_shape, x)
-    eps = _checks.eps(eps)
-    _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias})
-
-    outer, count, inner = seen.shape
-    y = seen.target(out)
-    mean, rstd = np.empty((2, outer, inner), seen.dtype)
-    if x.size == 0:
-        mean.fill(np.nan)
-        rstd.fill(np.nan)
-    elif inner == 1:
-        w, b = _affine(seen, weight, bias)
-        flat = outer, count
-        kernels.layer_norm_forward(
-            engine(), seen.load(x).reshape(flat), w, b, eps, y.reshape(flat), mean.reshape(outer), rstd.reshape(outer)
-        )
-    else:
-        w, b = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
-        kernels.layer_norm_columns_forward(engine(), seen.load(x), w, b, eps, y, mean, rstd)
-    return Forward(seen.deliver(y, out), seen.deliver_statistic(mean), seen.deliver_statistic(rstd))
+    seen, y, mean, rstd = _forward(x, weight, bias, axis, eps, out)
+    return Forward(y, seen.deliver_statistic(mean), seen.deliver_statistic(rstd))
 
 
 def layer_norm_backward(
@@ -187,28 +166,50 @@ def layer_norm_backward(
     _checks.parameter("weight", weight, seen.parameter_shape, x)
     _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
 
-    outer, count, inner = seen.shape
-    dx = seen.target(out)
-    dweight, dbias = np.zeros((2, count), seen.dtype)
+    shape, reduced = _kernel_shapes(seen)
+    dx = seen.target(out, shape)
+    dweight, dbias = np.zeros(seen.own, seen.dtype), np.zeros(seen.own, seen.dtype)
     if x.size > 0:
-        m, scale = seen.load_statistic(mean), seen.load_statistic(rstd)
-        w = _parameter(seen, weight, 1)
-        if inner == 1:
-            flat = outer, count
-            dy, x, m, scale = seen.load(dy).reshape(flat), seen.load(x).reshape(flat), m.reshape(-1), scale.reshape(-1)
-            kernels.layer_norm_backward(engine(), dy, x, m, scale, w, dx.reshape(flat), dweight, dbias)
-        else:
-            kernels.layer_norm_columns_backward(engine(), seen.load(dy), seen.load(x), m, scale, w, dx, dweight, dbias)
+        kernel = kernels.layer_norm_backward if seen.inner == 1 else kernels.layer_norm_columns_backward
+        w = np.ones(seen.own, seen.dtype) if weight is None else seen.load_parameter(weight)
+        arrays = seen.load(dy, shape), seen.load(x, shape), seen.load(mean, reduced), seen.load(rstd, reduced)
+        kernel(engine(), *arrays, w, dx, dweight, dbias)
     return Gradients(seen.deliver(dx, out), seen.deliver_parameter(dweight), seen.deliver_parameter(dbias))
 
 
+def _forward(
+    x: Array, weight: Array | None, bias: Array | None, axis: Axis, eps: float, out: Array | None
+) -> tuple[Split, Array, Array, Array]:
+    """How x was seen, y, and the statistics as the kernel gives them."""
+    _checks.array("x", x)
+    seen = split(x, _checks.axes(axis, x))
+    _checks.parameter("weight", weight, seen.parameter_shape, x)
+    _checks.parameter("bias", bias, seen.parameter_shape, x)
+    eps = _checks.eps(eps)
+    _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias})
+
+    shape, reduced = _kernel_shapes(seen)
+    y = seen.target(out, shape)
+    if x.size == 0:
+        nothing = np.full(reduced, np.nan, seen.dtype)
+        return seen, seen.deliver(y, out), nothing, nothing.copy()
+    mean, rstd = np.empty(reduced, seen.dtype), np.empty(reduced, seen.dtype)
+    kernel = kernels.layer_norm_forward if seen.inner == 1 else kernels.layer_norm_columns_forward
+    kernel(engine(), seen.load(x, shape), *_affine(seen, weight, bias), eps, y, mean, rstd)
+    return seen, seen.deliver(y, out), mean, rstd
+
+
+def _kernel_shapes(seen: Split) -> tuple[Shape, Shape]:
+    """Those of x and of the statistics: rows where the normalised axes are the last, else a middle axis."""
+    outer, count, inner = seen[:3]
+    return ((outer, count), (outer,)) if inner == 1 else ((outer, count, inner), (outer, inner))
+
+
 def _affine(seen: Split, weight: Array | None, bias: Array | None) -> tuple[Array, Array]:
-    """weight and bias for the kernel of rows: both empty for neither."""
+    """weight and bias for a kernel: both empty for neither."""
     if weight is None and bias is None:
         none = np.empty(0, seen.dtype)
         return none, none
-    return _parameter(seen, weight, 1), _parameter(seen, bias, 0)
-
-
-def _parameter(seen: Split, value: Array | None, otherwise: float) -> Array:
-    return np.full(seen.shape[1], otherwise, seen.dtype) if value is None else seen.load_parameter(value)
+    w = np.ones(seen.own, seen.dtype) if weight is None else seen.load_parameter(weight)
+    b = np.zeros(seen.own, seen.dtype) if bias is None else seen.load_parameter(bias)
+    return w, b

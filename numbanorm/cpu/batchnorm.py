@@ -109,10 +109,24 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
 
 
 @launcher
-def batch_norm(engine, x, mean, delta, rstd, weight, bias, y):
-    """Inference. x, y: (N, C, L); all else (C,), the mean being mean + delta."""
+def batch_norm(engine, x, mean, var, weight, bias, eps, y):
+    """Inference. x, y: (N, C, L); mean, var: (C,), float64; weight, bias: (C,)."""
+    m, delta = _in_two_parts(mean, weight)
+    rstd = np.empty_like(weight)
+    for c in range(rstd.size):
+        rstd[c] = reciprocal_std(var[c], eps)
     tiles, grain, _ = work(x)
-    _apply(engine, tiles, grain, (x, mean, delta, rstd, weight, bias, y))
+    _apply(engine, tiles, grain, (x, m, delta, rstd, weight, bias, y))
+
+
+@loop
+def _in_two_parts(mean, like):
+    """m and delta with m + delta the float64 mean, as arrays like another."""
+    m, delta = np.empty_like(like), np.empty_like(like)
+    for c in range(m.size):
+        m[c] = mean[c]
+        delta[c] = mean[c] - m[c]
+    return m, delta
 
 
 @loop
@@ -235,12 +249,13 @@ def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
 
 
 @launcher
-def batch_norm_backward_frozen(engine, dy, x, mean, delta, rstd, weight, dx, dweight, dbias):
-    """As `batch_norm_backward` where mean + delta and rstd are constants."""
+def batch_norm_backward_frozen(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
+    """As `batch_norm_backward` where mean (float64) and rstd are constants."""
     N, C, L = x.shape
     tiles, grain, pieces = work(x)
     partials = np.zeros((pieces, 3, C))
-    _gradient_sums(engine, tiles, grain, (dy, x, mean, partials))
-    _finish_backward(total(partials), N * L, delta, rstd, weight, dweight, dbias)
-    zero = np.zeros_like(mean)
+    m, delta = _in_two_parts(mean, weight)
+    _gradient_sums(engine, tiles, grain, (dy, x, m, partials))
+    _finish_backward(total(partials), N * L, delta.astype(np.float64), rstd, weight, dweight, dbias)
+    zero = np.zeros_like(m)
     _apply(engine, tiles, grain, (dy, zero, zero, rstd, weight, zero, dx))  # dx = dy * rstd * weight
