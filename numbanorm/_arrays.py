@@ -4,6 +4,7 @@ Kernels take C-ordered (outer, own, inner) arrays: own runs over the normalised 
 others. An array whose axes lie densely in memory, in whatever order, is seen so without a copy; others are copied once.
 """
 
+from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
@@ -65,9 +66,7 @@ def split(x: Array, axes: Shape) -> Split:
     shape, dtype = x.shape, x.dtype if x.dtype.isnative else x.dtype.newbyteorder("=")
     first, end = axes[0], axes[-1] + 1
     if x.flags.c_contiguous and end - first == len(axes):
-        before, own, after = shape[:first], shape[first:end], shape[end:]
-        kept = before + (1,) * len(axes) + after
-        return Split(prod(before), prod(own), prod(after), dtype, shape, kept, own, None, None)
+        return _c_ordered(shape, first, end, dtype)
     order = sorted(range(x.ndim), key=lambda i: -abs(x.strides[i]))
     first = min(order.index(i) for i in axes)
     if {*order[first : first + len(axes)]} != {*axes}:
@@ -80,6 +79,13 @@ def split(x: Array, axes: Shape) -> Split:
     own_order = tuple(axes.index(i) for i in order[first:end])
     three = prod(sizes[:first]), prod(sizes[first:end]), prod(sizes[end:])
     return Split(*three, dtype, shape, kept, own, tuple(order), own_order)
+
+
+@lru_cache(256)
+def _c_ordered(shape: Shape, first: int, end: int, dtype: np.dtype[Any]) -> Split:
+    before, own, after = shape[:first], shape[first:end], shape[end:]
+    kept = before + (1,) * len(own) + after
+    return Split(prod(before), prod(own), prod(after), dtype, shape, kept, own, None, None)
 
 
 def behaved(a: Array, dtype: np.dtype[Any]) -> Array:

@@ -145,11 +145,6 @@ def several_values(x: Array, count: int) -> None:
         raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
 
 
-def variance(value: Array) -> None:
-    if (value < 0).any():
-        raise ValueError(f"var: {np.nanmin(value)} in it, must not be negative")
-
-
 def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
     """Writable, like x, each of `same` either its very memory or apart from it, all of `apart` apart from it."""
     if value is None:
@@ -157,7 +152,7 @@ def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> No
     like("out", value, x)
     _written("out", value)
     for name, other in same.items():
-        if value is not other and not _same_memory(value, other):
+        if value is not other and np.may_share_memory(value, other) and not _same_memory(value, other):
             _no_overlap("out", value, name, other)
     for name, other in apart.items():
         _no_overlap("out", value, name, other)

@@ -70,7 +70,6 @@ def batch_norm(
     seen, C = _channels(x, channel_axis)
     _checks.statistic("mean", mean, (C,), x)
     _checks.statistic("var", var, (C,), x)
-    _checks.variance(var)
     _checks.parameter("weight", weight, (C,), x)
     _checks.parameter("bias", bias, (C,), x)
     eps = _checks.eps(eps)
@@ -80,7 +79,8 @@ def batch_norm(
     if x.size > 0:
         mean64, var64 = behaved(mean, _FLOAT64), behaved(var, _FLOAT64)
         affine = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
-        kernels.batch_norm(engine(), seen.load(x, seen[:3]), mean64, var64, *affine, eps, y)
+        if not kernels.batch_norm(engine(), seen.load(x, seen[:3]), mean64, var64, *affine, eps, y):
+            raise ValueError(f"var: {np.nanmin(var)} in it, must not be negative")
     return seen.deliver(y, out)
 
 

@@ -206,8 +206,8 @@ def _kernel_shapes(seen: Split) -> tuple[Shape, Shape]:
 
 
 def _affine(seen: Split, weight: Array | None, bias: Array | None) -> tuple[Array, Array]:
-    """weight and bias for a kernel: both empty for neither."""
-    if weight is None and bias is None:
+    """weight and bias for a kernel: that of rows takes both empty for neither."""
+    if weight is None and bias is None and seen.inner == 1:
         none = np.empty(0, seen.dtype)
         return none, none
     w = np.ones(seen.own, seen.dtype) if weight is None else seen.load_parameter(weight)

@@ -7,28 +7,29 @@ otherwise one launch sums, tile by tile, and a second applies.
 import numpy as np
 
 from numbanorm._math import reciprocal_std, sum_of_products
-from numbanorm.cpu.jit import launcher, loop, range_kernel
+from numbanorm.cpu.jit import block, launcher, loop, range_kernel
 from numbanorm.cpu.loops import add_gradient_row, input_gradient_row, normalize_affine_row, row_gradient_sums
 from numbanorm.cpu.moments import (
     TERMS,
     add_channel_sums,
+    add_float64_sums,
     add_run,
     channel_moments,
     channel_shift,
+    moments_of_far_sums,
     moments_of_sums,
-    moments_of_sums_again,
     move_far_shifts,
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.tiles import LONG, fold, lines, repeat, tile_of, work
+from numbanorm.cpu.tiles import LONG, SHORT, apply_steps, fold, lines, repeat, sum_steps, tile_of, whole_steps, work
 
 
-@loop
+@block
 def _apply_tile(x, tile, m, delta, rstd, weight, bias, y):
     (n0, n1), (c0, c1), (l0, l1) = tile
     L = x.shape[2]
-    if L >= LONG:
+    if L >= SHORT:
         for n in range(n0, n1):
             for c in range(c0, c1):
                 j = c - c0
@@ -44,10 +45,10 @@ def _apply_tile(x, tile, m, delta, rstd, weight, bias, y):
 
 
 @range_kernel
-def whole_forward(lo, hi, x, weight, bias, eps, y, mean, rstd, var):
+def whole_forward(lo, hi, steps, x, weight, bias, eps, y, mean, rstd, var):
     """Tiles lo to hi, of whole channels."""
     for i in range(lo, hi):
-        tile, _ = tile_of(x, i)
+        tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
         channel_moments(x, tile, m, delta, var[c0:c1])
@@ -56,27 +57,38 @@ def whole_forward(lo, hi, x, weight, bias, eps, y, mean, rstd, var):
 
 
 @range_kernel
-def sums(lo, hi, x, m, partials):
+def sums(lo, hi, steps, x, m, partials):
     """Tiles lo to hi: the sums of d and d * d into partials (pieces, 2, C), zero before."""
     for i in range(lo, hi):
-        tile, piece = tile_of(x, i)
+        tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
         add_channel_sums(x, tile, m[c0:c1], (partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]))
 
 
 @range_kernel
-def apply(lo, hi, x, m, delta, rstd, weight, bias, y):
+def float64_sums(lo, hi, steps, x, m, far, partials):
+    """`sums` of the channels that are far."""
+    for i in range(lo, hi):
+        tile, piece = tile_of(x, steps, i)
+        c0, c1 = tile[1]
+        own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]
+        add_float64_sums(x, tile, m[c0:c1], far[c0:c1], own)
+
+
+@range_kernel
+def apply(lo, hi, steps, x, m, delta, rstd, weight, bias, y):
     """Tiles lo to hi of y, from the statistics."""
     for i in range(lo, hi):
-        tile, _ = tile_of(x, i)
+        tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
         _apply_tile(x, tile, m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], bias[c0:c1], y)
 
 
-_whole_forward, _sums, _apply = parallel_for(whole_forward), parallel_for(sums), parallel_for(apply)
+_whole_forward, _apply = parallel_for(whole_forward), parallel_for(apply)
+_sums, _float64_sums = parallel_for(sums), parallel_for(float64_sums)
 
 
-@loop
+@block
 def _finish(m, delta, var, eps, mean, rstd):
     """Fill mean and rstd; delta as x's dtype."""
     low = np.empty_like(m)
@@ -91,32 +103,44 @@ def _finish(m, delta, var, eps, mean, rstd):
 def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
     """x, y: (N, C, L); weight, bias, rstd: (C,); mean, var (biased): (C,), float64."""
     N, C, L = x.shape
-    tiles, grain, pieces = work(x)
-    if pieces == 1:
-        _whole_forward(engine, tiles, grain, (x, weight, bias, eps, y, mean, rstd, var))
+    steps, small = whole_steps(x)
+    if small:
+        tiles, grain, _ = work(x, steps)
+        _whole_forward(engine, tiles, grain, (steps, x, weight, bias, eps, y, mean, rstd, var))
         return
+    steps = sum_steps(x)
+    tiles, grain, pieces = work(x, steps)
     m, delta, partials = np.empty(C, x.dtype), np.empty(C), np.zeros((pieces, 2, C))
     channel_shift(x, (0, C), m)
-    _sums(engine, tiles, grain, (x, m, partials))
+    _sums(engine, tiles, grain, (steps, x, m, partials))
     moments_of_sums(total(partials), N * L, delta, var)
-    far = move_far_shifts(m, delta, var)
-    if far.size > 0:
+    far = np.empty(C, np.bool_)
+    if move_far_shifts(m, delta, var, far):
         partials[:] = 0
-        _sums(engine, tiles, grain, (x, m.astype(np.float64), partials))
-        moments_of_sums_again(total(partials), N * L, far, delta, var)
+        _float64_sums(engine, tiles, grain, (steps, x, m, far, partials))
+        moments_of_far_sums(total(partials), N * L, far, delta, var)
     low = _finish(m, delta, var, eps, mean, rstd)
-    _apply(engine, tiles, grain, (x, m, low, rstd, weight, bias, y))
+    _apply_all(engine, x, m, low, rstd, weight, bias, y)
+
+
+@loop
+def _apply_all(engine, x, m, delta, rstd, weight, bias, y):
+    steps = apply_steps(x)
+    tiles, grain, _ = work(x, steps)
+    _apply(engine, tiles, grain, (steps, x, m, delta, rstd, weight, bias, y))
 
 
 @launcher
 def batch_norm(engine, x, mean, var, weight, bias, eps, y):
-    """Inference. x, y: (N, C, L); mean, var: (C,), float64; weight, bias: (C,)."""
+    """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
     m, delta = _in_two_parts(mean, weight)
     rstd = np.empty_like(weight)
     for c in range(rstd.size):
+        if var[c] < 0:
+            return False
         rstd[c] = reciprocal_std(var[c], eps)
-    tiles, grain, _ = work(x)
-    _apply(engine, tiles, grain, (x, m, delta, rstd, weight, bias, y))
+    _apply_all(engine, x, m, delta, rstd, weight, bias, y)
+    return True
 
 
 @loop
@@ -129,7 +153,7 @@ def _in_two_parts(mean, like):
     return m, delta
 
 
-@loop
+@block
 def _add_gradient_sums(dy, x, tile, m, sums):
     """Add to sums (three float64 arrays) each channel's sums of d, dy and dy * d over a tile."""
     (n0, n1), (c0, c1), (l0, l1) = tile
@@ -156,11 +180,11 @@ def _add_gradient_sums(dy, x, tile, m, sums):
         fold(long[k], L, sums[k])
 
 
-@loop
+@block
 def _apply_gradient_tile(dy, x, tile, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
     (n0, n1), (c0, c1), (l0, l1) = tile
     L = x.shape[2]
-    if L >= LONG:
+    if L >= SHORT:
         for n in range(n0, n1):
             for c in range(c0, c1):
                 j = c - c0
@@ -177,7 +201,7 @@ def _apply_gradient_tile(dy, x, tile, m, delta, rstd, weight, mean_wdy, mean_wdy
         input_gradient_row(dy[line], x[line], m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx[line])
 
 
-@loop
+@block
 def _finish_backward(sums, count, delta, rstd, weight, dweight, dbias):
     """Fill dweight and dbias; mean(wdy) and mean(wdy * x_hat)."""
     mean_wdy, mean_wdy_x_hat = np.empty_like(rstd), np.empty_like(rstd)
@@ -190,11 +214,11 @@ def _finish_backward(sums, count, delta, rstd, weight, dweight, dbias):
 
 
 @range_kernel
-def whole_backward(lo, hi, dy, x, mean, rstd, weight, dx, dweight, dbias):
+def whole_backward(lo, hi, steps, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """Tiles lo to hi, of whole channels."""
     count = x.shape[0] * x.shape[2]
     for i in range(lo, hi):
-        tile, _ = tile_of(x, i)
+        tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
         m, scale, w = mean[c0:c1], rstd[c0:c1], weight[c0:c1]
         sums = np.zeros(c1 - c0), np.zeros(c1 - c0), np.zeros(c1 - c0)
@@ -205,20 +229,20 @@ def whole_backward(lo, hi, dy, x, mean, rstd, weight, dx, dweight, dbias):
 
 
 @range_kernel
-def gradient_sums(lo, hi, dy, x, m, partials):
+def gradient_sums(lo, hi, steps, dy, x, m, partials):
     """Tiles lo to hi: the sums of d, dy and dy * d into partials (pieces, 3, C), zero before."""
     for i in range(lo, hi):
-        tile, piece = tile_of(x, i)
+        tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
         own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
         _add_gradient_sums(dy, x, tile, m[c0:c1], own)
 
 
 @range_kernel
-def apply_gradient(lo, hi, dy, x, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
+def apply_gradient(lo, hi, steps, dy, x, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
     """Tiles lo to hi of dx, from the statistics."""
     for i in range(lo, hi):
-        tile, _ = tile_of(x, i)
+        tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
         own = m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], mean_wdy[c0:c1], mean_wdy_x_hat[c0:c1]
         _apply_gradient_tile(dy, x, tile, *own, dx)
@@ -231,31 +255,40 @@ _whole_backward, _gradient_sums, _apply_gradient = (
 )
 
 
+@loop
+def _all_gradient_sums(engine, dy, x, m):
+    """Each channel's sums of d, dy and dy * d."""
+    steps = sum_steps(x)
+    tiles, grain, pieces = work(x, steps)
+    partials = np.zeros((pieces, 3, x.shape[1]))
+    _gradient_sums(engine, tiles, grain, (steps, dy, x, m, partials))
+    return total(partials)
+
+
 @launcher
 def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, C, L); all else (C,)."""
-    N, C, L = x.shape
-    tiles, grain, pieces = work(x)
-    if pieces == 1:
-        _whole_backward(engine, tiles, grain, (dy, x, mean, rstd, weight, dx, dweight, dbias))
+    count = x.shape[0] * x.shape[2]
+    steps, small = whole_steps(x)
+    if small:
+        tiles, grain, _ = work(x, steps)
+        _whole_backward(engine, tiles, grain, (steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
         return
-    partials = np.zeros((pieces, 3, C))
-    _gradient_sums(engine, tiles, grain, (dy, x, mean, partials))
-    sums = total(partials)
-    delta = sums[0] / (N * L)
-    mean_wdy, mean_wdy_x_hat = _finish_backward(sums, N * L, delta, rstd, weight, dweight, dbias)
+    sums = _all_gradient_sums(engine, dy, x, mean)
+    delta = sums[0] / (count)
+    mean_wdy, mean_wdy_x_hat = _finish_backward(sums, count, delta, rstd, weight, dweight, dbias)
     low = delta.astype(x.dtype)
-    _apply_gradient(engine, tiles, grain, (dy, x, mean, low, rstd, weight, mean_wdy, mean_wdy_x_hat, dx))
+    steps = apply_steps(x)
+    tiles, grain, _ = work(x, steps)
+    _apply_gradient(engine, tiles, grain, (steps, dy, x, mean, low, rstd, weight, mean_wdy, mean_wdy_x_hat, dx))
 
 
 @launcher
 def batch_norm_backward_frozen(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """As `batch_norm_backward` where mean (float64) and rstd are constants."""
-    N, C, L = x.shape
-    tiles, grain, pieces = work(x)
-    partials = np.zeros((pieces, 3, C))
+    count = x.shape[0] * x.shape[2]
     m, delta = _in_two_parts(mean, weight)
-    _gradient_sums(engine, tiles, grain, (dy, x, m, partials))
-    _finish_backward(total(partials), N * L, delta.astype(np.float64), rstd, weight, dweight, dbias)
+    sums = _all_gradient_sums(engine, dy, x, m)
+    _finish_backward(sums, count, delta.astype(np.float64), rstd, weight, dweight, dbias)
     zero = np.zeros_like(m)
-    _apply(engine, tiles, grain, (dy, zero, zero, rstd, weight, zero, dx))  # dx = dy * rstd * weight
+    _apply_all(engine, dy, zero, zero, rstd, weight, zero, dx)  # dx = dy * rstd * weight

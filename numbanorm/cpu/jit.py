@@ -12,3 +12,5 @@ summing = numba.njit(fastmath={"reassoc", "contract", "nsz"}, **_INNER)
 # What compiled code may call: one range of the work, and the whole of it.
 range_kernel = numba.njit(nogil=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 launcher = numba.njit(nogil=True, error_model="numpy", cache=True)
+
+block = numba.njit(error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True, fastmath={"contract", "nsz"})

@@ -7,7 +7,7 @@ So the sums' error, about 1e-8, depends neither on the number of values nor, tha
 import numpy as np
 
 from numbanorm._math import moments, shift_is_near
-from numbanorm.cpu.jit import loop, summing
+from numbanorm.cpu.jit import block, loop, summing
 from numbanorm.cpu.tiles import LONG, fold, lines, repeat
 
 TERMS = 16
@@ -90,7 +90,7 @@ def total(partials):
     return result
 
 
-@loop
+@block
 def add_channel_sums(x, tile, m, sums):
     """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L)."""
     (n0, n1), (c0, c1), (l0, l1) = tile
@@ -114,7 +114,20 @@ def add_channel_sums(x, tile, m, sums):
         fold(long[k], L, sums[k])
 
 
-@loop
+@block
+def add_float64_sums(x, tile, m, far, sums):
+    """`add_channel_sums` of the channels that are far: slower, but float64 also holds squares that float32 cannot."""
+    (n0, n1), (c0, c1), (l0, l1) = tile
+    for n in range(n0, n1):
+        for c in range(c0, c1):
+            j = c - c0
+            if far[j]:
+                sum_d, sum_dd = row_sums(x[n, c][l0:l1], np.float64(m[j]))
+                sums[0][j] += sum_d
+                sums[1][j] += sum_dd
+
+
+@block
 def channel_shift(x, channels, m):
     """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
     c0, c1 = channels
@@ -130,7 +143,7 @@ def channel_shift(x, channels, m):
         m[j] = total[j] / samples
 
 
-@loop
+@block
 def channel_moments(x, tile, m, delta, var):
     """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
     count = x.shape[0] * x.shape[2]
@@ -138,11 +151,11 @@ def channel_moments(x, tile, m, delta, var):
     sums = np.zeros(m.size), np.zeros(m.size)
     add_channel_sums(x, tile, m, sums)
     moments_of_sums(sums, count, delta, var)
-    far = move_far_shifts(m, delta, var)
-    if far.size > 0:
+    far = np.empty(m.size, np.bool_)
+    if move_far_shifts(m, delta, var, far):
         sums = np.zeros(m.size), np.zeros(m.size)
-        add_channel_sums(x, tile, m.astype(np.float64), sums)
-        moments_of_sums_again(sums, count, far, delta, var)
+        add_float64_sums(x, tile, m, far, sums)
+        moments_of_far_sums(sums, count, far, delta, var)
 
 
 @loop
@@ -153,20 +166,20 @@ def moments_of_sums(sums, count, delta, var):
 
 
 @loop
-def move_far_shifts(m, delta, var):
-    """Move each m that was too far from its mean; which they were."""
-    far, found = np.empty(m.size, np.intp), 0
+def move_far_shifts(m, delta, var, far):
+    """Move each m that is too far from its mean; mark which, and say whether there are any."""
+    some = False
     for j in range(m.size):
-        if not shift_is_near(delta[j], var[j]):
+        far[j] = not shift_is_near(delta[j], var[j])
+        if far[j]:
             m[j] += delta[j]
-            far[found] = j
-            found += 1
-    return far[:found]
+            some = True
+    return some
 
 
 @loop
-def moments_of_sums_again(sums, count, far, delta, var):
-    """delta, var of the channels whose m was moved, and of no other: what is near does not depend on what is far."""
-    for k in range(far.size):
-        j = far[k]
-        delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
+def moments_of_far_sums(sums, count, far, delta, var):
+    """delta, var of the channels that were far, and of no other: what is near does not depend on them."""
+    for j in range(far.size):
+        if far[j]:
+            delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
