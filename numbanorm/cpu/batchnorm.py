@@ -26,22 +26,23 @@ from numbanorm.cpu.tiles import LONG, SHORT, apply_steps, fold, lines, repeat, s
 
 
 @block
-def _apply_tile(x, tile, m, delta, rstd, weight, bias, y):
+def _apply_tile(x, tile, m, delta, scale, bias, y):
+    """y = ((x - m) - delta) * scale + bias, with scale = rstd * weight: one array less for lines to read."""
     (n0, n1), (c0, c1), (l0, l1) = tile
-    L = x.shape[2]
+    L, one = x.shape[2], x.dtype.type(1)
     if L >= SHORT:
         for n in range(n0, n1):
             for c in range(c0, c1):
                 j = c - c0
-                normalize_affine_row(x[n, c][l0:l1], m[j], delta[j], rstd[j], weight[j], bias[j], y[n, c][l0:l1])
+                normalize_affine_row(x[n, c][l0:l1], m[j], delta[j], scale[j], one, bias[j], y[n, c][l0:l1])
         return
     first, end, step, width = lines(x, tile)
     x, y = x.reshape(x.size), y.reshape(x.size)
-    m, delta, rstd = repeat(m, L, width), repeat(delta, L, width), repeat(rstd, L, width)
-    weight, bias = repeat(weight, L, width), repeat(bias, L, width)
+    m, delta = repeat(m, L, width), repeat(delta, L, width)
+    scale, bias = repeat(scale, L, width), repeat(bias, L, width)
     for start in range(first, end, step):
         line = slice(start, min(start + width, end))
-        normalize_affine_row(x[line], m, delta, rstd, weight, bias, y[line])
+        normalize_affine_row(x[line], m, delta, scale, one, bias, y[line])
 
 
 @range_kernel
@@ -52,8 +53,8 @@ def whole_forward(lo, hi, steps, x, weight, bias, eps, y, mean, rstd, var):
         c0, c1 = tile[1]
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
         channel_moments(x, tile, m, delta, var[c0:c1])
-        low = _finish(m, delta, var[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
-        _apply_tile(x, tile, m, low, rstd[c0:c1], weight[c0:c1], bias[c0:c1], y)
+        low, scale = _finish(m, delta, var[c0:c1], weight[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
+        _apply_tile(x, tile, m, low, scale, bias[c0:c1], y)
 
 
 @range_kernel
@@ -76,12 +77,12 @@ def float64_sums(lo, hi, steps, x, m, far, partials):
 
 
 @range_kernel
-def apply(lo, hi, steps, x, m, delta, rstd, weight, bias, y):
+def apply(lo, hi, steps, x, m, delta, scale, bias, y):
     """Tiles lo to hi of y, from the statistics."""
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        _apply_tile(x, tile, m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], bias[c0:c1], y)
+        _apply_tile(x, tile, m[c0:c1], delta[c0:c1], scale[c0:c1], bias[c0:c1], y)
 
 
 _whole_forward, _apply = parallel_for(whole_forward), parallel_for(apply)
@@ -89,14 +90,15 @@ _sums, _float64_sums = parallel_for(sums), parallel_for(float64_sums)
 
 
 @block
-def _finish(m, delta, var, eps, mean, rstd):
-    """Fill mean and rstd; delta as x's dtype."""
-    low = np.empty_like(m)
+def _finish(m, delta, var, weight, eps, mean, rstd):
+    """Fill mean and rstd; delta as x's dtype, and scale."""
+    low, scale = np.empty_like(m), np.empty_like(m)
     for j in range(m.size):
         low[j] = delta[j]
         mean[j] = m[j] + delta[j]
         rstd[j] = reciprocal_std(var[j], eps)
-    return low
+        scale[j] = rstd[j] * weight[j]
+    return low, scale
 
 
 @launcher
@@ -119,27 +121,27 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
         partials[:] = 0
         _float64_sums(engine, tiles, grain, (steps, x, m, far, partials))
         moments_of_far_sums(total(partials), N * L, far, delta, var)
-    low = _finish(m, delta, var, eps, mean, rstd)
-    _apply_all(engine, x, m, low, rstd, weight, bias, y)
+    low, scale = _finish(m, delta, var, weight, eps, mean, rstd)
+    _apply_all(engine, x, m, low, scale, bias, y)
 
 
 @loop
-def _apply_all(engine, x, m, delta, rstd, weight, bias, y):
+def _apply_all(engine, x, m, delta, scale, bias, y):
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
-    _apply(engine, tiles, grain, (steps, x, m, delta, rstd, weight, bias, y))
+    _apply(engine, tiles, grain, (steps, x, m, delta, scale, bias, y))
 
 
 @launcher
 def batch_norm(engine, x, mean, var, weight, bias, eps, y):
     """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
     m, delta = _in_two_parts(mean, weight)
-    rstd = np.empty_like(weight)
-    for c in range(rstd.size):
+    scale = np.empty_like(weight)
+    for c in range(scale.size):
         if var[c] < 0:
             return False
-        rstd[c] = reciprocal_std(var[c], eps)
-    _apply_all(engine, x, m, delta, rstd, weight, bias, y)
+        scale[c] = reciprocal_std(var[c], eps) * weight[c]
+    _apply_all(engine, x, m, delta, scale, bias, y)
     return True
 
 
@@ -291,4 +293,4 @@ def batch_norm_backward_frozen(engine, dy, x, mean, rstd, weight, dx, dweight, d
     sums = _all_gradient_sums(engine, dy, x, m)
     _finish_backward(sums, count, delta.astype(np.float64), rstd, weight, dweight, dbias)
     zero = np.zeros_like(m)
-    _apply_all(engine, dy, zero, zero, rstd, weight, zero, dx)  # dx = dy * rstd * weight
+    _apply_all(engine, dy, zero, zero, rstd * weight, zero, dx)  # dx = dy * rstd * weight

@@ -29,7 +29,7 @@ def whole_steps(x):
 def sum_steps(x):
     """Steps to tiles that hold parts of channels, long in memory, so few that their sums are small beside x."""
     N, C, L = x.shape
-    c_step, l_step = min(C, max(1, 2 * LINE // L)), min(L, TILE) if L >= LONG else L
+    c_step, l_step = min(C, max(1, LINE // L)), min(L, TILE) if L >= LONG else L
     return min(N, max(1, TILE // (c_step * l_step))), c_step, l_step
 
 
@@ -68,7 +68,7 @@ def lines(x, tile):
     _, C, L = x.shape
     if c1 - c0 < C:
         return (n0 * C + c0) * L, n1 * C * L, C * L, (c1 - c0) * L
-    width = C * L if C * L > LONG else LINE // (C * L) * C * L
+    width = C * L if C * L > LONG else LONG // (C * L) * 2 * C * L
     return n0 * C * L, n1 * C * L, width, width
 
 
