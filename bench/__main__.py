@@ -45,12 +45,13 @@ def _options() -> argparse.Namespace:
 def _train(console: Console, options) -> None:
     runs = train.train_all(console)
     train.table(runs).show(console)
-    console.print(f"Plot: {train.plot(runs)}")
+    console.print(f"Plot: {train.plot(runs)}; all figures: {train.save(runs)}")
 
 
 def _accuracy(console: Console, options) -> None:
     table = accuracy.table()
     table.show(console)
+    console.print(f"All figures: {accuracy.save(table)}")
     if options.readme:
         readme.write("accuracy", [table])
 
@@ -59,7 +60,7 @@ def _speed(console: Console, options) -> None:
     results = speed.measure(console, options.quick)
     for table in speed.tables(results):
         table.show(console)
-    console.print(f"All times: {speed.save(results)}")
+    console.print(f"All figures: {speed.save(results)}")
     if options.readme:
         readme.write("speed", speed.tables([result for result in results if result.case.shape.quick]))
 

@@ -7,6 +7,7 @@ import numpy as np
 
 import numbanorm
 from bench import peers
+from bench.environment import append
 from bench.tables import Table
 
 OFFSETS = ("0", "1", "1e3", "1e4", "1e6")
@@ -26,6 +27,11 @@ def table() -> Table:
         batch = _errors(_batch_norms(columns_around_K), columns_around_K, axis=0)
         rows.append([K, *layer, *batch])
     return Table("Largest error of y, float32 values of standard deviation 1 around K", header, rows)
+
+
+def save(table: Table):
+    """A row per offset; returns the path."""
+    return append("accuracy", [dict(zip(table.header, row, strict=True)) for row in table.rows])
 
 
 def _errors(results, x, axis) -> list[str]:

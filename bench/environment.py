@@ -1,5 +1,6 @@
 """Where a number was measured: machine, versions and commit."""
 
+import csv
 import os
 import platform
 import subprocess
@@ -18,7 +19,7 @@ RESULTS = ROOT / "bench" / "results"
 
 
 @cache
-def environment() -> dict[str, str]:
+def environment() -> dict[str, object]:
     """One text per column of the results."""
     return {
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -42,6 +43,21 @@ def machine_line() -> str:
         f"{e['machine']}, {e['cores']} cores, {e['threads']} threads; Python {e['python']}, NumPy {e['numpy']}, "
         f"Numba {e['numba']}, PyTorch {e['torch']}; numbanorm {e['numbanorm']} at commit {e['commit']}"
     )
+
+
+def append(name: str, records: list[dict[str, object]]) -> Path:
+    """Append to bench/results/name.csv, each row with the environment; returns the path."""
+    path = RESULTS / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    rows = [environment() | record for record in records]
+    header = list(rows[0])
+    fresh = not path.exists() or path.read_text().partition("\n")[0] != ",".join(header)  # other columns: start anew
+    with path.open("w" if fresh else "a", newline="") as file:
+        writer = csv.DictWriter(file, header)
+        if fresh:
+            writer.writeheader()
+        writer.writerows(rows)
+    return path
 
 
 def _cores() -> int:

@@ -1,6 +1,5 @@
 """How fast every operation is, beside its peers and beside the ceiling that `bandwidth` measures in the same rounds."""
 
-import csv
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ from rich.progress import track
 from bench import batchnorm, layernorm, peers
 from bench.bandwidth import copies
 from bench.cases import Case, calls, check_agreement
-from bench.environment import RESULTS, environment
+from bench.environment import append
 from bench.tables import Table
 from bench.timing import Timing, time_calls
 
@@ -77,23 +76,13 @@ def _milliseconds(timing: Timing | None) -> str:
 
 
 def save(results: list[Result]) -> Path:
-    """Append to bench/results/speed.csv, a row per case; returns the path."""
-    path = RESULTS / "speed.csv"
-    path.parent.mkdir(exist_ok=True)
-    rows = [_record(result) for result in results]
-    header = list(rows[0])
-    fresh = not path.exists() or path.read_text().partition("\n")[0] != ",".join(header)  # other columns: start anew
-    with path.open("w" if fresh else "a", newline="") as file:
-        writer = csv.DictWriter(file, header)
-        if fresh:
-            writer.writeheader()
-        writer.writerows(rows)
-    return path
+    """A row per case; returns the path."""
+    return append("speed", [_record(result) for result in results])
 
 
 def _record(result: Result) -> dict[str, object]:
     operation, shape = result.case
-    record: dict[str, object] = {**environment(), "operation": operation.name, "network": shape.network}
+    record: dict[str, object] = {"operation": operation.name, "network": shape.network}
     record |= {"shape": "x".join(map(str, shape.sizes)), "axis": shape.axis, "megabytes": result.case.megabytes}
     for name in (*SYSTEMS, "ordinary copy", "streaming copy"):
         low, median, high = result.timings.get(name, ("", "", ""))

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
-from bench.environment import RESULTS
+from bench.environment import RESULTS, append
 from bench.network import Network
 from bench.tables import Table
 from numbanorm import BatchNorm, LayerNorm
@@ -91,6 +91,18 @@ def table(runs: dict[str, Run]) -> Table:
         cells = [f"{run.losses[i]:.3f}, {run.accuracies[i]:.1%}" for i in at]
         rows.append([name, *cells, f"{run.seconds_per_step * 1e3:.2f}"])
     return Table(f"Digits: training loss, test accuracy (batches of {BATCH}, rate {RATE})", header, rows)
+
+
+def save(runs: dict[str, Run]):
+    """A row per norm and step; returns the path."""
+    return append(
+        "digits",
+        [
+            {"norm": name, "step": step, "loss": loss, "accuracy": accuracy, "s per step": run.seconds_per_step}
+            for name, run in runs.items()
+            for step, loss, accuracy in zip(run.steps, run.losses, run.accuracies, strict=True)
+        ],
+    )
 
 
 def plot(runs: dict[str, Run]):
