@@ -15,7 +15,7 @@ from bench.tables import Table
 from bench.timing import Timing, time_calls
 
 CASES = layernorm.CASES + batchnorm.CASES
-ROUNDS, QUICK_ROUNDS = 21, 5
+ROUNDS, QUICK_ROUNDS = 21, 3
 SYSTEMS = ("numbanorm", "out=", *peers.NAMES)
 HEADER = ["x", "MB", *(f"{name} ms" for name in SYSTEMS), "speed-up", "of ceiling"]
 

@@ -7,7 +7,7 @@ otherwise one launch sums, tile by tile, and a second applies.
 import numpy as np
 
 from numbanorm._math import reciprocal_std, sum_of_products
-from numbanorm.cpu.jit import block, launcher, loop, range_kernel
+from numbanorm.cpu.jit import block, inlined, launcher, loop, range_kernel
 from numbanorm.cpu.loops import add_gradient_row, input_gradient_row, normalize_affine_row, row_gradient_sums
 from numbanorm.cpu.moments import (
     TERMS,
@@ -125,7 +125,7 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
     _apply_all(engine, x, m, low, scale, bias, y)
 
 
-@loop
+@inlined
 def _apply_all(engine, x, m, delta, scale, bias, y):
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
@@ -257,7 +257,7 @@ _whole_backward, _gradient_sums, _apply_gradient = (
 )
 
 
-@loop
+@inlined
 def _all_gradient_sums(engine, dy, x, m):
     """Each channel's sums of d, dy and dy * d."""
     steps = sum_steps(x)

@@ -13,6 +13,9 @@ summing = numba.njit(fastmath=_EXACT | {"reassoc"}, forceinline=True, **_INNER)
 # Work on a whole tile. Called, since inlining saves nothing there and takes a fifth longer to compile.
 block = numba.njit(fastmath=_EXACT, **_INNER)
 
+# Functions that mostly call others, merged into their caller before compilation: each level of calls is optimised anew.
+inlined = numba.njit(fastmath=_EXACT, inline="always", **_INNER)
+
 # What compiled code may call: one range of the work, and the whole of it. Only the latter can be called from Python.
 range_kernel = numba.njit(nogil=True, **_INNER)
 launcher = numba.njit(nogil=True, cache=True, error_model="numpy")

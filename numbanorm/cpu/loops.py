@@ -9,7 +9,7 @@ from numba import types
 from numba.extending import overload
 
 from numbanorm._math import affine, input_gradient, normalize
-from numbanorm.cpu.jit import loop, summing
+from numbanorm.cpu.jit import inlined, loop, summing
 from numbanorm.cpu.moments import RUN, TERMS, add_run, difference
 
 
@@ -60,7 +60,7 @@ def _run_gradient_sums(dy, row, weight, m):
     return sum_d, sum_wdy, sum_wdy_d
 
 
-@loop
+@inlined
 def row_gradient_sums(dy, row, weight, m):
     """The sums of d, wdy and wdy * d over a row, d = row - m, wdy = dy * weight."""
     sum_d = sum_wdy = sum_wdy_d = 0.0

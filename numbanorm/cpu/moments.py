@@ -7,7 +7,7 @@ So the sums' error, about 1e-8, depends neither on the number of values nor, tha
 import numpy as np
 
 from numbanorm._math import moments, shift_is_near
-from numbanorm.cpu.jit import block, loop, summing
+from numbanorm.cpu.jit import block, inlined, loop, summing
 from numbanorm.cpu.tiles import LONG, fold, lines, repeat
 
 TERMS = 16
@@ -30,7 +30,7 @@ def _run_sums(row, m):
     return sum_d, sum_dd
 
 
-@loop
+@inlined
 def row_sums(row, m):
     """The sums of d and d * d over a row, d = row - m."""
     sum_d = sum_dd = 0.0
@@ -51,7 +51,7 @@ def row_shift(row):
     return row.dtype.type(total / first.size)
 
 
-@loop
+@inlined
 def row_moments(row):
     """m, delta, var of a row."""
     m = row_shift(row)
@@ -143,7 +143,7 @@ def channel_shift(x, channels, m):
         m[j] = total[j] / samples
 
 
-@block
+@inlined
 def channel_moments(x, tile, m, delta, var):
     """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
     count = x.shape[0] * x.shape[2]
@@ -158,7 +158,7 @@ def channel_moments(x, tile, m, delta, var):
         moments_of_far_sums(sums, count, far, delta, var)
 
 
-@loop
+@inlined
 def moments_of_sums(sums, count, delta, var):
     """delta, var of each channel."""
     for j in range(delta.size):
