@@ -129,19 +129,19 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
 
 
 def mask(value: Any, shape: tuple[int, ...]) -> None:
-    """A bool array of this shape with a True in it."""
+    """A bool array of this shape with a True in it, if there is anything in it."""
     if type(value) is not np.ndarray:
         _array_type("mask", value)
     if value.dtype.type is not np.bool_:
         raise TypeError(f"mask: dtype {value.dtype}, must be bool")
     if value.shape != shape:
         raise ValueError(f"mask: shape {value.shape}, must be {shape}, the shape of x without its channel axis")
-    if not value.any():
+    if value.size > 0 and not value.any():
         raise ValueError("mask: all False, must leave at least one position")
 
 
 def several_values(x: Array, count: int) -> None:
-    if count == 1:
+    if count == 1 and x.size > 0:
         raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
 
 

@@ -176,7 +176,7 @@ def batch_norm_forward(
         packed = _positions(x, channel_axis)[mask]
         values, mean, rstd, var = _forward(split(packed, (1,)), packed, weight, bias, eps, None)
         y = _unpack(values, mask, channel_axis, x, out)
-    if count > 0:
+    if x.size > 0:
         _update(running_mean, momentum, mean)
         _update(running_var, momentum, var * (count / (count - 1)))
     return Forward(y, mean.astype(seen.dtype), rstd)

@@ -137,28 +137,30 @@ def test_any_shape_axis_mask_and_layout(case, layout, with_parameters, offset):
     others = np.delete(shape, channel_axis)
     mask = None if share is None else np.random.default_rng(4).random(others) < share
     count = int(np.prod(others)) if mask is None else int(mask.sum())
-    if mask is not None and count == 0:
+    if x.size == 0 and (mask is None or mask.size == 0 or count > 0):
+        check_zero_size(x, channel_axis, mask)
+    elif mask is not None and count == 0:
         with pytest.raises(ValueError, match="mask: all False"):
             batch_norm_forward(x, channel_axis=channel_axis, mask=mask)
     elif count == 1:
         with pytest.raises(ValueError, match="one value per channel"):
             batch_norm_forward(x, channel_axis=channel_axis, mask=mask)
-    elif x.size == 0:
-        check_zero_size(x, channel_axis)
     else:
         check(x, channel_axis, *(parameters(x, channel_axis) if with_parameters else ()), mask=mask)
 
 
-@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (0, 0), (2, 3, 0)])
-def test_zero_size(shape):
-    check_zero_size(values(shape), 1)
+@pytest.mark.parametrize("shape", [(0, 5), (5, 0), (1, 0), (0, 0), (2, 3, 0)])
+@pytest.mark.parametrize("masked", [False, True])
+def test_zero_size(shape, masked):
+    check_zero_size(values(shape), 1, np.ones(np.delete(shape, 1), bool) if masked else None)
 
 
-def check_zero_size(x, channel_axis):
+def check_zero_size(x, channel_axis, mask=None):
     C = x.shape[channel_axis]
     running_mean, running_var = np.full(C, 2.0), np.full(C, 3.0)
-    y, mean, rstd = batch_norm_forward(x, None, None, running_mean, running_var, channel_axis=channel_axis)
-    gradients = batch_norm_backward(x, x, mean, rstd, channel_axis=channel_axis)
+    options = {"channel_axis": channel_axis, "mask": mask}
+    y, mean, rstd = batch_norm_forward(x, None, None, running_mean, running_var, **options)
+    gradients = batch_norm_backward(x, x, mean, rstd, **options)
     inference = batch_norm(x, running_mean, running_var, channel_axis=channel_axis)
     assert y.shape == gradients.dx.shape == inference.shape == x.shape
     np.testing.assert_array_equal(mean, np.full(C, np.nan))
