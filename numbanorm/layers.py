@@ -1,5 +1,6 @@
 """Layers for a hand-written trainer: they hold arrays and call the functions."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -12,7 +13,7 @@ from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forw
 from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
 
 
-class _Layer:
+class _Layer(ABC):
     """What both layers have: a mode, parameters with gradients, and a state."""
 
     weight: Array | None = None
@@ -23,8 +24,9 @@ class _Layer:
         self.grads: dict[str, Array] = {}
         self._saved: dict[str, Any] | None = None  # of the last forward pass
 
+    @abstractmethod
     def forward(self, x: Array) -> Array:
-        raise NotImplementedError
+        """y of x."""
 
     def __call__(self, x: Array) -> Array:
         return self.forward(x)
