@@ -277,7 +277,7 @@ def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
         _whole_backward(engine, tiles, grain, (steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
         return
     sums = _all_gradient_sums(engine, dy, x, mean)
-    delta = sums[0] / (count)
+    delta = sums[0] / count
     mean_wdy, mean_wdy_x_hat = _finish_backward(sums, count, delta, rstd, weight, dweight, dbias)
     low = delta.astype(x.dtype)
     steps = apply_steps(x)
