@@ -1,6 +1,8 @@
 """The scalar formulas of both norms, one compiled function each; kernels hold loops and call these.
 
-Notation: m is any value near the mean, d = x - m, delta = mean(d), so that the mean is m + delta without rounding.
+Notation: m is any value near the mean of x, d = x - m and delta = mean(d), so that the mean is m + delta without
+rounding; h = d * rstd and mean_h = mean(h) = delta * rstd, so that x_hat = h - mean_h. Likewise m_wdy is any value near
+the mean of wdy = dy * weight, and g = wdy - m_wdy. Sums and what is made of them are float64.
 """
 
 import math
@@ -10,34 +12,24 @@ import numba
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
 scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-
-@scalar
-def normalize(x, m, delta, rstd):
-    """x_hat = (x - mean) * rstd, with the mean in two parts so that its rounding error does not reach x_hat."""
-    return ((x - m) - delta) * rstd
-
-
-@scalar
-def affine(x_hat, weight, bias):
-    """y = x_hat * weight + bias."""
-    return x_hat * weight + bias
+LEAST = 1e-36  # a variance below it is of squares that float32 cannot hold to their last digit
 
 
 @scalar
 def moments(sum_d, sum_dd, count):
-    """delta and the biased variance, from the sums of d and d * d (float64)."""
+    """delta and the biased variance, from the sums of d and d * d."""
     delta = sum_d / count
     var = sum_dd / count - delta * delta
     return delta, (0.0 if var < 0.0 else var)  # a NaN stays
 
 
 @scalar
-def shift_is_near(delta, var):
-    """Whether m was near enough to the mean for `moments` to be exact.
+def sums_are_exact(delta, var, eps):
+    """Whether m was near enough to the mean, and float32 could hold the squares, for `moments` to be exact.
 
     With |delta| <= 2 std the subtraction in the variance loses at most a factor of 5 of the sums' 1e-8.
     """
-    return delta * delta <= 4.0 * var and var < math.inf
+    return delta * delta <= 4.0 * var and LEAST <= var + eps < math.inf
 
 
 @scalar
@@ -47,12 +39,42 @@ def reciprocal_std(var, eps):
 
 
 @scalar
-def sum_of_products(sum_wdy_d, sum_wdy, delta, rstd):
-    """sum(wdy * x_hat), from the sums of wdy * d and wdy (float64)."""
-    return rstd * (sum_wdy_d - delta * sum_wdy)
+def normalize(x, m, rstd, mean_h):
+    """x_hat = (x - mean) * rstd, with the mean in two parts so that its rounding error does not reach x_hat."""
+    return (x - m) * rstd - mean_h
 
 
 @scalar
-def input_gradient(wdy, x_hat, mean_wdy, mean_wdy_x_hat, rstd):
-    """dx = rstd * (wdy - mean(wdy) - x_hat * mean(wdy * x_hat)), wdy = dy * weight, means over what is normalised."""
-    return rstd * (wdy - mean_wdy - x_hat * mean_wdy_x_hat)
+def affine(x_hat, weight, bias):
+    """y = x_hat * weight + bias."""
+    return x_hat * weight + bias
+
+
+@scalar
+def affine_of_d(delta, rstd, weight, bias):
+    """scale and offset with y = d * scale + offset."""
+    scale = rstd * weight
+    return scale, bias - delta * scale
+
+
+@scalar
+def sum_dy_x_hat(sum_h, sum_g, sum_gh, m_dy, mean_h, count):
+    """sum(dy * x_hat), with g = dy - m_dy."""
+    return sum_gh + m_dy * sum_h - mean_h * (sum_g + m_dy * count)
+
+
+@scalar
+def input_gradient_of_sums(sum_h, sum_g, sum_gh, rstd, count):
+    """slope and offset with which `input_gradient` is
+
+    dx = rstd * (wdy - mean(wdy) - x_hat * mean(wdy * x_hat)), means over what is normalised.
+    """
+    mean_h, mean_g = sum_h / count, sum_g / count
+    mean_g_x_hat = sum_gh / count - mean_g * mean_h  # = mean(wdy * x_hat), since mean(x_hat) = 0
+    return -rstd * mean_g_x_hat, rstd * (mean_h * mean_g_x_hat - mean_g)
+
+
+@scalar
+def input_gradient(g, h, rstd, slope, offset):
+    """dx = rstd * g + slope * h + offset."""
+    return rstd * g + (slope * h + offset)

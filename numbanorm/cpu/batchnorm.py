@@ -6,14 +6,12 @@ otherwise one launch sums, tile by tile, and a second applies.
 
 import numpy as np
 
-from numbanorm._math import reciprocal_std, sum_of_products
+from numbanorm._math import affine_of_d, input_gradient_of_sums, reciprocal_std, sum_dy_x_hat
 from numbanorm.cpu.jit import block, inlined, launcher, loop, range_kernel
-from numbanorm.cpu.loops import add_gradient_row, input_gradient_row, normalize_affine_row, row_gradient_sums
+from numbanorm.cpu.loops import add_gradient_lines, affine_row, input_gradient_row, row_gradient_sums
 from numbanorm.cpu.moments import (
-    TERMS,
     add_channel_sums,
     add_float64_sums,
-    add_run,
     channel_moments,
     channel_shift,
     moments_of_far_sums,
@@ -22,27 +20,36 @@ from numbanorm.cpu.moments import (
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.tiles import LONG, SHORT, apply_steps, fold, lines, repeat, sum_steps, tile_of, whole_steps, work
+from numbanorm.cpu.tiles import (
+    LONG,
+    SHORT,
+    apply_steps,
+    fold,
+    line_width,
+    lines,
+    repeat,
+    sum_steps,
+    tile_of,
+    whole_steps,
+    work,
+)
 
 
 @block
-def _apply_tile(x, tile, m, delta, scale, bias, y):
-    """y = ((x - m) - delta) * scale + bias, with scale = rstd * weight: one array less for lines to read."""
+def _apply_tile(x, tile, m, scale, offset, y):
+    """y = (x - m) * scale + offset."""
     (n0, n1), (c0, c1), (l0, l1) = tile
-    L, one = x.shape[2], x.dtype.type(1)
+    L = x.shape[2]
     if L >= SHORT:
         for n in range(n0, n1):
             for c in range(c0, c1):
-                j = c - c0
-                normalize_affine_row(x[n, c][l0:l1], m[j], delta[j], scale[j], one, bias[j], y[n, c][l0:l1])
+                affine_row(x[n, c][l0:l1], m[c - c0], scale[c - c0], offset[c - c0], y[n, c][l0:l1])
         return
-    first, end, step, width = lines(x, tile)
-    x, y = x.reshape(x.size), y.reshape(x.size)
-    m, delta = repeat(m, L, width), repeat(delta, L, width)
-    scale, bias = repeat(scale, L, width), repeat(bias, L, width)
-    for start in range(first, end, step):
-        line = slice(start, min(start + width, end))
-        normalize_affine_row(x[line], m, delta, scale, one, bias, y[line])
+    width = line_width(x, tile)
+    m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
+    for x_lines, y_lines in zip(lines(x, tile, width), lines(y, tile, width)):
+        for k in range(x_lines.shape[0]):
+            affine_row(x_lines[k], m, scale, offset, y_lines[k])
 
 
 @range_kernel
@@ -52,9 +59,9 @@ def whole_forward(lo, hi, steps, x, weight, bias, eps, y, mean, rstd, var):
         tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
-        channel_moments(x, tile, m, delta, var[c0:c1])
-        low, scale = _finish(m, delta, var[c0:c1], weight[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
-        _apply_tile(x, tile, m, low, scale, bias[c0:c1], y)
+        channel_moments(x, tile, eps, m, delta, var[c0:c1])
+        affine = _finish(m, delta, var[c0:c1], weight[c0:c1], bias[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
+        _apply_tile(x, tile, m, *affine, y)
 
 
 @range_kernel
@@ -77,12 +84,12 @@ def float64_sums(lo, hi, steps, x, m, far, partials):
 
 
 @range_kernel
-def apply(lo, hi, steps, x, m, delta, scale, bias, y):
+def apply(lo, hi, steps, x, m, scale, offset, y):
     """Tiles lo to hi of y, from the statistics."""
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        _apply_tile(x, tile, m[c0:c1], delta[c0:c1], scale[c0:c1], bias[c0:c1], y)
+        _apply_tile(x, tile, m[c0:c1], scale[c0:c1], offset[c0:c1], y)
 
 
 _whole_forward, _apply = parallel_for(whole_forward), parallel_for(apply)
@@ -90,15 +97,14 @@ _sums, _float64_sums = parallel_for(sums), parallel_for(float64_sums)
 
 
 @block
-def _finish(m, delta, var, weight, eps, mean, rstd):
-    """Fill mean and rstd; delta as x's dtype, and scale."""
-    low, scale = np.empty_like(m), np.empty_like(m)
+def _finish(m, delta, var, weight, bias, eps, mean, rstd):
+    """Fill mean and rstd; scale and offset."""
+    scale, offset = np.empty_like(m), np.empty_like(m)
     for j in range(m.size):
-        low[j] = delta[j]
-        mean[j] = m[j] + delta[j]
-        rstd[j] = reciprocal_std(var[j], eps)
-        scale[j] = rstd[j] * weight[j]
-    return low, scale
+        exact_rstd = reciprocal_std(var[j], eps)
+        mean[j], rstd[j] = m[j] + delta[j], exact_rstd
+        scale[j], offset[j] = affine_of_d(delta[j], exact_rstd, weight[j], bias[j])
+    return scale, offset
 
 
 @launcher
@@ -117,102 +123,88 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
     _sums(engine, tiles, grain, (steps, x, m, partials))
     moments_of_sums(total(partials), N * L, delta, var)
     far = np.empty(C, np.bool_)
-    if move_far_shifts(m, delta, var, far):
+    if move_far_shifts(m, delta, var, eps, far):
         partials[:] = 0
         _float64_sums(engine, tiles, grain, (steps, x, m, far, partials))
         moments_of_far_sums(total(partials), N * L, far, delta, var)
-    low, scale = _finish(m, delta, var, weight, eps, mean, rstd)
-    _apply_all(engine, x, m, low, scale, bias, y)
+    scale, offset = _finish(m, delta, var, weight, bias, eps, mean, rstd)
+    _apply_all(engine, x, m, scale, offset, y)
 
 
 @inlined
-def _apply_all(engine, x, m, delta, scale, bias, y):
+def _apply_all(engine, x, m, scale, offset, y):
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
-    _apply(engine, tiles, grain, (steps, x, m, delta, scale, bias, y))
+    _apply(engine, tiles, grain, (steps, x, m, scale, offset, y))
 
 
 @launcher
 def batch_norm(engine, x, mean, var, weight, bias, eps, y):
     """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
-    m, delta = _in_two_parts(mean, weight)
-    scale = np.empty_like(weight)
-    for c in range(scale.size):
+    m, scale, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
+    for c in range(m.size):
         if var[c] < 0:
             return False
-        scale[c] = reciprocal_std(var[c], eps) * weight[c]
-    _apply_all(engine, x, m, delta, scale, bias, y)
+        m[c] = mean[c]
+        scale[c], offset[c] = affine_of_d(mean[c] - m[c], reciprocal_std(var[c], eps), weight[c], bias[c])
+    _apply_all(engine, x, m, scale, offset, y)
     return True
 
 
-@loop
-def _in_two_parts(mean, like):
-    """m and delta with m + delta the float64 mean, as arrays like another."""
-    m, delta = np.empty_like(like), np.empty_like(like)
-    for c in range(m.size):
-        m[c] = mean[c]
-        delta[c] = mean[c] - m[c]
-    return m, delta
-
-
 @block
-def _add_gradient_sums(dy, x, tile, m, sums):
-    """Add to sums (three float64 arrays) each channel's sums of d, dy and dy * d over a tile."""
+def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
+    """Add to sums (three float64 arrays) each channel's sums of h, g and g * h over a tile."""
     (n0, n1), (c0, c1), (l0, l1) = tile
     L, one = x.shape[2], x.dtype.type(1)
     if L >= LONG:
         for n in range(n0, n1):
             for c in range(c0, c1):
                 j = c - c0
-                sum_d, sum_dy, sum_dy_d = row_gradient_sums(dy[n, c][l0:l1], x[n, c][l0:l1], one, m[j])
-                sums[0][j] += sum_d
-                sums[1][j] += sum_dy
-                sums[2][j] += sum_dy_d
+                own = row_gradient_sums(dy[n, c][l0:l1], x[n, c][l0:l1], one, m[j], rstd[j], m_dy[j])
+                for k in range(3):
+                    sums[k][j] += own[k]
         return
-    first, end, step, width = lines(x, tile)
-    dy, x, m = dy.reshape(x.size), x.reshape(x.size), repeat(m, L, width)
-    run, long = np.empty((3, width), m.dtype), np.zeros((3, width))
-    for start in range(first, end, TERMS * step):
-        run[:] = 0
-        for at in range(start, min(start + TERMS * step, end), step):
-            line = slice(at, min(at + width, end))
-            add_gradient_row(dy[line], x[line], one, m, run[0], run[1], run[2])
-        add_run(run, long)
+    width = line_width(x, tile)
+    m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
+    long = np.zeros((3, width))
+    for dy_lines, x_lines in zip(lines(dy, tile, width), lines(x, tile, width)):
+        add_gradient_lines(dy_lines, x_lines, one, m, rstd, m_dy, long)
     for k in range(3):
         fold(long[k], L, sums[k])
 
 
 @block
-def _apply_gradient_tile(dy, x, tile, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
+def _apply_gradient_tile(dy, x, tile, m, rstd, m_dy, scale, slope, offset, dx):
+    """dx = (dy - m_dy) * scale + h * slope + offset."""
     (n0, n1), (c0, c1), (l0, l1) = tile
-    L = x.shape[2]
+    L, one = x.shape[2], x.dtype.type(1)
     if L >= SHORT:
         for n in range(n0, n1):
             for c in range(c0, c1):
                 j = c - c0
-                own = m[j], delta[j], rstd[j], weight[j], mean_wdy[j], mean_wdy_x_hat[j]
-                input_gradient_row(dy[n, c][l0:l1], x[n, c][l0:l1], *own, dx[n, c][l0:l1])
+                own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
+                input_gradient_row(x[n, c][l0:l1], dy[n, c][l0:l1], one, *own, dx[n, c][l0:l1])
         return
-    first, end, step, width = lines(x, tile)
-    dy, x, dx = dy.reshape(x.size), x.reshape(x.size), dx.reshape(x.size)
-    m, delta, rstd = repeat(m, L, width), repeat(delta, L, width), repeat(rstd, L, width)
-    weight, mean_wdy = repeat(weight, L, width), repeat(mean_wdy, L, width)
-    mean_wdy_x_hat = repeat(mean_wdy_x_hat, L, width)
-    for start in range(first, end, step):
-        line = slice(start, min(start + width, end))
-        input_gradient_row(dy[line], x[line], m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx[line])
+    width = line_width(x, tile)
+    m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
+    scale, slope, offset = repeat(scale, L, width), repeat(slope, L, width), repeat(offset, L, width)
+    for x_lines, dy_lines, dx_lines in zip(lines(x, tile, width), lines(dy, tile, width), lines(dx, tile, width)):
+        for k in range(x_lines.shape[0]):
+            input_gradient_row(x_lines[k], dy_lines[k], one, m, rstd, m_dy, scale, slope, offset, dx_lines[k])
 
 
 @block
-def _finish_backward(sums, count, delta, rstd, weight, dweight, dbias):
-    """Fill dweight and dbias; mean(wdy) and mean(wdy * x_hat)."""
-    mean_wdy, mean_wdy_x_hat = np.empty_like(rstd), np.empty_like(rstd)
+def _finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
+    """Fill dweight and dbias; scale, slope and offset."""
+    scale, slope, offset = np.empty_like(rstd), np.empty_like(rstd), np.empty_like(rstd)
     for j in range(rstd.size):
-        sum_dy_x_hat = sum_of_products(sums[2][j], sums[1][j], delta[j], rstd[j])
-        dweight[j], dbias[j] = sum_dy_x_hat, sums[1][j]
-        mean_wdy[j] = weight[j] * sums[1][j] / count
-        mean_wdy_x_hat[j] = weight[j] * sum_dy_x_hat / count
-    return mean_wdy, mean_wdy_x_hat
+        h, g, gh = sums[0][j], sums[1][j], sums[2][j]
+        dweight[j] = sum_dy_x_hat(h, g, gh, m_dy[j], h / count, count)
+        dbias[j] = g + m_dy[j] * count
+        scale[j] = rstd[j] * weight[j]
+        own_slope, own_offset = input_gradient_of_sums(h, g, gh, rstd[j], count)
+        slope[j], offset[j] = weight[j] * own_slope, weight[j] * own_offset
+    return scale, slope, offset
 
 
 @range_kernel
@@ -222,31 +214,31 @@ def whole_backward(lo, hi, steps, dy, x, mean, rstd, weight, dx, dweight, dbias)
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        m, scale, w = mean[c0:c1], rstd[c0:c1], weight[c0:c1]
-        sums = np.zeros(c1 - c0), np.zeros(c1 - c0), np.zeros(c1 - c0)
-        _add_gradient_sums(dy, x, tile, m, sums)
-        delta = sums[0] / count  # the stored mean is rounded; this is what it lacks
-        means = _finish_backward(sums, count, delta, scale, w, dweight[c0:c1], dbias[c0:c1])
-        _apply_gradient_tile(dy, x, tile, m, delta.astype(x.dtype), scale, w, *means, dx)
+        m, r, m_dy = mean[c0:c1], rstd[c0:c1], np.empty(c1 - c0, x.dtype)
+        channel_shift(dy, tile[1], m_dy)
+        sums = np.zeros((3, c1 - c0))
+        _add_gradient_sums(dy, x, tile, m, r, m_dy, (sums[0], sums[1], sums[2]))
+        linear = _finish_backward(sums, count, r, m_dy, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
+        _apply_gradient_tile(dy, x, tile, m, r, m_dy, *linear, dx)
 
 
 @range_kernel
-def gradient_sums(lo, hi, steps, dy, x, m, partials):
-    """Tiles lo to hi: the sums of d, dy and dy * d into partials (pieces, 3, C), zero before."""
+def gradient_sums(lo, hi, steps, dy, x, m, rstd, m_dy, partials):
+    """Tiles lo to hi: the sums of h, g and g * h into partials (pieces, 3, C), zero before."""
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
         own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
-        _add_gradient_sums(dy, x, tile, m[c0:c1], own)
+        _add_gradient_sums(dy, x, tile, m[c0:c1], rstd[c0:c1], m_dy[c0:c1], own)
 
 
 @range_kernel
-def apply_gradient(lo, hi, steps, dy, x, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
+def apply_gradient(lo, hi, steps, dy, x, m, rstd, m_dy, scale, slope, offset, dx):
     """Tiles lo to hi of dx, from the statistics."""
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        own = m[c0:c1], delta[c0:c1], rstd[c0:c1], weight[c0:c1], mean_wdy[c0:c1], mean_wdy_x_hat[c0:c1]
+        own = m[c0:c1], rstd[c0:c1], m_dy[c0:c1], scale[c0:c1], slope[c0:c1], offset[c0:c1]
         _apply_gradient_tile(dy, x, tile, *own, dx)
 
 
@@ -258,39 +250,40 @@ _whole_backward, _gradient_sums, _apply_gradient = (
 
 
 @inlined
-def _all_gradient_sums(engine, dy, x, m):
-    """Each channel's sums of d, dy and dy * d."""
+def _all_gradient_sums(engine, dy, x, m, rstd):
+    """A value near each channel's mean of dy, and the channel's sums of h, g and g * h."""
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
-    partials = np.zeros((pieces, 3, x.shape[1]))
-    _gradient_sums(engine, tiles, grain, (steps, dy, x, m, partials))
-    return total(partials)
+    m_dy, partials = np.empty_like(m), np.zeros((pieces, 3, m.size))
+    channel_shift(dy, (0, m.size), m_dy)
+    _gradient_sums(engine, tiles, grain, (steps, dy, x, m, rstd, m_dy, partials))
+    return m_dy, total(partials)
 
 
 @launcher
 def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, C, L); all else (C,)."""
-    count = x.shape[0] * x.shape[2]
     steps, small = whole_steps(x)
     if small:
         tiles, grain, _ = work(x, steps)
         _whole_backward(engine, tiles, grain, (steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
         return
-    sums = _all_gradient_sums(engine, dy, x, mean)
-    delta = sums[0] / count
-    mean_wdy, mean_wdy_x_hat = _finish_backward(sums, count, delta, rstd, weight, dweight, dbias)
-    low = delta.astype(x.dtype)
+    m_dy, sums = _all_gradient_sums(engine, dy, x, mean, rstd)
+    linear = _finish_backward(sums, x.shape[0] * x.shape[2], rstd, m_dy, weight, dweight, dbias)
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
-    _apply_gradient(engine, tiles, grain, (steps, dy, x, mean, low, rstd, weight, mean_wdy, mean_wdy_x_hat, dx))
+    _apply_gradient(engine, tiles, grain, (steps, dy, x, mean, rstd, m_dy, *linear, dx))
 
 
 @launcher
 def batch_norm_backward_frozen(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """As `batch_norm_backward` where mean (float64) and rstd are constants."""
     count = x.shape[0] * x.shape[2]
-    m, delta = _in_two_parts(mean, weight)
-    sums = _all_gradient_sums(engine, dy, x, m)
-    _finish_backward(sums, count, delta.astype(np.float64), rstd, weight, dweight, dbias)
+    m = mean.astype(x.dtype)
+    m_dy, sums = _all_gradient_sums(engine, dy, x, m, rstd)
+    for c in range(m.size):
+        mean_h = (mean[c] - m[c]) * rstd[c]
+        dweight[c] = sum_dy_x_hat(sums[0, c], sums[1, c], sums[2, c], m_dy[c], mean_h, count)
+        dbias[c] = sums[1, c] + m_dy[c] * count
     zero = np.zeros_like(m)
-    _apply_all(engine, dy, zero, zero, rstd * weight, zero, dx)  # dx = dy * rstd * weight
+    _apply_all(engine, dy, zero, rstd * weight, zero, dx)  # dx = rstd * wdy

@@ -2,18 +2,18 @@
 
 import numpy as np
 
-from numbanorm._math import reciprocal_std, sum_of_products
+from numbanorm._math import input_gradient_of_sums, reciprocal_std
 from numbanorm.cpu.jit import launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
-    add_column_gradient_sums,
-    gradients_row,
+    add_gradient_lines,
+    gradients_lines,
     input_gradient_row,
     normalize_affine_row,
     normalize_row,
     parameter_gradient_sums,
     row_gradient_sums,
 )
-from numbanorm.cpu.moments import TERMS, add_run, channel_moments, row_moments, total
+from numbanorm.cpu.moments import LINES, SHIFT_SAMPLES, channel_moments, row_moments, row_shift, total
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.tiles import PIECE
 
@@ -26,14 +26,14 @@ def rows_forward(lo, hi, x, weight, bias, eps, y, mean, rstd):
     """Rows lo to hi. weight and bias: (cols,), or both empty for none."""
     as_x = x.dtype.type
     for r in range(lo, hi):
-        m, delta, var = row_moments(x[r])
-        scale = reciprocal_std(var, eps)
-        mean[r] = m + delta
-        rstd[r] = scale
+        m, delta, var = row_moments(x[r], eps)
+        exact_rstd = reciprocal_std(var, eps)
+        mean[r], rstd[r] = m + delta, exact_rstd
+        mean_h = as_x(delta * exact_rstd)
         if weight.size == 0:
-            normalize_row(x[r], m, as_x(delta), as_x(scale), y[r])
+            normalize_row(x[r], m, rstd[r], mean_h, y[r])
         else:
-            normalize_affine_row(x[r], m, as_x(delta), as_x(scale), weight, bias, y[r])
+            normalize_affine_row(x[r], m, rstd[r], mean_h, weight, bias, y[r])
 
 
 _rows_forward = parallel_for(rows_forward)
@@ -49,23 +49,21 @@ def layer_norm_forward(engine, x, weight, bias, eps, y, mean, rstd):
 @range_kernel
 def rows_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
     """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy."""
-    as_x = x.dtype.type
     rows, cols = x.shape
-    run = np.empty((2, cols), x.dtype)
+    lines = max(1, min(LINES, 4 * PIECE // cols))  # read twice: the second time from a cache
+    mean_h, m_wdy, slope, offset = np.empty((4, lines), x.dtype)
     for i in range(lo, hi):
         end = min((i + 1) * chunk, rows)
-        for start in range(i * chunk, end, TERMS):
-            run[:] = 0
-            for r in range(start, min(start + TERMS, end)):
-                m = mean[r]
-                sum_d, sum_wdy, sum_wdy_d = row_gradient_sums(dy[r], x[r], weight, m)
-                delta = sum_d / cols  # the stored mean is rounded; this is what it lacks
-                mean_wdy = as_x(sum_wdy / cols)
-                mean_wdy_x_hat = as_x(sum_of_products(sum_wdy_d, sum_wdy, delta, rstd[r]) / cols)
-                gradients_row(
-                    dy[r], x[r], m, as_x(delta), rstd[r], weight, mean_wdy, mean_wdy_x_hat, dx[r], run[0], run[1]
-                )
-            add_run(run, partials[i])
+        for start in range(i * chunk, end, lines):
+            some = slice(start, min(start + lines, end))
+            for r in range(start, min(start + lines, end)):
+                k = r - start
+                m_wdy[k] = row_shift(dy[r], weight)
+                sums = row_gradient_sums(dy[r], x[r], weight, mean[r], rstd[r], m_wdy[k])
+                mean_h[k] = sums[0] / cols  # the stored mean is rounded; this is what it lacks
+                slope[k], offset[k] = input_gradient_of_sums(*sums, rstd[r], cols)
+            own = mean[some], rstd[some], mean_h, m_wdy, slope, offset
+            gradients_lines(x[some], dy[some], weight, *own, dx[some], partials[i, 0], partials[i, 1])
 
 
 _rows_backward = parallel_for(rows_backward)
@@ -112,15 +110,14 @@ def columns_forward(lo, hi, x, weight, bias, eps, y, mean, rstd):
         n, l0 = i // tiles, i % tiles * width
         l1 = min(l0 + width, L)
         m, delta = np.empty(l1 - l0, x.dtype), np.empty(l1 - l0)
-        var, low, scale = np.empty_like(delta), np.empty_like(m), np.empty_like(m)
-        channel_moments(x[n].reshape((count, L, 1)), ((0, count), (l0, l1), (0, 1)), m, delta, var)
+        var, scale, mean_h = np.empty_like(delta), np.empty_like(m), np.empty_like(m)
+        channel_moments(x[n].reshape((count, L, 1)), ((0, count), (l0, l1), (0, 1)), eps, m, delta, var)
         for j in range(m.size):
-            low[j] = delta[j]
-            scale[j] = reciprocal_std(var[j], eps)
-            mean[n, l0 + j] = m[j] + delta[j]
-            rstd[n, l0 + j] = scale[j]
+            exact_rstd = reciprocal_std(var[j], eps)
+            mean[n, l0 + j], rstd[n, l0 + j] = m[j] + delta[j], exact_rstd
+            scale[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
         for k in range(count):
-            normalize_affine_row(x[n, k][l0:l1], m, low, scale, weight[k], bias[k], y[n, k][l0:l1])
+            normalize_affine_row(x[n, k][l0:l1], m, scale, mean_h, weight[k], bias[k], y[n, k][l0:l1])
 
 
 _columns_forward = parallel_for(columns_forward)
@@ -144,21 +141,31 @@ def columns_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
         for tile in range(i * chunk, min((i + 1) * chunk, N * tiles)):
             n, l0 = tile // tiles, tile % tiles * width
             l1 = min(l0 + width, L)
-            m, scale = mean[n][l0:l1], rstd[n][l0:l1]
-            delta, mean_wdy, mean_wdy_x_hat = np.empty_like(m), np.empty_like(m), np.empty_like(m)
-            sums = np.zeros(m.size), np.zeros(m.size), np.zeros(m.size)
-            add_column_gradient_sums(dy[n], x[n], (0, count), (l0, l1), weight, m, sums)
+            m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((3, l1 - l0))
+            m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
+            add_gradient_lines(dy[n][:, l0:l1], x[n][:, l0:l1], weight, m, scale, m_wdy, sums)
+            slope, offset = np.empty_like(m), np.empty_like(m)
             for j in range(m.size):
-                exact_delta = sums[0][j] / count
-                delta[j] = exact_delta
-                mean_wdy[j] = sums[1][j] / count
-                mean_wdy_x_hat[j] = sum_of_products(sums[2][j], sums[1][j], exact_delta, scale[j]) / count
+                mean_h[j] = sums[0, j] / count
+                slope[j], offset[j] = input_gradient_of_sums(sums[0, j], sums[1, j], sums[2, j], scale[j], count)
             for k in range(count):
                 dy_k, x_k = dy[n, k][l0:l1], x[n, k][l0:l1]
-                sum_dy_x_hat, sum_dy = parameter_gradient_sums(dy_k, x_k, m, delta, scale)
+                sum_dy_x_hat, sum_dy = parameter_gradient_sums(dy_k, x_k, m, scale, mean_h)
                 partials[i, 0, k] += sum_dy_x_hat
                 partials[i, 1, k] += sum_dy
-                input_gradient_row(dy_k, x_k, m, delta, scale, weight[k], mean_wdy, mean_wdy_x_hat, dx[n, k][l0:l1])
+                input_gradient_row(x_k, dy_k, weight[k], m, scale, m_wdy, scale, slope, offset, dx[n, k][l0:l1])
+
+
+@loop
+def _column_shift(dy, weight, columns):
+    """The mean of each column's first values times weight."""
+    l0, l1 = columns
+    total = np.zeros(l1 - l0)
+    samples = min(dy.shape[0], SHIFT_SAMPLES)
+    for k in range(samples):
+        for j in range(total.size):
+            total[j] += np.float64(dy[k, l0 + j]) * weight[k] / samples
+    return total.astype(dy.dtype)
 
 
 _columns_backward = parallel_for(columns_backward)

@@ -1,125 +1,107 @@
-"""The elementwise and gradient loops that both norms share, over one row of values.
+"""The elementwise and gradient loops that both norms share, over one row of values or a few lines of them.
 
 An operand that is one number for the row and one that varies along it (weight in layer normalization, the statistics of
 columns) go through the same loop: `at` reads either.
 """
 
-import numpy as np
-from numba import types
-from numba.extending import overload
-
 from numbanorm._math import affine, input_gradient, normalize
 from numbanorm.cpu.jit import inlined, loop, summing
-from numbanorm.cpu.moments import RUN, TERMS, add_run, difference
+from numbanorm.cpu.moments import LINES, RUN, difference
+from numbanorm.cpu.simd import add_to, at, elementwise, item, put, run_of
 
 
-def at(operand, j):
-    """operand[j], or operand itself when it is a number."""
+@elementwise
+def normalize_row(j, row, m, rstd, mean_h, y):
+    put(y, j, normalize(at(row, j), at(m, j), at(rstd, j), at(mean_h, j)))
 
 
-def run_of(operand, run):
-    """operand[run], or operand itself when it is a number."""
+@elementwise
+def normalize_affine_row(j, row, m, rstd, mean_h, weight, bias, y):
+    x_hat = normalize(at(row, j), at(m, j), at(rstd, j), at(mean_h, j))
+    put(y, j, affine(x_hat, at(weight, j), at(bias, j)))
 
 
-@overload(at)
-def _at(operand, j):
-    if isinstance(operand, types.Array):
-        return lambda operand, j: operand[j]
-    return lambda operand, j: operand
-
-
-@overload(run_of)
-def _run_of(operand, run):
-    if isinstance(operand, types.Array):
-        return lambda operand, run: operand[run]
-    return lambda operand, run: operand
-
-
-@loop
-def normalize_row(row, m, delta, rstd, y):
-    for j in range(row.size):
-        y[j] = normalize(row[j], at(m, j), at(delta, j), at(rstd, j))
-
-
-@loop
-def normalize_affine_row(row, m, delta, rstd, weight, bias, y):
-    for j in range(row.size):
-        x_hat = normalize(row[j], at(m, j), at(delta, j), at(rstd, j))
-        y[j] = affine(x_hat, at(weight, j), at(bias, j))
+@elementwise
+def affine_row(j, row, m, scale, offset, y):
+    """y = (row - m) * scale + offset."""
+    put(y, j, affine(at(row, j) - at(m, j), at(scale, j), at(offset, j)))
 
 
 @summing
-def _run_gradient_sums(dy, row, weight, m):
-    sum_d = sum_wdy = sum_wdy_d = row.dtype.type(0)
+def _run_gradient_sums(dy, row, weight, m, rstd, m_wdy):
+    sum_h = sum_g = sum_gh = row.dtype.type(0)
     for j in range(row.size):
-        d = difference(row[j], m)
-        wdy = dy[j] * at(weight, j)
-        sum_d += d
-        sum_wdy += wdy
-        sum_wdy_d += wdy * d
-    return sum_d, sum_wdy, sum_wdy_d
+        h = difference(row[j], m) * rstd
+        g = difference(dy[j] * item(weight, j), m_wdy)
+        sum_h += h
+        sum_g += g
+        sum_gh += g * h
+    return sum_h, sum_g, sum_gh
 
 
 @inlined
-def row_gradient_sums(dy, row, weight, m):
-    """The sums of d, wdy and wdy * d over a row, d = row - m, wdy = dy * weight."""
-    sum_d = sum_wdy = sum_wdy_d = 0.0
+def row_gradient_sums(dy, row, weight, m, rstd, m_wdy):
+    """The sums of h, g and g * h over a row."""
+    sum_h = sum_g = sum_gh = 0.0
     for start in range(0, row.size, RUN):
         run = slice(start, start + RUN)
-        run_d, run_wdy, run_wdy_d = _run_gradient_sums(dy[run], row[run], run_of(weight, run), m)
-        sum_d += run_d
-        sum_wdy += run_wdy
-        sum_wdy_d += run_wdy_d
-    return sum_d, sum_wdy, sum_wdy_d
+        run_h, run_g, run_gh = _run_gradient_sums(dy[run], row[run], run_of(weight, run), m, rstd, m_wdy)
+        sum_h += run_h
+        sum_g += run_g
+        sum_gh += run_gh
+    return sum_h, sum_g, sum_gh
+
+
+@elementwise
+def _add_gradient_lines(j, x, dy, weight, m, rstd, m_wdy, sum_h, sum_g, sum_gh):
+    m, rstd, m_wdy = at(m, j), at(rstd, j), at(m_wdy, j)
+    lines_h = lines_g = lines_gh = at(x.dtype.type(0), j)
+    for k in range(x.shape[0]):
+        h = (at(x[k], j) - m) * rstd
+        g = at(dy[k], j) * at(item(weight, k), j) - m_wdy
+        lines_h += h
+        lines_g += g
+        lines_gh += g * h
+    add_to(sum_h, j, lines_h)
+    add_to(sum_g, j, lines_g)
+    add_to(sum_gh, j, lines_gh)
+
+
+@loop
+def add_gradient_lines(dy, x, weight, m, rstd, m_wdy, sums):
+    """Add to sums (three float64 arrays) those of h, g and g * h over lines (lines, width)."""
+    for start in range(0, x.shape[0], LINES):
+        some = slice(start, start + LINES)
+        _add_gradient_lines(x[some], dy[some], run_of(weight, some), m, rstd, m_wdy, sums[0], sums[1], sums[2])
+
+
+@elementwise
+def input_gradient_row(j, row, dy, weight, m, rstd, m_wdy, scale, slope, offset, dx):
+    h = (at(row, j) - at(m, j)) * at(rstd, j)
+    g = at(dy, j) * at(weight, j) - at(m_wdy, j)
+    put(dx, j, input_gradient(g, h, at(scale, j), at(slope, j), at(offset, j)))
+
+
+@elementwise
+def gradients_lines(j, x, dy, weight, m, rstd, mean_h, m_wdy, slope, offset, dx, dweight, dbias):
+    """Lines of dx, each with numbers of its own, and dy * x_hat and dy added to dweight and dbias on the way."""
+    weight = at(weight, j)
+    lines_dweight = lines_dbias = at(x.dtype.type(0), j)
+    for k in range(x.shape[0]):
+        x_k, dy_k, m_k, rstd_k = at(x[k], j), at(dy[k], j), at(m[k], j), at(rstd[k], j)
+        lines_dweight += dy_k * normalize(x_k, m_k, rstd_k, at(mean_h[k], j))
+        lines_dbias += dy_k
+        g = dy_k * weight - at(m_wdy[k], j)
+        put(dx[k], j, input_gradient(g, (x_k - m_k) * rstd_k, rstd_k, at(slope[k], j), at(offset[k], j)))
+    add_to(dweight, j, lines_dweight)
+    add_to(dbias, j, lines_dbias)
 
 
 @summing
-def add_gradient_row(dy, row, weight, m, sum_d, sum_wdy, sum_wdy_d):
-    for j in range(row.size):
-        d = difference(row[j], m[j])
-        wdy = dy[j] * weight
-        sum_d[j] += d
-        sum_wdy[j] += wdy
-        sum_wdy_d[j] += wdy * d
-
-
-@loop
-def add_column_gradient_sums(dy, x, rows, columns, weight, m, sums):
-    """Add to sums (three float64 arrays) the column sums of d, wdy and wdy * d over x[rows, columns]."""
-    r0, r1 = rows
-    c0, c1 = columns
-    run = np.zeros((3, c1 - c0), x.dtype)
-    for start in range(r0, r1, TERMS):
-        run[:] = 0
-        for r in range(start, min(start + TERMS, r1)):
-            add_gradient_row(dy[r][c0:c1], x[r][c0:c1], at(weight, r), m, run[0], run[1], run[2])
-        add_run(run, sums)
-
-
-@loop
-def input_gradient_row(dy, row, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx):
-    for j in range(row.size):
-        x_hat = normalize(row[j], at(m, j), at(delta, j), at(rstd, j))
-        wdy = dy[j] * at(weight, j)
-        dx[j] = input_gradient(wdy, x_hat, at(mean_wdy, j), at(mean_wdy_x_hat, j), at(rstd, j))
-
-
-@loop
-def gradients_row(dy, row, m, delta, rstd, weight, mean_wdy, mean_wdy_x_hat, dx, dweight, dbias):
-    """`input_gradient_row`, and dy * x_hat and dy added to dweight and dbias on the way."""
-    for j in range(row.size):
-        dy_j = dy[j]
-        x_hat = normalize(row[j], m, delta, rstd)
-        dweight[j] += dy_j * x_hat
-        dbias[j] += dy_j
-        dx[j] = input_gradient(dy_j * weight[j], x_hat, mean_wdy, mean_wdy_x_hat, rstd)
-
-
-@summing
-def parameter_gradient_sums(dy, row, m, delta, rstd):
+def parameter_gradient_sums(dy, row, m, rstd, mean_h):
     """The sums of dy * x_hat and dy over a run of a row."""
     sum_dy_x_hat = sum_dy = row.dtype.type(0)
     for j in range(row.size):
-        sum_dy_x_hat += dy[j] * normalize(row[j], at(m, j), at(delta, j), at(rstd, j))
+        sum_dy_x_hat += dy[j] * normalize(row[j], m[j], rstd[j], mean_h[j])
         sum_dy += dy[j]
     return sum_dy_x_hat, sum_dy

@@ -6,12 +6,14 @@ So the sums' error, about 1e-8, depends neither on the number of values nor, tha
 
 import numpy as np
 
-from numbanorm._math import moments, shift_is_near
+from numbanorm._math import moments, sums_are_exact
 from numbanorm.cpu.jit import block, inlined, loop, summing
-from numbanorm.cpu.tiles import LONG, fold, lines, repeat
+from numbanorm.cpu.simd import add_to, at, elementwise, item
+from numbanorm.cpu.tiles import LONG, fold, line_width, lines, repeat
 
 TERMS = 16
 RUN = 32 * TERMS  # four 8-lane accumulators
+LINES = 8  # read at once, into accumulators in registers
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 
 
@@ -42,43 +44,51 @@ def row_sums(row, m):
 
 
 @summing
-def row_shift(row):
-    """The mean of a row's first values, exact when they are equal."""
+def row_shift(row, weight):
+    """The mean of a row's first values times weight, exact when they are equal."""
     first = row[:SHIFT_SAMPLES]
     total = 0.0
     for j in range(first.size):
-        total += np.float64(first[j])
+        total += np.float64(first[j]) * item(weight, j)
     return row.dtype.type(total / first.size)
 
 
 @inlined
-def row_moments(row):
+def row_moments(row, eps):
     """m, delta, var of a row."""
-    m = row_shift(row)
+    m = row_shift(row, 1)
     sum_d, sum_dd = row_sums(row, m)
     delta, var = moments(sum_d, sum_dd, row.size)
-    if not shift_is_near(delta, var):
-        m = row.dtype.type(m + delta)
+    if not sums_are_exact(delta, var, eps):
+        m = row.dtype.type(moved(m, delta))
         sum_d, sum_dd = row_sums(row, np.float64(m))  # float64 also holds the squares that float32 cannot
         delta, var = moments(sum_d, sum_dd, row.size)
     return m, delta, var
 
 
-@summing
-def _add_row(row, m, sum_d, sum_dd):
-    for j in range(row.size):
-        d = difference(row[j], m[j])
-        sum_d[j] += d
-        sum_dd[j] += d * d
+@loop
+def moved(m, delta):
+    """m + delta; m itself where float32 could not hold the sum of d."""
+    return m + delta if abs(delta) < np.inf else np.float64(m)
+
+
+@elementwise
+def _add_lines(j, x, m, sum_d, sum_dd):
+    m = at(m, j)
+    lines_d = lines_dd = at(x.dtype.type(0), j)
+    for k in range(x.shape[0]):
+        d = at(x[k], j) - m
+        lines_d += d
+        lines_dd += d * d
+    add_to(sum_d, j, lines_d)
+    add_to(sum_dd, j, lines_dd)
 
 
 @loop
-def add_run(run, sums):
-    """Add float32 sums of a few terms to float64 sums of many."""
-    for k in range(len(sums)):
-        short, long = run[k], sums[k]
-        for j in range(long.size):
-            long[j] += short[j]
+def add_lines(x, m, sums):
+    """Add to sums (two float64 arrays) those of d and d * d over lines (lines, width)."""
+    for start in range(0, x.shape[0], LINES):
+        _add_lines(x[start : start + LINES], m, sums[0], sums[1])
 
 
 @loop
@@ -86,7 +96,9 @@ def total(partials):
     """The sum over the first axis, in its order."""
     result = np.zeros(partials.shape[1:])
     for i in range(partials.shape[0]):
-        add_run(partials[i], result)
+        for k in range(result.shape[0]):
+            for j in range(result.shape[1]):
+                result[k, j] += partials[i, k, j]
     return result
 
 
@@ -102,14 +114,10 @@ def add_channel_sums(x, tile, m, sums):
                 sums[0][c - c0] += sum_d
                 sums[1][c - c0] += sum_dd
         return
-    first, end, step, width = lines(x, tile)
-    flat, m = x.reshape(x.size), repeat(m, L, width)
-    run, long = np.empty((2, width), m.dtype), np.zeros((2, width))
-    for start in range(first, end, TERMS * step):
-        run[:] = 0
-        for at in range(start, min(start + TERMS * step, end), step):
-            _add_row(flat[at : min(at + width, end)], m, run[0], run[1])
-        add_run(run, long)
+    width = line_width(x, tile)
+    m, long = repeat(m, L, width), np.zeros((2, width))
+    for part in lines(x, tile, width):
+        add_lines(part, m, (long[0], long[1]))
     for k in range(2):
         fold(long[k], L, sums[k])
 
@@ -148,7 +156,7 @@ def channel_shift(x, channels, m):
 
 
 @inlined
-def channel_moments(x, tile, m, delta, var):
+def channel_moments(x, tile, eps, m, delta, var):
     """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
     count = x.shape[0] * x.shape[2]
     channel_shift(x, tile[1], m)
@@ -156,7 +164,7 @@ def channel_moments(x, tile, m, delta, var):
     add_channel_sums(x, tile, m, sums)
     moments_of_sums(sums, count, delta, var)
     far = np.empty(m.size, np.bool_)
-    if move_far_shifts(m, delta, var, far):
+    if move_far_shifts(m, delta, var, eps, far):
         sums = np.zeros(m.size), np.zeros(m.size)
         add_float64_sums(x, tile, m, far, sums)
         moments_of_far_sums(sums, count, far, delta, var)
@@ -170,13 +178,13 @@ def moments_of_sums(sums, count, delta, var):
 
 
 @loop
-def move_far_shifts(m, delta, var, far):
-    """Move each m that is too far from its mean; mark which, and say whether there are any."""
+def move_far_shifts(m, delta, var, eps, far):
+    """Move each m whose sums were not exact; mark which, and say whether there are any."""
     some = False
     for j in range(m.size):
-        far[j] = not shift_is_near(delta[j], var[j])
+        far[j] = not sums_are_exact(delta[j], var[j], eps)
         if far[j]:
-            m[j] += delta[j]
+            m[j] = moved(m[j], delta[j])
             some = True
     return some
 

@@ -62,14 +62,26 @@ def tile_of(x, steps, i):
 
 
 @block
-def lines(x, tile):
-    """The lines of a tile of short channels: first value, end, step from line to line and width, in x read flat."""
-    (n0, n1), (c0, c1), _ = tile
+def line_width(x, tile):
+    """Values to a line of a tile of short channels."""
+    _, (c0, c1), _ = tile
     _, C, L = x.shape
+    several = LONG // (C * L) * 2 if c1 - c0 == C and C * L <= LONG else 1
+    return several * (c1 - c0) * L
+
+
+@block
+def lines(x, tile, width):
+    """The lines of a tile of short channels, as an array (lines, width), and as one of what is left over."""
+    (n0, n1), (c0, c1), _ = tile
+    N, C, L = x.shape
     if c1 - c0 < C:
-        return (n0 * C + c0) * L, n1 * C * L, C * L, (c1 - c0) * L
-    width = C * L if C * L > LONG else LONG // (C * L) * 2 * C * L
-    return n0 * C * L, n1 * C * L, width, width
+        rows = x.reshape((N, C * L))[n0:n1]
+        return rows[:, c0 * L : c1 * L], rows[:0, :0]
+    flat = x.reshape(x.size)[n0 * C * L : n1 * C * L]
+    whole = flat.size // width
+    rest = flat[whole * width :]
+    return flat[: whole * width].reshape((whole, width))[:, :], rest.reshape((1, rest.size))[:, :]
 
 
 @block
