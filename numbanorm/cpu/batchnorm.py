@@ -30,6 +30,7 @@ from numbanorm.cpu.tiles import (
     repeat,
     sum_steps,
     tile_of,
+    tiles_to,
     whole_steps,
     work,
 )
@@ -85,9 +86,9 @@ def float64_sums(lo, hi, steps, x, m, far, partials):
 
 @range_kernel
 def apply(lo, hi, steps, x, m, scale, offset, y):
-    """Tiles lo to hi of y, from the statistics."""
+    """Tiles lo to hi of y, from the last: what was summed last is still in the cache."""
     for i in range(lo, hi):
-        tile, _ = tile_of(x, steps, i)
+        tile, _ = tile_of(x, steps, tiles_to(x, steps) - 1 - i)
         c0, c1 = tile[1]
         _apply_tile(x, tile, m[c0:c1], scale[c0:c1], offset[c0:c1], y)
 
@@ -234,9 +235,9 @@ def gradient_sums(lo, hi, steps, dy, x, m, rstd, m_dy, partials):
 
 @range_kernel
 def apply_gradient(lo, hi, steps, dy, x, m, rstd, m_dy, scale, slope, offset, dx):
-    """Tiles lo to hi of dx, from the statistics."""
+    """Tiles lo to hi of dx, from the last: what was summed last is still in the cache."""
     for i in range(lo, hi):
-        tile, _ = tile_of(x, steps, i)
+        tile, _ = tile_of(x, steps, tiles_to(x, steps) - 1 - i)
         c0, c1 = tile[1]
         own = m[c0:c1], rstd[c0:c1], m_dy[c0:c1], scale[c0:c1], slope[c0:c1], offset[c0:c1]
         _apply_gradient_tile(dy, x, tile, *own, dx)

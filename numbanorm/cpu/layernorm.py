@@ -13,7 +13,16 @@ from numbanorm.cpu.loops import (
     parameter_gradient_sums,
     row_gradient_sums,
 )
-from numbanorm.cpu.moments import LINES, SHIFT_SAMPLES, channel_moments, row_moments, row_shift, total
+from numbanorm.cpu.moments import (
+    SHIFT_SAMPLES,
+    TERMS,
+    add_run,
+    channel_moments,
+    row_moments,
+    row_shift,
+    together,
+    total,
+)
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.tiles import PIECE
 
@@ -50,20 +59,23 @@ def layer_norm_forward(engine, x, weight, bias, eps, y, mean, rstd):
 def rows_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
     """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy."""
     rows, cols = x.shape
-    lines = max(1, min(LINES, 4 * PIECE // cols))  # read twice: the second time from a cache
+    lines, run = together(cols), np.empty((2, cols), x.dtype)
     mean_h, m_wdy, slope, offset = np.empty((4, lines), x.dtype)
     for i in range(lo, hi):
         end = min((i + 1) * chunk, rows)
-        for start in range(i * chunk, end, lines):
-            some = slice(start, min(start + lines, end))
-            for r in range(start, min(start + lines, end)):
-                k = r - start
-                m_wdy[k] = row_shift(dy[r], weight)
-                sums = row_gradient_sums(dy[r], x[r], weight, mean[r], rstd[r], m_wdy[k])
-                mean_h[k] = sums[0] / cols  # the stored mean is rounded; this is what it lacks
-                slope[k], offset[k] = input_gradient_of_sums(*sums, rstd[r], cols)
-            own = mean[some], rstd[some], mean_h, m_wdy, slope, offset
-            gradients_lines(x[some], dy[some], weight, *own, dx[some], partials[i, 0], partials[i, 1])
+        for start in range(i * chunk, end, TERMS):
+            run[:] = 0
+            for first in range(start, min(start + TERMS, end), lines):
+                some = slice(first, min(first + lines, end))
+                for r in range(first, min(first + lines, end)):
+                    k = r - first
+                    m_wdy[k] = row_shift(dy[r], weight)
+                    sums = row_gradient_sums(dy[r], x[r], weight, mean[r], rstd[r], m_wdy[k])
+                    mean_h[k] = sums[0] / cols  # the stored mean is rounded; this is what it lacks
+                    slope[k], offset[k] = input_gradient_of_sums(*sums, rstd[r], cols)
+                own = mean[some], rstd[some], mean_h, m_wdy, slope, offset
+                gradients_lines(x[some], dy[some], weight, *own, dx[some], run[0], run[1])
+            add_run(run, partials[i])
 
 
 _rows_backward = parallel_for(rows_backward)

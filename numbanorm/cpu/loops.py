@@ -4,10 +4,12 @@ An operand that is one number for the row and one that varies along it (weight i
 columns) go through the same loop: `at` reads either.
 """
 
+import numpy as np
+
 from numbanorm._math import affine, input_gradient, normalize
 from numbanorm.cpu.jit import inlined, loop, summing
-from numbanorm.cpu.moments import LINES, RUN, difference
-from numbanorm.cpu.simd import add_to, at, elementwise, item, put, run_of
+from numbanorm.cpu.moments import RUN, TERMS, add_run, difference, together
+from numbanorm.cpu.simd import add_to, at, elementwise, item, prefetch, put, run_of
 
 
 @elementwise
@@ -70,9 +72,13 @@ def _add_gradient_lines(j, x, dy, weight, m, rstd, m_wdy, sum_h, sum_g, sum_gh):
 @loop
 def add_gradient_lines(dy, x, weight, m, rstd, m_wdy, sums):
     """Add to sums (three float64 arrays) those of h, g and g * h over lines (lines, width)."""
-    for start in range(0, x.shape[0], LINES):
-        some = slice(start, start + LINES)
-        _add_gradient_lines(x[some], dy[some], run_of(weight, some), m, rstd, m_wdy, sums[0], sums[1], sums[2])
+    some, run = together(x.shape[1]), np.empty((3, x.shape[1]), x.dtype)
+    for start in range(0, x.shape[0], TERMS):
+        run[:] = 0
+        for k in range(start, min(start + TERMS, x.shape[0]), some):
+            lines = slice(k, k + some)
+            _add_gradient_lines(x[lines], dy[lines], run_of(weight, lines), m, rstd, m_wdy, run[0], run[1], run[2])
+        add_run(run, sums)
 
 
 @elementwise

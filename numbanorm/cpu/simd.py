@@ -10,12 +10,18 @@ import operator
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.datamodel import PrimitiveModel
 from numba.extending import intrinsic, lower_cast, overload, register_model
 
 from numbanorm.cpu.jit import loop
 
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
+
+
+import os
+
+LOC = int(os.environ.get("LOC", "3"))
 
 
 class Vector(types.Type):
@@ -100,6 +106,26 @@ def put(typing_context, array, j, values):
         return context.get_dummy_value()
 
     return types.void(array, j, _values(array.dtype, j.lanes)), codegen
+
+
+@intrinsic
+def prefetch(typing_context, lines, k, j):
+    """Ask for the values at index j of line k of the lines that follow these."""
+
+    def codegen(context, builder, signature, args):
+        array = context.make_array(lines)(context, builder, args[0])
+        count, pitch = builder.extract_value(array.shape, 0), builder.extract_value(array.strides, 0)
+        line = builder.mul(builder.add(count, args[1]), pitch)
+        offset = builder.add(line, builder.mul(args[2], line.type(lines.dtype.bitwidth // 8)))
+        byte = ir.IntType(8).as_pointer()
+        address = builder.gep(builder.bitcast(array.data, byte), [offset])
+        number = ir.IntType(32)
+        function = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        callee = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0i8")
+        builder.call(callee, [address, number(0), number(LOC), number(1)])
+        return context.get_dummy_value()
+
+    return types.void(lines, types.intp, j), codegen
 
 
 @loop

@@ -11,7 +11,10 @@ from numbanorm.cpu.jit import block
 
 LONG = 256  # values that make a run worth summing as a row
 SHORT = 16  # values that make a run worth writing as a row
-LINE = 1024  # values to a line: what is read and summed at once stays in the first cache
+LANES = 16  # values to a vector: as many make a line that leaves no rest
+LINE = 2048  # values to a line: pages long, which memory reads ahead, while sums of it stay in the second cache
+WHOLE_LINE = 1024  # the same where a tile holds whole channels: more tiles, for more threads
+SUMS = 40000  # of each kind, over all parts of a channel: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
 WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over it stay in the cache
@@ -21,16 +24,20 @@ WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over 
 def whole_steps(x):
     """Steps of n, c and l to tiles of whole channels; whether those are small enough to be read twice at no cost."""
     N, C, L = x.shape
-    c_step = min(C, max(1, LINE // L))
+    c_step = min(C, max(1, WHOLE_LINE // L))
     return (N, c_step, L), N * c_step * L * x.itemsize <= WHOLE_CHANNELS_BYTES
 
 
 @block
 def sum_steps(x):
-    """Steps to tiles that hold parts of channels, long in memory, so few that their sums are small beside x."""
+    """Steps to tiles that hold parts of channels, long in memory, and so few that their sums take under 1 MB."""
     N, C, L = x.shape
-    c_step, l_step = min(C, max(1, LINE // L)), min(L, TILE) if L >= LONG else L
-    return min(N, max(1, TILE // (c_step * l_step))), c_step, l_step
+    pieces = max(1, SUMS // C)
+    c_step, l_step = min(C, max(1, LINE // L)), L
+    if L >= LONG:
+        l_step = min(L, max(TILE, (L - 1) // pieces + 1))
+        pieces = max(1, pieces // ((L - 1) // l_step + 1))
+    return min(N, max(1, TILE // (c_step * l_step), (N - 1) // pieces + 1)), c_step, l_step
 
 
 @block
@@ -52,6 +59,13 @@ def work(x, steps):
 
 
 @block
+def tiles_to(x, steps):
+    """Tiles of x."""
+    (N, C, L), (n_step, c_step, l_step) = x.shape, steps
+    return ((N - 1) // n_step + 1) * ((C - 1) // c_step + 1) * ((L - 1) // l_step + 1)
+
+
+@block
 def tile_of(x, steps, i):
     """Tile i, and the number of its piece: the tiles of one piece have all channels between them."""
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
@@ -66,8 +80,12 @@ def line_width(x, tile):
     """Values to a line of a tile of short channels."""
     _, (c0, c1), _ = tile
     _, C, L = x.shape
-    several = LONG // (C * L) * 2 if c1 - c0 == C and C * L <= LONG else 1
-    return several * (c1 - c0) * L
+    width = (c1 - c0) * L
+    several = 1
+    if c1 - c0 == C:
+        while several * width % LANES > 0 and several * width < LONG:  # until they are whole vectors
+            several *= 2
+    return several * width
 
 
 @block
