@@ -6,15 +6,15 @@ overwrite; streaming stores do not, but put the line into memory even where a ca
 the faster of the two, on aligned buffers that exist already: nothing that moves as many bytes can do better.
 """
 
-import platform
 from collections.abc import Callable
 
 import numba
 import numpy as np
 from llvmlite import ir
 from numba import prange, types
-from numba.core import cgutils
 from numba.extending import intrinsic
+
+from numbanorm.cpu.simd import store_fence
 
 LINE = 16  # float32 values to a cache line
 WORTH_A_THREAD = 1024  # lines: below that a launch costs more than it saves
@@ -74,21 +74,6 @@ def _line_mover(nontemporal: bool):
 _copy_line, _stream_line = _line_mover(nontemporal=False), _line_mover(nontemporal=True)
 
 
-@intrinsic
-def _store_fence(typing_context):
-    """Streaming stores are weakly ordered: wait for them before others may read."""
-
-    def codegen(context, builder, signature, args):
-        if platform.machine().lower() in ("x86_64", "amd64"):
-            fence = ir.FunctionType(ir.VoidType(), [])
-            builder.call(cgutils.get_or_insert_function(builder.module, fence, "llvm.x86.sse.sfence"), [])
-        else:
-            builder.fence("seq_cst")
-        return context.get_dummy_value()
-
-    return types.void(), codegen
-
-
 @numba.njit(cache=True)
 def _copy_lines(first, end, sources, target):
     for i in range(first, end):
@@ -99,7 +84,7 @@ def _copy_lines(first, end, sources, target):
 def _stream_lines(first, end, sources, target):
     for i in range(first, end):
         _stream_line(sources, i, target)
-    _store_fence()
+    store_fence()
 
 
 @numba.njit(parallel=True, cache=True)

@@ -13,6 +13,8 @@ import numpy as np
 from numbanorm._types import Array
 
 Shape = tuple[int, ...]
+_CACHE_LINE = 64
+_LARGE = 65536  # values
 
 
 class Split(NamedTuple):
@@ -32,8 +34,10 @@ class Split(NamedTuple):
         """An array of x's shape or `kept_shape`, seen in the order of (outer, own, inner), as x's dtype."""
         return _shaped(behaved(a if self.order is None else a.transpose(self.order), self.dtype), shape)
 
-    def load_parameter(self, a: Array) -> Array:
-        """An array of `parameter_shape`, as (own,)."""
+    def load_parameter(self, a: Array | None, otherwise: float) -> Array:
+        """An array of `parameter_shape`, as (own,); without one, a number in its place."""
+        if a is None:
+            return np.full(self.own, otherwise, self.dtype)
         ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
         return _shaped(behaved(ordered, self.dtype), (self.own,))
 
@@ -43,7 +47,7 @@ class Split(NamedTuple):
             ordered = np.asarray(out if self.order is None else out.transpose(self.order))
             if ordered.flags.carray and ordered.dtype.isnative:
                 return _shaped(ordered, shape)
-        return np.empty(shape, self.dtype)
+        return _empty(shape, self.dtype)
 
     def deliver(self, result: Array, out: Array | None) -> Array:
         """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
@@ -97,6 +101,16 @@ def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
     if a.dtype != dtype or not (flags.c_contiguous and flags.aligned):
         return np.array(a, dtype, order="C")
     return a if flags.writeable else np.asarray(_Writable(a))
+
+
+def _empty(shape: Shape, dtype: np.dtype[Any]) -> Array:
+    """An array that begins a cache line if it is large: NumPy's begin within one, and each of its lines would too."""
+    size = prod(shape)
+    if size < _LARGE:
+        return np.empty(shape, dtype)
+    spare = np.empty(size + _CACHE_LINE // dtype.itemsize, dtype)
+    start = -spare.__array_interface__["data"][0] % _CACHE_LINE // dtype.itemsize
+    return spare[start : start + size].reshape(shape)
 
 
 def _shaped(a: Array, shape: Shape) -> Array:

@@ -6,6 +6,7 @@ from numbanorm import _checks
 from numbanorm._arrays import Split, behaved, split
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import batchnorm as kernels
+from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
 
 _FLOAT64 = np.dtype(np.float64)
@@ -78,8 +79,10 @@ def batch_norm(
     y = seen.target(out, seen[:3])
     if x.size > 0:
         mean64, var64 = behaved(mean, _FLOAT64), behaved(var, _FLOAT64)
-        affine = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
-        if not kernels.batch_norm(engine(), seen.load(x, seen[:3]), mean64, var64, *affine, eps, y):
+        affine = seen.load_parameter(weight, 1), seen.load_parameter(bias, 0)
+        if not kernels.batch_norm(
+            engine(), streams(2 * x.nbytes), seen.load(x, seen[:3]), mean64, var64, *affine, eps, y
+        ):
             raise ValueError(f"var: {np.nanmin(var)} in it, must not be negative")
     return seen.deliver(y, out)
 
@@ -274,8 +277,9 @@ def _forward(
     y, C = seen.target(out, seen[:3]), seen.own
     mean, var, rstd = np.empty(C), np.empty(C), np.empty(C, seen.dtype)
     if x.size > 0:
-        affine = _parameter(seen, weight, 1), _parameter(seen, bias, 0)
-        kernels.batch_norm_forward(engine(), seen.load(x, seen[:3]), *affine, eps, y, mean, rstd, var)
+        affine = seen.load_parameter(weight, 1), seen.load_parameter(bias, 0)
+        given = streams(2 * x.nbytes), seen.load(x, seen[:3])
+        kernels.batch_norm_forward(engine(), *given, *affine, eps, y, mean, rstd, var)
     else:
         for statistic in (mean, var, rstd):
             statistic.fill(np.nan)
@@ -298,12 +302,10 @@ def _backward(
         kernel = kernels.batch_norm_backward_frozen if frozen else kernels.batch_norm_backward
         statistics = behaved(mean, _FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
         arrays = seen.load(dy, seen[:3]), seen.load(x, seen[:3])
-        kernel(engine(), *arrays, *statistics, _parameter(seen, weight, 1), dx, dweight, dbias)
+        kernel(
+            engine(), streams(3 * x.nbytes), *arrays, *statistics, seen.load_parameter(weight, 1), dx, dweight, dbias
+        )
     return Gradients(seen.deliver(dx, out), dweight, dbias)
-
-
-def _parameter(seen: Split, value: Array | None, otherwise: float) -> Array:
-    return np.full(seen.own, otherwise, seen.dtype) if value is None else seen.load_parameter(value)
 
 
 def _positions(a: Array, channel_axis: int) -> Array:

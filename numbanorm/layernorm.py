@@ -6,6 +6,7 @@ from numbanorm import _checks
 from numbanorm._arrays import Shape, Split, split
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
+from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
 
 Axis = int | tuple[int, ...]
@@ -171,9 +172,8 @@ def layer_norm_backward(
     dweight, dbias = np.zeros(seen.own, seen.dtype), np.zeros(seen.own, seen.dtype)
     if x.size > 0:
         kernel = kernels.layer_norm_backward if seen.inner == 1 else kernels.layer_norm_columns_backward
-        w = np.ones(seen.own, seen.dtype) if weight is None else seen.load_parameter(weight)
         arrays = seen.load(dy, shape), seen.load(x, shape), seen.load(mean, reduced), seen.load(rstd, reduced)
-        kernel(engine(), *arrays, w, dx, dweight, dbias)
+        kernel(engine(), streams(3 * x.nbytes), *arrays, seen.load_parameter(weight, 1), dx, dweight, dbias)
     return Gradients(seen.deliver(dx, out), seen.deliver_parameter(dweight), seen.deliver_parameter(dbias))
 
 
@@ -195,7 +195,8 @@ def _forward(
         return seen, seen.deliver(y, out), nothing, nothing.copy()
     mean, rstd = np.empty(reduced, seen.dtype), np.empty(reduced, seen.dtype)
     kernel = kernels.layer_norm_forward if seen.inner == 1 else kernels.layer_norm_columns_forward
-    kernel(engine(), seen.load(x, shape), *_affine(seen, weight, bias), eps, y, mean, rstd)
+    affine = seen.load_parameter(weight, 1), seen.load_parameter(bias, 0)
+    kernel(engine(), streams(2 * x.nbytes), seen.load(x, shape), *affine, eps, y, mean, rstd)
     return seen, seen.deliver(y, out), mean, rstd
 
 
@@ -203,13 +204,3 @@ def _kernel_shapes(seen: Split) -> tuple[Shape, Shape]:
     """Those of x and of the statistics: rows where the normalised axes are the last, else a middle axis."""
     outer, count, inner = seen[:3]
     return ((outer, count), (outer,)) if inner == 1 else ((outer, count, inner), (outer, inner))
-
-
-def _affine(seen: Split, weight: Array | None, bias: Array | None) -> tuple[Array, Array]:
-    """weight and bias for a kernel: that of rows takes both empty for neither."""
-    if weight is None and bias is None and seen.inner == 1:
-        none = np.empty(0, seen.dtype)
-        return none, none
-    w = np.ones(seen.own, seen.dtype) if weight is None else seen.load_parameter(weight)
-    b = np.zeros(seen.own, seen.dtype) if bias is None else seen.load_parameter(bias)
-    return w, b

@@ -109,12 +109,12 @@ def test_kernels_are_callable_from_compiled_code():
     @numba.njit
     def by_rows(engine, x, weight, bias, y, mean, rstd):
         half = x.shape[0] // 2
-        rows_forward(0, half, x, weight, bias, 1e-5, y, mean, rstd)
-        rows_forward(half, x.shape[0], x, weight, bias, 1e-5, y, mean, rstd)
+        rows_forward(0, half, False, x, weight, bias, 1e-5, y, mean, rstd)
+        rows_forward(half, x.shape[0], False, x, weight, bias, 1e-5, y, mean, rstd)
 
     @numba.njit
     def whole(engine, x, weight, bias, y, mean, rstd):
-        layer_norm_forward(engine, x, weight, bias, 1e-5, y, mean, rstd)
+        layer_norm_forward(engine, False, x, weight, bias, 1e-5, y, mean, rstd)
 
     x, (weight, bias) = values((200, 768)), values((2, 768), seed=1)
     expected = layernorm.layer_norm(x, weight, bias)

@@ -7,7 +7,7 @@ otherwise one launch sums, tile by tile, and a second applies.
 import numpy as np
 
 from numbanorm._math import affine_of_d, input_gradient_of_sums, reciprocal_std, sum_dy_x_hat
-from numbanorm.cpu.jit import block, inlined, launcher, loop, range_kernel
+from numbanorm.cpu.jit import block, inlined, launcher, range_kernel
 from numbanorm.cpu.loops import add_gradient_lines, affine_row, input_gradient_row, row_gradient_sums
 from numbanorm.cpu.moments import (
     add_channel_sums,
@@ -20,6 +20,7 @@ from numbanorm.cpu.moments import (
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.simd import finish_stores
 from numbanorm.cpu.tiles import (
     LONG,
     SHORT,
@@ -37,24 +38,25 @@ from numbanorm.cpu.tiles import (
 
 
 @block
-def _apply_tile(x, tile, m, scale, offset, y):
+def _apply_tile(streams, x, tile, m, scale, offset, y):
     """y = (x - m) * scale + offset."""
     (n0, n1), (c0, c1), (l0, l1) = tile
     L = x.shape[2]
     if L >= SHORT:
         for n in range(n0, n1):
             for c in range(c0, c1):
-                affine_row(x[n, c][l0:l1], m[c - c0], scale[c - c0], offset[c - c0], y[n, c][l0:l1])
+                own = m[c - c0], scale[c - c0], offset[c - c0]
+                affine_row(streams, y[n, c][l0:l1], x[n, c][l0:l1], *own)
         return
-    width = line_width(x, tile)
+    width = line_width(x, tile, LONG)
     m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
     for x_lines, y_lines in zip(lines(x, tile, width), lines(y, tile, width)):
         for k in range(x_lines.shape[0]):
-            affine_row(x_lines[k], m, scale, offset, y_lines[k])
+            affine_row(streams, y_lines[k], x_lines[k], m, scale, offset)
 
 
 @range_kernel
-def whole_forward(lo, hi, steps, x, weight, bias, eps, y, mean, rstd, var):
+def whole_forward(lo, hi, streams, steps, x, weight, bias, eps, y, mean, rstd, var):
     """Tiles lo to hi, of whole channels."""
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
@@ -62,7 +64,8 @@ def whole_forward(lo, hi, steps, x, weight, bias, eps, y, mean, rstd, var):
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
         channel_moments(x, tile, eps, m, delta, var[c0:c1])
         affine = _finish(m, delta, var[c0:c1], weight[c0:c1], bias[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
-        _apply_tile(x, tile, m, *affine, y)
+        _apply_tile(streams, x, tile, m, *affine, y)
+    finish_stores(streams)
 
 
 @range_kernel
@@ -85,12 +88,13 @@ def float64_sums(lo, hi, steps, x, m, far, partials):
 
 
 @range_kernel
-def apply(lo, hi, steps, x, m, scale, offset, y):
+def apply(lo, hi, streams, steps, x, m, scale, offset, y):
     """Tiles lo to hi of y, from the last: what was summed last is still in the cache."""
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, tiles_to(x, steps) - 1 - i)
         c0, c1 = tile[1]
-        _apply_tile(x, tile, m[c0:c1], scale[c0:c1], offset[c0:c1], y)
+        _apply_tile(streams, x, tile, m[c0:c1], scale[c0:c1], offset[c0:c1], y)
+    finish_stores(streams)
 
 
 _whole_forward, _apply = parallel_for(whole_forward), parallel_for(apply)
@@ -109,13 +113,13 @@ def _finish(m, delta, var, weight, bias, eps, mean, rstd):
 
 
 @launcher
-def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
+def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
     """x, y: (N, C, L); weight, bias, rstd: (C,); mean, var (biased): (C,), float64."""
     N, C, L = x.shape
     steps, small = whole_steps(x)
     if small:
         tiles, grain, _ = work(x, steps)
-        _whole_forward(engine, tiles, grain, (steps, x, weight, bias, eps, y, mean, rstd, var))
+        _whole_forward(engine, tiles, grain, (streams, steps, x, weight, bias, eps, y, mean, rstd, var))
         return
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
@@ -129,18 +133,18 @@ def batch_norm_forward(engine, x, weight, bias, eps, y, mean, rstd, var):
         _float64_sums(engine, tiles, grain, (steps, x, m, far, partials))
         moments_of_far_sums(total(partials), N * L, far, delta, var)
     scale, offset = _finish(m, delta, var, weight, bias, eps, mean, rstd)
-    _apply_all(engine, x, m, scale, offset, y)
+    _apply_all(engine, streams, x, m, scale, offset, y)
 
 
 @inlined
-def _apply_all(engine, x, m, scale, offset, y):
+def _apply_all(engine, streams, x, m, scale, offset, y):
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
-    _apply(engine, tiles, grain, (steps, x, m, scale, offset, y))
+    _apply(engine, tiles, grain, (streams, steps, x, m, scale, offset, y))
 
 
 @launcher
-def batch_norm(engine, x, mean, var, weight, bias, eps, y):
+def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
     """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
     m, scale, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
     for c in range(m.size):
@@ -148,7 +152,7 @@ def batch_norm(engine, x, mean, var, weight, bias, eps, y):
             return False
         m[c] = mean[c]
         scale[c], offset[c] = affine_of_d(mean[c] - m[c], reciprocal_std(var[c], eps), weight[c], bias[c])
-    _apply_all(engine, x, m, scale, offset, y)
+    _apply_all(engine, streams, x, m, scale, offset, y)
     return True
 
 
@@ -165,7 +169,7 @@ def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
                 for k in range(3):
                     sums[k][j] += own[k]
         return
-    width = line_width(x, tile)
+    width = line_width(x, tile, 1)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
     long = np.zeros((3, width))
     for dy_lines, x_lines in zip(lines(dy, tile, width), lines(x, tile, width)):
@@ -175,7 +179,7 @@ def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
 
 
 @block
-def _apply_gradient_tile(dy, x, tile, m, rstd, m_dy, scale, slope, offset, dx):
+def _apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offset, dx):
     """dx = (dy - m_dy) * scale + h * slope + offset."""
     (n0, n1), (c0, c1), (l0, l1) = tile
     L, one = x.shape[2], x.dtype.type(1)
@@ -184,14 +188,15 @@ def _apply_gradient_tile(dy, x, tile, m, rstd, m_dy, scale, slope, offset, dx):
             for c in range(c0, c1):
                 j = c - c0
                 own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
-                input_gradient_row(x[n, c][l0:l1], dy[n, c][l0:l1], one, *own, dx[n, c][l0:l1])
+                input_gradient_row(streams, dx[n, c][l0:l1], dy[n, c][l0:l1], x[n, c][l0:l1], one, *own)
         return
-    width = line_width(x, tile)
+    width = line_width(x, tile, LONG)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
     scale, slope, offset = repeat(scale, L, width), repeat(slope, L, width), repeat(offset, L, width)
     for x_lines, dy_lines, dx_lines in zip(lines(x, tile, width), lines(dy, tile, width), lines(dx, tile, width)):
         for k in range(x_lines.shape[0]):
-            input_gradient_row(x_lines[k], dy_lines[k], one, m, rstd, m_dy, scale, slope, offset, dx_lines[k])
+            own = m, rstd, m_dy, scale, slope, offset
+            input_gradient_row(streams, dx_lines[k], dy_lines[k], x_lines[k], one, *own)
 
 
 @block
@@ -209,7 +214,7 @@ def _finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
 
 
 @range_kernel
-def whole_backward(lo, hi, steps, dy, x, mean, rstd, weight, dx, dweight, dbias):
+def whole_backward(lo, hi, streams, steps, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """Tiles lo to hi, of whole channels."""
     count = x.shape[0] * x.shape[2]
     for i in range(lo, hi):
@@ -220,7 +225,8 @@ def whole_backward(lo, hi, steps, dy, x, mean, rstd, weight, dx, dweight, dbias)
         sums = np.zeros((3, c1 - c0))
         _add_gradient_sums(dy, x, tile, m, r, m_dy, (sums[0], sums[1], sums[2]))
         linear = _finish_backward(sums, count, r, m_dy, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
-        _apply_gradient_tile(dy, x, tile, m, r, m_dy, *linear, dx)
+        _apply_gradient_tile(streams, dy, x, tile, m, r, m_dy, *linear, dx)
+    finish_stores(streams)
 
 
 @range_kernel
@@ -234,13 +240,14 @@ def gradient_sums(lo, hi, steps, dy, x, m, rstd, m_dy, partials):
 
 
 @range_kernel
-def apply_gradient(lo, hi, steps, dy, x, m, rstd, m_dy, scale, slope, offset, dx):
+def apply_gradient(lo, hi, streams, steps, dy, x, m, rstd, m_dy, scale, slope, offset, dx):
     """Tiles lo to hi of dx, from the last: what was summed last is still in the cache."""
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, tiles_to(x, steps) - 1 - i)
         c0, c1 = tile[1]
         own = m[c0:c1], rstd[c0:c1], m_dy[c0:c1], scale[c0:c1], slope[c0:c1], offset[c0:c1]
-        _apply_gradient_tile(dy, x, tile, *own, dx)
+        _apply_gradient_tile(streams, dy, x, tile, *own, dx)
+    finish_stores(streams)
 
 
 _whole_backward, _gradient_sums, _apply_gradient = (
@@ -262,22 +269,22 @@ def _all_gradient_sums(engine, dy, x, m, rstd):
 
 
 @launcher
-def batch_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
+def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, C, L); all else (C,)."""
     steps, small = whole_steps(x)
     if small:
         tiles, grain, _ = work(x, steps)
-        _whole_backward(engine, tiles, grain, (steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
+        _whole_backward(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
         return
     m_dy, sums = _all_gradient_sums(engine, dy, x, mean, rstd)
     linear = _finish_backward(sums, x.shape[0] * x.shape[2], rstd, m_dy, weight, dweight, dbias)
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
-    _apply_gradient(engine, tiles, grain, (steps, dy, x, mean, rstd, m_dy, *linear, dx))
+    _apply_gradient(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, m_dy, *linear, dx))
 
 
 @launcher
-def batch_norm_backward_frozen(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
+def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """As `batch_norm_backward` where mean (float64) and rstd are constants."""
     count = x.shape[0] * x.shape[2]
     m = mean.astype(x.dtype)
@@ -287,4 +294,4 @@ def batch_norm_backward_frozen(engine, dy, x, mean, rstd, weight, dx, dweight, d
         dweight[c] = sum_dy_x_hat(sums[0, c], sums[1, c], sums[2, c], m_dy[c], mean_h, count)
         dbias[c] = sums[1, c] + m_dy[c] * count
     zero = np.zeros_like(m)
-    _apply_all(engine, dy, zero, rstd * weight, zero, dx)  # dx = rstd * wdy
+    _apply_all(engine, streams, dy, zero, rstd * weight, zero, dx)  # dx = rstd * wdy

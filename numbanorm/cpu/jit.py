@@ -16,6 +16,6 @@ block = numba.njit(fastmath=_EXACT, **_INNER)
 # Functions that mostly call others, merged into their caller before compilation: each level of calls is optimised anew.
 inlined = numba.njit(fastmath=_EXACT, inline="always", **_INNER)
 
-# What compiled code may call: one range of the work, and the whole of it. Only the latter can be called from Python.
-range_kernel = numba.njit(nogil=True, **_INNER)
+# What others may call, from Python and from compiled code: one range of the work, and the whole of it.
+range_kernel = numba.njit(nogil=True, error_model="numpy")
 launcher = numba.njit(nogil=True, cache=True, error_model="numpy")

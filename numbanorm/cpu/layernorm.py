@@ -9,7 +9,6 @@ from numbanorm.cpu.loops import (
     gradients_lines,
     input_gradient_row,
     normalize_affine_row,
-    normalize_row,
     parameter_gradient_sums,
     row_gradient_sums,
 )
@@ -24,6 +23,7 @@ from numbanorm.cpu.moments import (
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.simd import finish_stores
 from numbanorm.cpu.tiles import PIECE
 
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
@@ -31,32 +31,29 @@ PARTIAL_BYTES = 1 << 20
 
 
 @range_kernel
-def rows_forward(lo, hi, x, weight, bias, eps, y, mean, rstd):
-    """Rows lo to hi. weight and bias: (cols,), or both empty for none."""
+def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
+    """Rows lo to hi."""
     as_x = x.dtype.type
     for r in range(lo, hi):
         m, delta, var = row_moments(x[r], eps)
         exact_rstd = reciprocal_std(var, eps)
         mean[r], rstd[r] = m + delta, exact_rstd
-        mean_h = as_x(delta * exact_rstd)
-        if weight.size == 0:
-            normalize_row(x[r], m, rstd[r], mean_h, y[r])
-        else:
-            normalize_affine_row(x[r], m, rstd[r], mean_h, weight, bias, y[r])
+        normalize_affine_row(streams, y[r], x[r], m, rstd[r], as_x(delta * exact_rstd), weight, bias)
+    finish_stores(streams)
 
 
 _rows_forward = parallel_for(rows_forward)
 
 
 @launcher
-def layer_norm_forward(engine, x, weight, bias, eps, y, mean, rstd):
-    """x, y: (rows, cols); weight, bias: (cols,) or both empty; mean, rstd: (rows,)."""
+def layer_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
+    """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,)."""
     rows, cols = x.shape
-    _rows_forward(engine, rows, max(1, PIECE // cols), (x, weight, bias, eps, y, mean, rstd))
+    _rows_forward(engine, rows, max(1, PIECE // cols), (streams, x, weight, bias, eps, y, mean, rstd))
 
 
 @range_kernel
-def rows_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
+def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
     """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy."""
     rows, cols = x.shape
     lines, run = together(cols), np.empty((2, cols), x.dtype)
@@ -74,21 +71,22 @@ def rows_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
                     mean_h[k] = sums[0] / cols  # the stored mean is rounded; this is what it lacks
                     slope[k], offset[k] = input_gradient_of_sums(*sums, rstd[r], cols)
                 own = mean[some], rstd[some], mean_h, m_wdy, slope, offset
-                gradients_lines(x[some], dy[some], weight, *own, dx[some], run[0], run[1])
+                gradients_lines(streams, dx[some], dy[some], x[some], weight, *own, run[0], run[1])
             add_run(run, partials[i])
+    finish_stores(streams)
 
 
 _rows_backward = parallel_for(rows_backward)
 
 
 @launcher
-def layer_norm_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
+def layer_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,)."""
     rows, cols = x.shape
     chunks = _partials(rows * cols, cols, rows)
     chunk = (rows + chunks - 1) // chunks
     partials = np.zeros((chunks, 2, cols))
-    _rows_backward(engine, (rows + chunk - 1) // chunk, 1, (chunk, dy, x, mean, rstd, weight, dx, partials))
+    _rows_backward(engine, (rows + chunk - 1) // chunk, 1, (streams, chunk, dy, x, mean, rstd, weight, dx, partials))
     _store_total(partials, dweight, dbias)
 
 
@@ -114,7 +112,7 @@ def _tiling(count, L):
 
 
 @range_kernel
-def columns_forward(lo, hi, x, weight, bias, eps, y, mean, rstd):
+def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     """Tiles lo to hi of x (N, count, L). weight and bias: (count,)."""
     count, L = x.shape[1:]
     width, tiles = _tiling(count, L)
@@ -129,23 +127,24 @@ def columns_forward(lo, hi, x, weight, bias, eps, y, mean, rstd):
             mean[n, l0 + j], rstd[n, l0 + j] = m[j] + delta[j], exact_rstd
             scale[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
         for k in range(count):
-            normalize_affine_row(x[n, k][l0:l1], m, scale, mean_h, weight[k], bias[k], y[n, k][l0:l1])
+            normalize_affine_row(streams, y[n, k][l0:l1], x[n, k][l0:l1], m, scale, mean_h, weight[k], bias[k])
+    finish_stores(streams)
 
 
 _columns_forward = parallel_for(columns_forward)
 
 
 @launcher
-def layer_norm_columns_forward(engine, x, weight, bias, eps, y, mean, rstd):
+def layer_norm_columns_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
     """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L)."""
     N, count, L = x.shape
     width, tiles = _tiling(count, L)
     grain = max(1, PIECE // (count * width))
-    _columns_forward(engine, N * tiles, grain, (x, weight, bias, eps, y, mean, rstd))
+    _columns_forward(engine, N * tiles, grain, (streams, x, weight, bias, eps, y, mean, rstd))
 
 
 @range_kernel
-def columns_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
+def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
     """Chunks lo to hi of `chunk` tiles each; partials[i] (2, count) takes its sums of dy * x_hat and dy."""
     N, count, L = x.shape
     width, tiles = _tiling(count, L)
@@ -165,7 +164,9 @@ def columns_backward(lo, hi, chunk, dy, x, mean, rstd, weight, dx, partials):
                 sum_dy_x_hat, sum_dy = parameter_gradient_sums(dy_k, x_k, m, scale, mean_h)
                 partials[i, 0, k] += sum_dy_x_hat
                 partials[i, 1, k] += sum_dy
-                input_gradient_row(x_k, dy_k, weight[k], m, scale, m_wdy, scale, slope, offset, dx[n, k][l0:l1])
+                own = weight[k], m, scale, m_wdy, scale, slope, offset
+                input_gradient_row(streams, dx[n, k][l0:l1], dy_k, x_k, *own)
+    finish_stores(streams)
 
 
 @loop
@@ -184,12 +185,14 @@ _columns_backward = parallel_for(columns_backward)
 
 
 @launcher
-def layer_norm_columns_backward(engine, dy, x, mean, rstd, weight, dx, dweight, dbias):
+def layer_norm_columns_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight, dweight, dbias: (count,)."""
     N, count, L = x.shape
     tiles = N * _tiling(count, L)[1]
     chunks = _partials(x.size, count, tiles)
     chunk = (tiles + chunks - 1) // chunks
     partials = np.zeros((chunks, 2, count))
-    _columns_backward(engine, (tiles + chunk - 1) // chunk, 1, (chunk, dy, x, mean, rstd, weight, dx, partials))
+    _columns_backward(
+        engine, (tiles + chunk - 1) // chunk, 1, (streams, chunk, dy, x, mean, rstd, weight, dx, partials)
+    )
     _store_total(partials, dweight, dbias)

@@ -9,22 +9,17 @@ import numpy as np
 from numbanorm._math import affine, input_gradient, normalize
 from numbanorm.cpu.jit import inlined, loop, summing
 from numbanorm.cpu.moments import RUN, TERMS, add_run, difference, together
-from numbanorm.cpu.simd import add_to, at, elementwise, item, prefetch, put, run_of
+from numbanorm.cpu.simd import add_to, at, elementwise, item, put, run_of, streamable
 
 
-@elementwise
-def normalize_row(j, row, m, rstd, mean_h, y):
-    put(y, j, normalize(at(row, j), at(m, j), at(rstd, j), at(mean_h, j)))
-
-
-@elementwise
-def normalize_affine_row(j, row, m, rstd, mean_h, weight, bias, y):
+@streamable
+def normalize_affine_row(j, y, row, m, rstd, mean_h, weight, bias):
     x_hat = normalize(at(row, j), at(m, j), at(rstd, j), at(mean_h, j))
     put(y, j, affine(x_hat, at(weight, j), at(bias, j)))
 
 
-@elementwise
-def affine_row(j, row, m, scale, offset, y):
+@streamable
+def affine_row(j, y, row, m, scale, offset):
     """y = (row - m) * scale + offset."""
     put(y, j, affine(at(row, j) - at(m, j), at(scale, j), at(offset, j)))
 
@@ -81,15 +76,15 @@ def add_gradient_lines(dy, x, weight, m, rstd, m_wdy, sums):
         add_run(run, sums)
 
 
-@elementwise
-def input_gradient_row(j, row, dy, weight, m, rstd, m_wdy, scale, slope, offset, dx):
+@streamable
+def input_gradient_row(j, dx, dy, row, weight, m, rstd, m_wdy, scale, slope, offset):
     h = (at(row, j) - at(m, j)) * at(rstd, j)
     g = at(dy, j) * at(weight, j) - at(m_wdy, j)
     put(dx, j, input_gradient(g, h, at(scale, j), at(slope, j), at(offset, j)))
 
 
-@elementwise
-def gradients_lines(j, x, dy, weight, m, rstd, mean_h, m_wdy, slope, offset, dx, dweight, dbias):
+@streamable
+def gradients_lines(j, dx, dy, x, weight, m, rstd, mean_h, m_wdy, slope, offset, dweight, dbias):
     """Lines of dx, each with numbers of its own, and dy * x_hat and dy added to dweight and dbias on the way."""
     weight = at(weight, j)
     lines_dweight = lines_dbias = at(x.dtype.type(0), j)

@@ -4,10 +4,15 @@ LLVM vectorises a loop over several arrays only behind checks that they do not o
 run itself and send a call in place to the scalar loop. So bodies read and write through `at`, `put` and `add_to`, at an
 index that says how many values it stands for; `elementwise` runs them over whole vectors, and over what is left value
 by value. Arithmetic on vectors is written as on numbers, so that the formulas of `numbanorm._math` serve both.
+
+Results may be streamed: such stores go to memory past the caches, whole lines at a time, and spare it the reading of
+what they overwrite. Results that a cache can hold are better left there.
 """
 
 import operator
+import platform
 
+import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -17,11 +22,7 @@ from numba.extending import intrinsic, lower_cast, overload, register_model
 from numbanorm.cpu.jit import loop
 
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
-
-
-import os
-
-LOC = int(os.environ.get("LOC", "3"))
+WORTH_A_BREAK = 256  # values: a shorter run is not taken apart to begin cache lines
 
 
 class Vector(types.Type):
@@ -33,11 +34,11 @@ class Vector(types.Type):
 
 
 class Index(types.Type):
-    """Where so many values begin in an array."""
+    """Where so many values begin in an array; with streams, results begin a cache line there."""
 
-    def __init__(self, lanes):
-        self.lanes = lanes
-        super().__init__(f"Index({lanes})")
+    def __init__(self, lanes, streams=False):
+        self.lanes, self.streams = lanes, streams
+        super().__init__(f"Index({lanes}, streams={streams})")
 
 
 @register_model(Vector)
@@ -99,39 +100,51 @@ def _run_of(operand, run):
 
 @intrinsic
 def put(typing_context, array, j, values):
-    """Store values in an array at index j."""
+    """Store results in an array at index j."""
 
     def codegen(context, builder, signature, args):
-        builder.store(args[2], _pointer(context, builder, signature, args), align=array.dtype.bitwidth // 8)
+        store = _store(context, builder, signature, args, LINE_BYTES if j.streams else array.dtype.bitwidth // 8)
+        if j.streams:
+            store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
         return context.get_dummy_value()
 
     return types.void(array, j, _values(array.dtype, j.lanes)), codegen
 
 
 @intrinsic
-def prefetch(typing_context, lines, k, j):
-    """Ask for the values at index j of line k of the lines that follow these."""
+def _keep(typing_context, array, j, values):
+    """Store what will be read again."""
 
     def codegen(context, builder, signature, args):
-        array = context.make_array(lines)(context, builder, args[0])
-        count, pitch = builder.extract_value(array.shape, 0), builder.extract_value(array.strides, 0)
-        line = builder.mul(builder.add(count, args[1]), pitch)
-        offset = builder.add(line, builder.mul(args[2], line.type(lines.dtype.bitwidth // 8)))
-        byte = ir.IntType(8).as_pointer()
-        address = builder.gep(builder.bitcast(array.data, byte), [offset])
-        number = ir.IntType(32)
-        function = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        callee = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0i8")
-        builder.call(callee, [address, number(0), number(LOC), number(1)])
+        _store(context, builder, signature, args, array.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
-    return types.void(lines, types.intp, j), codegen
+    return types.void(array, j, _values(array.dtype, j.lanes)), codegen
+
+
+def _store(context, builder, signature, args, align):
+    return builder.store(args[2], _pointer(context, builder, signature, args), align=align)
+
+
+@intrinsic
+def store_fence(typing_context):
+    """Streaming stores are weakly ordered: wait for them before others may read."""
+
+    def codegen(context, builder, signature, args):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            fence = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, fence, "llvm.x86.sse.sfence"), [])
+        else:
+            builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
 
 
 @loop
 def add_to(array, j, values):
     """Add values to those of an array at index j."""
-    put(array, j, at(array, j) + values)
+    _keep(array, j, at(array, j) + values)
 
 
 @intrinsic
@@ -212,21 +225,67 @@ def _vector_index(typing_context, j, x):
 
 
 @intrinsic
+def _streaming_index(typing_context, j, x):
+    return Index(_lanes(x), streams=True)(j, x), lambda context, builder, signature, args: args[0]
+
+
+@intrinsic
 def _value_index(typing_context, j):
     return Index(1)(j), lambda context, builder, signature, args: args[0]
 
 
-def elementwise(body):
-    """``run(x, *operands)``: body(j, x, *operands) at every index of a run x, vector by vector."""
+@loop
+def finish_stores(streamed):
+    """What has streamed may be read by others after it."""
+    if streamed:
+        store_fence()
 
+
+def elementwise(body):
+    """``run(x, *operands)``: body(j, x, *operands) at every index of a run x (or lines), vector by vector."""
     body = loop(body)
 
     @loop
     def run(x, *operands):
-        whole = x.shape[-1] // lanes(x) * lanes(x)
-        for j in range(0, whole, lanes(x)):
+        end = x.shape[-1] // lanes(x) * lanes(x)
+        for j in range(0, end, lanes(x)):
             body(_vector_index(j, x), x, *operands)
-        for j in range(whole, x.shape[-1]):
+        for j in range(end, x.shape[-1]):
             body(_value_index(j), x, *operands)
 
     return run
+
+
+def streamable(body):
+    """``run(streams, y, *operands)``: as `elementwise`; if streams, what it puts into y (a run or lines) streams."""
+    body = loop(body)
+
+    @loop
+    def run(streams, y, *operands):
+        size = y.shape[-1]
+        first = _before_a_line(y) if streams else 0
+        if streams and not (_in_lines(y) and (first == 0 or size >= WORTH_A_BREAK)):
+            streams, first = False, 0
+        end = first + (size - first) // lanes(y) * lanes(y)
+        if streams:
+            for j in range(first, end, lanes(y)):
+                body(_streaming_index(j, y), y, *operands)
+        else:
+            for j in range(first, end, lanes(y)):
+                body(_vector_index(j, y), y, *operands)
+        for rest in range(first + size - end):
+            body(_value_index(rest if rest < first else rest - first + end), y, *operands)
+
+    return run
+
+
+@loop
+def _before_a_line(y):
+    """Values before the first that begins a cache line."""
+    return -np.intp(y.ctypes.data) % LINE_BYTES // y.itemsize
+
+
+@loop
+def _in_lines(y):
+    """Whether all lines of y begin cache lines at the same index."""
+    return y.ndim == 1 or y.shape[0] == 1 or y.strides[0] % LINE_BYTES == 0

@@ -76,14 +76,14 @@ def tile_of(x, steps, i):
 
 
 @block
-def line_width(x, tile):
-    """Values to a line of a tile of short channels."""
+def line_width(x, tile, least):
+    """Values to a line of a tile of short channels: at least so many where it holds all channels."""
     _, (c0, c1), _ = tile
     _, C, L = x.shape
     width = (c1 - c0) * L
     several = 1
     if c1 - c0 == C:
-        while several * width % LANES > 0 and several * width < LONG:  # until they are whole vectors
+        while several * width < least or (several * width % LANES > 0 and several * width < LONG):
             several *= 2
     return several * width
 
