@@ -6,7 +6,7 @@ from numbanorm._math import input_gradient_of_sums, reciprocal_std
 from numbanorm.cpu.jit import launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
     add_gradient_lines,
-    gradients_lines,
+    gradients_row,
     input_gradient_row,
     normalize_affine_row,
     parameter_gradient_sums,
@@ -19,7 +19,6 @@ from numbanorm.cpu.moments import (
     channel_moments,
     row_moments,
     row_shift,
-    together,
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
@@ -55,23 +54,19 @@ def layer_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
 @range_kernel
 def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
     """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy."""
-    rows, cols = x.shape
-    lines, run = together(cols), np.empty((2, cols), x.dtype)
-    mean_h, m_wdy, slope, offset = np.empty((4, lines), x.dtype)
+    (rows, cols), as_x = x.shape, x.dtype.type
+    run = np.empty((2, cols), x.dtype)
     for i in range(lo, hi):
         end = min((i + 1) * chunk, rows)
         for start in range(i * chunk, end, TERMS):
             run[:] = 0
-            for first in range(start, min(start + TERMS, end), lines):
-                some = slice(first, min(first + lines, end))
-                for r in range(first, min(first + lines, end)):
-                    k = r - first
-                    m_wdy[k] = row_shift(dy[r], weight)
-                    sums = row_gradient_sums(dy[r], x[r], weight, mean[r], rstd[r], m_wdy[k])
-                    mean_h[k] = sums[0] / cols  # the stored mean is rounded; this is what it lacks
-                    slope[k], offset[k] = input_gradient_of_sums(*sums, rstd[r], cols)
-                own = mean[some], rstd[some], mean_h, m_wdy, slope, offset
-                gradients_lines(streams, dx[some], dy[some], x[some], weight, *own, run[0], run[1])
+            for r in range(start, min(start + TERMS, end)):
+                m, m_wdy = mean[r], row_shift(dy[r], weight)
+                sums = row_gradient_sums(dy[r], x[r], weight, m, rstd[r], m_wdy)
+                mean_h = as_x(sums[0] / cols)  # the stored mean is rounded; this is what it lacks
+                slope, offset = input_gradient_of_sums(*sums, rstd[r], cols)
+                own = m, rstd[r], mean_h, m_wdy, as_x(slope), as_x(offset)
+                gradients_row(streams, dx[r], dy[r], x[r], weight, *own, run[0], run[1])
             add_run(run, partials[i])
     finish_stores(streams)
 

@@ -84,18 +84,13 @@ def input_gradient_row(j, dx, dy, row, weight, m, rstd, m_wdy, scale, slope, off
 
 
 @streamable
-def gradients_lines(j, dx, dy, x, weight, m, rstd, mean_h, m_wdy, slope, offset, dweight, dbias):
-    """Lines of dx, each with numbers of its own, and dy * x_hat and dy added to dweight and dbias on the way."""
-    weight = at(weight, j)
-    lines_dweight = lines_dbias = at(x.dtype.type(0), j)
-    for k in range(x.shape[0]):
-        x_k, dy_k, m_k, rstd_k = at(x[k], j), at(dy[k], j), at(m[k], j), at(rstd[k], j)
-        lines_dweight += dy_k * normalize(x_k, m_k, rstd_k, at(mean_h[k], j))
-        lines_dbias += dy_k
-        g = dy_k * weight - at(m_wdy[k], j)
-        put(dx[k], j, input_gradient(g, (x_k - m_k) * rstd_k, rstd_k, at(slope[k], j), at(offset[k], j)))
-    add_to(dweight, j, lines_dweight)
-    add_to(dbias, j, lines_dbias)
+def gradients_row(j, dx, dy, row, weight, m, rstd, mean_h, m_wdy, slope, offset, dweight, dbias):
+    """A row of dx, and dy * x_hat and dy added to dweight and dbias on the way."""
+    dy_j, h = at(dy, j), (at(row, j) - at(m, j)) * at(rstd, j)
+    add_to(dweight, j, dy_j * (h - at(mean_h, j)))
+    add_to(dbias, j, dy_j)
+    g = dy_j * at(weight, j) - at(m_wdy, j)
+    put(dx, j, input_gradient(g, h, at(rstd, j), at(slope, j), at(offset, j)))
 
 
 @summing

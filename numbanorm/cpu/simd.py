@@ -22,7 +22,7 @@ from numba.extending import intrinsic, lower_cast, overload, register_model
 from numbanorm.cpu.jit import loop
 
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
-WORTH_A_BREAK = 256  # values: a shorter run is not taken apart to begin cache lines
+SHORT = 256  # values: a shorter run is not worth taking apart to begin cache lines, and streaming it is slow
 
 
 class Vector(types.Type):
@@ -257,14 +257,14 @@ def elementwise(body):
 
 
 def streamable(body):
-    """``run(streams, y, *operands)``: as `elementwise`; if streams, what it puts into y (a run or lines) streams."""
+    """``run(streams, y, *operands)``: as `elementwise`; if streams, what it puts into y streams."""
     body = loop(body)
 
     @loop
     def run(streams, y, *operands):
         size = y.shape[-1]
         first = _before_a_line(y) if streams else 0
-        if streams and not (_in_lines(y) and (first == 0 or size >= WORTH_A_BREAK)):
+        if size < SHORT:
             streams, first = False, 0
         end = first + (size - first) // lanes(y) * lanes(y)
         if streams:
@@ -283,9 +283,3 @@ def streamable(body):
 def _before_a_line(y):
     """Values before the first that begins a cache line."""
     return -np.intp(y.ctypes.data) % LINE_BYTES // y.itemsize
-
-
-@loop
-def _in_lines(y):
-    """Whether all lines of y begin cache lines at the same index."""
-    return y.ndim == 1 or y.shape[0] == 1 or y.strides[0] % LINE_BYTES == 0
