@@ -46,13 +46,18 @@ def machine_line() -> str:
 
 
 def append(name: str, records: list[dict[str, object]]) -> Path:
-    """Append to bench/results/name.csv, each row with the environment; returns the path."""
+    """Append to bench/results/name.csv, each row with the environment; returns the path.
+
+    A file with other columns is kept under another name.
+    """
     path = RESULTS / f"{name}.csv"
     path.parent.mkdir(exist_ok=True)
     rows = [environment() | record for record in records]
     header = list(rows[0])
-    fresh = not path.exists() or path.read_text().partition("\n")[0] != ",".join(header)  # other columns: start anew
-    with path.open("w" if fresh else "a", newline="") as file:
+    if path.exists() and path.read_text().partition("\n")[0] != ",".join(header):  # other columns: start anew
+        path.rename(path.with_name(f"{name} until {rows[0]['time'].replace(':', '')}.csv"))
+    fresh = not path.exists()
+    with path.open("a", newline="") as file:
         writer = csv.DictWriter(file, header)
         if fresh:
             writer.writeheader()

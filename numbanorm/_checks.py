@@ -1,6 +1,7 @@
 """What arguments must be. Each error names the argument, what it was and what it must be."""
 
 import math
+import operator
 from collections.abc import Sequence
 from numbers import Real
 from typing import Any
@@ -33,10 +34,8 @@ def array(name: str, value: Any) -> None:
 def _array_type(name: str, value: Any) -> None:
     kind = f"{type(value).__module__}.{type(value).__qualname__}"
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(
-            f"{name}: {kind}, must be a plain numpy.ndarray; pass {name}.filled(...), "
-            "or to batch normalization the positions that count as mask="
-        )
+        also = "" if name == "mask" else ", or to batch normalization the positions that count as mask="
+        raise TypeError(f"{name}: {kind}, must be a plain numpy.ndarray; pass {name}.filled(...){also}")
     if isinstance(value, np.ndarray):
         return
     if hasattr(value, "__cuda_array_interface__"):
@@ -119,13 +118,43 @@ def momentum(value: Any) -> float:
 def _number(name: str, value: Any, least: float, most: float) -> float:
     if type(value) is float and least <= value <= most and value < math.inf:
         return value
-    if not isinstance(value, Real):
+    if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: {value!r}, must be a number")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
     if not (least <= number <= most and math.isfinite(number)):
         bounds = "finite and not negative" if most == math.inf else f"in [{least:g}, {most:g}]"
         raise ValueError(f"{name}: {value!r}, must be {bounds}")
     return number
+
+
+def flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: {value!r}, must be True or False")
+
+
+def size(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {value!r}, must be an int") from None
+    if number < 1:
+        raise ValueError(f"{name}: {value!r}, must be at least 1")
+    return number
+
+
+def dtype(value: Any) -> np.dtype[Any]:
+    """One of those that the functions take."""
+    try:
+        found = np.dtype(value)
+    except TypeError:
+        found = None
+    if found is None or found.type not in _FLOATS:
+        raise TypeError(f"dtype: {value!r}, must be float32 or float64")
+    return found
 
 
 def mask(value: Any, shape: tuple[int, ...]) -> None:
@@ -172,7 +201,7 @@ def _written(name: str, value: Array) -> None:
     if not value.flags.writeable:
         raise ValueError(f"{name}: read-only, must be writable")
     if not value.flags.forc and _may_overlap_itself(value):
-        raise ValueError(f"{name}: strides {value.strides} put several elements in one place, each must have its own")
+        raise ValueError(f"{name}: strides {value.strides} may put several elements in one place, each must have its own")
 
 
 def _may_overlap_itself(value: Array) -> bool:

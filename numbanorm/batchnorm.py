@@ -115,7 +115,8 @@ def batch_norm_forward(
     weight, bias : ndarray of shape (C,) and of x's dtype, optional
         Ones and zeros if left out.
     running_mean, running_var : ndarray of shape (C,), optional
-        Updated in place; float32 or float64 beside float32, float64 beside float64.
+        Updated in place; float32 or float64 beside float32, float64 beside float64. A float32 mean is rounded to
+        6e-8 of itself: float64 keeps inference exact far from zero.
     momentum : float
         The share of this batch in the running statistics, from 0 to 1.
     channel_axis : int
@@ -143,6 +144,12 @@ def batch_norm_forward(
         An argument is of the wrong shape or value, there is one value per channel, `mask` is all False, or `out`
         overlaps an input. Nothing has been written then.
 
+    Notes
+    -----
+    The error does not grow with mean / std: the mean is subtracted in two parts (`numbanorm._math.normalize`).
+    A non-finite value makes its channel non-finite, and no other. With eps = 0 equal values give NaN, as 0 / 0.
+    A product rstd * weight or dy * weight beyond the range of the dtype overflows to infinity.
+
     References
     ----------
     .. [1] Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
@@ -162,14 +169,14 @@ def batch_norm_forward(
     _checks.parameter("weight", weight, (C,), x)
     _checks.parameter("bias", bias, (C,), x)
     eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
+    if mask is not None:
+        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
     apart = {"weight": weight, "bias": bias, "mask": mask}
     _checks.out(out, x, {"x": x}, apart)
     apart.update(x=x, out=out)
     _checks.updated("running_mean", running_mean, (C,), x, apart)
     apart.update(running_mean=running_mean)
     _checks.updated("running_var", running_var, (C,), x, apart)
-    if mask is not None:
-        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
     count = x.size // max(C, 1) if mask is None else int(np.count_nonzero(mask))
     _checks.several_values(x, count)
 
@@ -253,10 +260,12 @@ def batch_norm_backward(
     _checks.statistic("mean", mean, (C,), x)
     _checks.statistic("rstd", rstd, (C,), x)
     _checks.parameter("weight", weight, (C,), x)
+    _checks.flag("frozen", frozen)
+    if mask is not None:
+        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
     _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
     if mask is None:
         return _backward(seen, dy, x, mean, rstd, weight, frozen, out)
-    _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
     packed, packed_dy = _positions(x, channel_axis)[mask], _positions(dy, channel_axis)[mask]
     seen_packed = split(packed, (1,))
     values, dweight, dbias = _backward(seen_packed, packed_dy, packed, mean, rstd, weight, frozen, None)
@@ -323,4 +332,6 @@ def _unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array 
 
 def _update(running: Array | None, momentum: float, batch: Array) -> None:
     if running is not None:
-        running[...] = (1 - momentum) * running.astype(np.float64) + momentum * batch
+        updated = np.multiply(running, 1 - momentum, dtype=np.float64)
+        updated += momentum * batch
+        running[...] = updated

@@ -55,7 +55,8 @@ def layer_norm(
     Notes
     -----
     The error does not grow with mean / std: the mean is subtracted in two parts (`numbanorm._math.normalize`).
-    A non-finite value makes the values that share its statistics non-finite, and no others.
+    A non-finite value makes the values that share its statistics non-finite, and no others. With eps = 0 equal values
+    give NaN, as 0 / 0. A product rstd * weight or dy * weight beyond the range of the dtype overflows to infinity.
 
     References
     ----------
@@ -83,12 +84,22 @@ def layer_norm_forward(
 ) -> Forward:
     """`layer_norm`, with the statistics that `layer_norm_backward` needs.
 
+    Parameters
+    ----------
+    x, weight, bias, axis, eps, out
+        As in `layer_norm`.
+
     Returns
     -------
     y : ndarray
-        As `layer_norm` returns it. Parameters and errors are the same too.
+        As `layer_norm` returns it.
     mean, rstd : ndarray of x's dtype
         Of the shape of x with 1 for the normalised axes.
+
+    Raises
+    ------
+    TypeError, ValueError
+        As `layer_norm` raises them.
 
     Examples
     --------

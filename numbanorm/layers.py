@@ -1,7 +1,7 @@
 """Layers for a hand-written trainer: they hold arrays and call the functions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -19,6 +19,7 @@ class _Layer(ABC):
     weight: Array | None = None
     bias: Array | None = None
     training = True
+    dtype: np.dtype[Any]
 
     def __init__(self) -> None:
         self.grads: dict[str, Array] = {}
@@ -53,16 +54,30 @@ class _Layer(ABC):
         return {key: value.copy() for key, value in (self.parameters() | self._buffers()).items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Copy arrays in, from `state_dict` of this class or of PyTorch's; all are checked first."""
+        """Copy arrays in, from `state_dict` of this class or of PyTorch's; all are checked before any is copied.
+
+        Raises
+        ------
+        TypeError
+            Not a mapping, or an array in it is masked or of a dtype that would lose more than precision.
+        KeyError
+            It has other keys than the layer.
+        ValueError
+            An array in it has another shape.
+        """
+        if not isinstance(state, Mapping):
+            raise TypeError(f"state: {type(state).__qualname__}, must be a mapping from names to arrays")
         own = self.parameters() | self._buffers()
         if state.keys() != own.keys():
-            raise KeyError(f"state: keys {sorted(state)}, must be {sorted(own)}")
-        given = {key: np.asarray(value) for key, value in state.items()}
-        for key, value in given.items():
-            if value.shape != own[key].shape:
-                raise ValueError(f"state[{key!r}]: shape {value.shape}, must be {own[key].shape}")
+            raise KeyError(f"state: keys {sorted(map(str, state))}, must be {sorted(own)}")
+        given = {key: _converted(f"state[{key!r}]", value, own[key]) for key, value in state.items()}
         for key, value in given.items():
             own[key][...] = value
+
+    def _check_dtype(self, x: Array) -> None:
+        _checks.array("x", x)
+        if x.dtype.type is not self.dtype.type:
+            raise TypeError(f"x: dtype {x.dtype}, must be {self.dtype}, the layer's; pass x.astype(np.{self.dtype})")
 
     def _last_forward(self) -> dict[str, Any]:
         if self._saved is None:
@@ -74,8 +89,22 @@ class _Layer(ABC):
         self.grads.update({key: gradients[key] for key in self.parameters()})
 
 
+def _converted(name: str, value: Any, own: Array) -> Array:
+    """An array of the shape and dtype of the layer's own."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: MaskedArray, must be a plain array; pass one that is filled")
+    array = np.asarray(value)
+    if not np.can_cast(array.dtype, own.dtype, "same_kind"):
+        raise TypeError(f"{name}: dtype {array.dtype}, must be one that casts to {own.dtype}")
+    if array.shape != own.shape:
+        raise ValueError(f"{name}: shape {array.shape}, must be {own.shape}")
+    return array.astype(own.dtype)
+
+
 class LayerNorm(_Layer):
     """Layer normalization over the last axes: `numbanorm.layer_norm` with a weight and a bias to train.
+
+    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), over the last axes.
 
     Parameters
     ----------
@@ -87,6 +116,11 @@ class LayerNorm(_Layer):
         Whether the layer has them; ones and zeros at the start.
     dtype : dtype
         Of the parameters, and so of the x that it takes: float32 or float64.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, or an x later on, is of the wrong type, shape or value.
 
     Examples
     --------
@@ -109,17 +143,19 @@ class LayerNorm(_Layer):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        shape = (normalized_shape,) if isinstance(normalized_shape, int | np.integer) else tuple(normalized_shape)
+        sizes = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
+        shape = tuple(_checks.size("normalized_shape", n) for n in sizes)
         if not shape:
             raise ValueError("normalized_shape: (), must name at least one axis")
         self.normalized_shape = shape
-        self.eps = eps
-        self.weight = np.ones(shape, dtype) if weight else None
-        self.bias = np.zeros(shape, dtype) if bias else None
+        self.eps = _checks.eps(eps)
+        self.dtype = _checks.dtype(dtype)
+        self.weight = np.ones(shape, self.dtype) if weight else None
+        self.bias = np.zeros(shape, self.dtype) if bias else None
 
     def forward(self, x: Array) -> Array:
         """y; keeps a reference to x for `backward`."""
-        _checks.array("x", x)
+        self._check_dtype(x)
         axis = tuple(range(-len(self.normalized_shape), 0))
         if x.shape[axis[0] :] != self.normalized_shape:
             raise ValueError(f"x: shape {x.shape}, must end in {self.normalized_shape}")
@@ -140,6 +176,9 @@ class LayerNorm(_Layer):
 class BatchNorm(_Layer):
     """Batch normalization: `numbanorm.batch_norm_forward` in training, `numbanorm.batch_norm` in evaluation.
 
+    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), per channel: of the batch in training, and of
+    the running statistics in evaluation.
+
     Parameters
     ----------
     num_features : int
@@ -156,6 +195,11 @@ class BatchNorm(_Layer):
     dtype : dtype
         Of the parameters, and so of the x that it takes: float32 or float64. The running statistics are float64, so
         that evaluation too is exact far from zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, or an x later on, is of the wrong type, shape or value.
 
     Examples
     --------
@@ -179,18 +223,25 @@ class BatchNorm(_Layer):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        self.num_features = num_features
-        self.eps = eps
-        self.momentum = momentum
+        self.num_features = _checks.size("num_features", num_features)
+        self.eps = _checks.eps(eps)
+        self.momentum = None if momentum is None else _checks.momentum(momentum)
         self.channel_axis = channel_axis
-        self.weight = np.ones(num_features, dtype) if affine else None
-        self.bias = np.zeros(num_features, dtype) if affine else None
-        self.running_mean = np.zeros(num_features)
-        self.running_var = np.ones(num_features)
+        self.dtype = _checks.dtype(dtype)
+        self.weight = np.ones(self.num_features, self.dtype) if affine else None
+        self.bias = np.zeros(self.num_features, self.dtype) if affine else None
+        self.running_mean = np.zeros(self.num_features)
+        self.running_var = np.ones(self.num_features)
         self.num_batches_tracked = np.array(0)
 
     def forward(self, x: Array) -> Array:
         """y; keeps a reference to x for `backward`, and in training updates the running statistics."""
+        self._check_dtype(x)
+        channels = x.shape[_checks.channel_axis(self.channel_axis, x)]
+        if channels != self.num_features:
+            raise ValueError(
+                f"x: shape {x.shape} has {channels} channels on axis {self.channel_axis}, must have {self.num_features}"
+            )
         return self._train_forward(x) if self.training else self._eval_forward(x)
 
     def _train_forward(self, x: Array) -> Array:

@@ -104,12 +104,20 @@ _sums, _float64_sums = parallel_for(sums), parallel_for(float64_sums)
 @block
 def _finish(m, delta, var, weight, bias, eps, mean, rstd):
     """Fill mean and rstd; scale and offset."""
-    scale, offset = np.empty_like(m), np.empty_like(m)
+    scale, offset, exact_rstd = np.empty_like(m), np.empty_like(m), _reciprocal_stds(var, eps)
     for j in range(m.size):
-        exact_rstd = reciprocal_std(var[j], eps)
-        mean[j], rstd[j] = m[j] + delta[j], exact_rstd
-        scale[j], offset[j] = affine_of_d(delta[j], exact_rstd, weight[j], bias[j])
+        mean[j], rstd[j] = m[j] + delta[j], exact_rstd[j]
+        scale[j], offset[j] = affine_of_d(delta[j], exact_rstd[j], weight[j], bias[j])
     return scale, offset
+
+
+@block
+def _reciprocal_stds(var, eps):
+    """Apart from all else, since LLVM takes roots and quotients several at once only in a loop with few arrays."""
+    rstd = np.empty_like(var)
+    for j in range(var.size):
+        rstd[j] = reciprocal_std(var[j], eps)
+    return rstd
 
 
 @launcher
@@ -146,12 +154,16 @@ def _apply_all(engine, streams, x, m, scale, offset, y):
 @launcher
 def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
     """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
+    negative = False
+    for c in range(var.size):
+        negative |= var[c] < 0
+    if negative:
+        return False
     m, scale, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
+    rstd = _reciprocal_stds(var, eps)
     for c in range(m.size):
-        if var[c] < 0:
-            return False
         m[c] = mean[c]
-        scale[c], offset[c] = affine_of_d(mean[c] - m[c], reciprocal_std(var[c], eps), weight[c], bias[c])
+        scale[c], offset[c] = affine_of_d(mean[c] - m[c], rstd[c], weight[c], bias[c])
     _apply_all(engine, streams, x, m, scale, offset, y)
     return True
 

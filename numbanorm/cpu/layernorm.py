@@ -27,6 +27,7 @@ from numbanorm.cpu.tiles import PIECE
 
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
+FEW = 4  # however much they take: more threads than that find work elsewhere only
 
 
 @range_kernel
@@ -88,7 +89,7 @@ def layer_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
 @loop
 def _partials(size, count, most):
     """How many partial sums of the parameter gradients, 2 * count float64 values each: fixed by the shape."""
-    affordable = max(8, PARTIAL_BYTES // (16 * count))
+    affordable = max(FEW, min(PARTIAL_BYTES // (16 * count), size // count // TERMS))
     return max(1, min(size // (2 * PIECE), PARTIALS, affordable, most))
 
 

@@ -13,7 +13,7 @@ from numbanorm.cpu.tiles import LONG, fold, line_width, lines, repeat
 
 TERMS = 16
 RUN = 32 * TERMS  # four 8-lane accumulators
-TOGETHER = 512  # values of short lines to read at once, into accumulators in registers; more would evict each other
+TOGETHER = 2048  # values of short lines to read at once, into accumulators in registers; more would evict each other
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 
 

@@ -20,6 +20,7 @@ from numba.extending import intrinsic
 SERIAL = 0
 
 _INT = ir.IntType(types.intp.bitwidth)
+_FLAG = ir.IntType(1)
 _KERNEL = ir.FunctionType(ir.VoidType(), [_INT] * 3)  # context, lo, hi
 _ENGINE = ir.FunctionType(ir.VoidType(), [_INT] * 4)  # kernel, context, items, grain
 
@@ -67,8 +68,9 @@ def parallel_for(kernel):
             engine, items, grain, packed = values
             compiled = kernel.overloads[kernel_signature.args]
             target.active_code_library.add_linking_library(compiled.library)
-            trampoline = _unpacking(target, builder.module, compiled.fndesc, packed.type)
-            context = builder.ptrtoint(cgutils.alloca_once_value(builder, packed), _INT)
+            call = cgutils.alloca_once_value(builder, cgutils.make_anonymous_struct(builder, [packed, _FLAG(0)]))
+            trampoline = _unpacking(target, builder.module, compiled.fndesc, call.type)
+            context = builder.ptrtoint(call, _INT)
             several = builder.icmp_signed(">", items, grain)
             with builder.if_else(builder.and_(several, cgutils.is_not_null(builder, engine))) as (then, otherwise):
                 with then:
@@ -76,6 +78,8 @@ def parallel_for(kernel):
                     builder.call(builder.inttoptr(engine, _ENGINE.as_pointer()), [address, context, items, grain])
                 with otherwise:
                     builder.call(trampoline, [context, items.type(0), items])
+            with builder.if_then(builder.load(_failed(builder, call))):
+                target.call_conv.return_user_exc(builder, MemoryError, ("a kernel found no memory for its work",))
             return target.get_dummy_value()
 
         return types.void(types.intp, types.intp, types.intp, args), codegen
@@ -83,13 +87,17 @@ def parallel_for(kernel):
     return launch
 
 
-def _unpacking(target, module, kernel, packed_type):
-    """kernel(context, lo, hi) in C's convention, calling the compiled kernel with the arguments packed at context."""
+def _unpacking(target, module, kernel, call_type):
+    """kernel(context, lo, hi) in C's convention: calls the compiled kernel with the arguments packed at context.
+
+    An error, of which kernels have none but a lack of memory, is noted there, since none may pass through an engine.
+    """
     function = ir.Function(module, _KERNEL, module.get_unique_name(f"{kernel.qualname}.unpacking"))
     function.linkage = "internal"
     context, lo, hi = function.args
     builder = ir.IRBuilder(function.append_basic_block())
-    packed = builder.load(builder.inttoptr(context, packed_type.as_pointer()))
+    call = builder.inttoptr(context, call_type)
+    packed = builder.load(cgutils.gep_inbounds(builder, call, 0, 0))
     args = [lo, hi]
     for i, argument_type in enumerate(kernel.argtypes[2:]):
         argument = builder.extract_value(packed, i)
@@ -98,6 +106,13 @@ def _unpacking(target, module, kernel, packed_type):
             argument = builder.insert_value(argument, argument.type.elements[0](None), 0)
         args.append(argument)
     callee = target.declare_function(module, kernel)
-    target.call_conv.call_function(builder, callee, kernel.restype, kernel.argtypes, args)
+    status, _ = target.call_conv.call_function(builder, callee, kernel.restype, kernel.argtypes, args)
+    with builder.if_then(status.is_error, likely=False):
+        builder.store(_FLAG(1), _failed(builder, call))
     builder.ret_void()
     return function
+
+
+def _failed(builder, call):
+    """Where a call's second part lies, after its arguments."""
+    return cgutils.gep_inbounds(builder, call, 0, 1)

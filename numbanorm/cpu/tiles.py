@@ -12,8 +12,7 @@ from numbanorm.cpu.jit import block
 LONG = 256  # values that make a run worth summing as a row
 SHORT = 16  # values that make a run worth writing as a row
 LANES = 16  # values to a vector: as many make a line that leaves no rest
-LINE = 2048  # values to a line: pages long, which memory reads ahead, while sums of it stay in the second cache
-WHOLE_LINE = 1024  # the same where a tile holds whole channels: more tiles, for more threads
+LINE = 1024  # values to a line: a page, which memory reads ahead, while three sums of it stay in the first cache
 SUMS = 40000  # of each kind, over all parts of a channel: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
@@ -24,7 +23,7 @@ WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over 
 def whole_steps(x):
     """Steps of n, c and l to tiles of whole channels; whether those are small enough to be read twice at no cost."""
     N, C, L = x.shape
-    c_step = min(C, max(1, WHOLE_LINE // L))
+    c_step = min(C, max(1, LINE // L))
     return (N, c_step, L), N * c_step * L * x.itemsize <= WHOLE_CHANNELS_BYTES
 
 
