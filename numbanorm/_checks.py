@@ -201,7 +201,9 @@ def _written(name: str, value: Array) -> None:
     if not value.flags.writeable:
         raise ValueError(f"{name}: read-only, must be writable")
     if not value.flags.forc and _may_overlap_itself(value):
-        raise ValueError(f"{name}: strides {value.strides} may put several elements in one place, each must have its own")
+        raise ValueError(
+            f"{name}: strides {value.strides} may put several elements in one place, each must have its own"
+        )
 
 
 def _may_overlap_itself(value: Array) -> bool:

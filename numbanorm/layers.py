@@ -176,8 +176,8 @@ class LayerNorm(_Layer):
 class BatchNorm(_Layer):
     """Batch normalization: `numbanorm.batch_norm_forward` in training, `numbanorm.batch_norm` in evaluation.
 
-    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), per channel: of the batch in training, and of
-    the running statistics in evaluation.
+    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), per channel: with the statistics of the
+    batch in training, with the running ones in evaluation.
 
     Parameters
     ----------

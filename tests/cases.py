@@ -71,6 +71,12 @@ def values(shape, dtype=np.float32, offset=0.0, seed=0):
     return (np.random.default_rng(seed).standard_normal(shape) + offset).astype(dtype)
 
 
+def two_values(shape):
+    """x and dy whose sums, a term at a time in float32, would be rounded the same way each time."""
+    sign = np.where(np.arange(int(np.prod(shape))).reshape(shape) * 2654435761 >> 16 & 1, 1, -1)
+    return (1e3 + sign).astype(np.float32), (1.1 * sign + 0.3).astype(np.float32)
+
+
 def _sliced(a):
     big = np.full([2 * n + 1 for n in a.shape], np.nan, a.dtype)
     view = big[tuple(slice(1, 2 * n + 1, 2) for n in a.shape)]

@@ -17,6 +17,7 @@ from tests.cases import (
     assert_statistics,
     assert_within,
     tolerance,
+    two_values,
     values,
 )
 
@@ -97,12 +98,39 @@ def test_a_bad_first_guess_at_the_mean_is_made_good(shape):
     check(x, 1)
 
 
-@pytest.mark.parametrize("shape", [(60, 100), (5000, 64), (30, 2, 100, 100)])
-def test_squares_beyond_float32(shape):
-    x = values(shape) * np.float32(1e25)
-    y, _, _ = batch_norm_forward(x, eps=0.0)
+@pytest.mark.parametrize("scale", [1e25, 1e-12, 1e-19, 1e-22, 1e-30])
+@pytest.mark.parametrize("shape", [(60, 100), (5000, 64), (30, 2, 100, 100), (70, 9, 49)])
+def test_squares_beyond_float32(shape, scale):
+    x, dy = values(shape) * np.float32(scale), values(shape, seed=2)
+    y, mean, rstd = batch_norm_forward(x, eps=0.0)
     expected = reference.batch_norm_forward(x, None, None, 1, 0.0)
     assert_normalized(y, expected.y, expected.x_hat)
+    gradients = batch_norm_backward(dy, x, mean, rstd)
+    assert_gradients(gradients, reference.batch_norm_backward(dy, x, None, 1, 0.0), few=False)
+
+
+@pytest.mark.parametrize("shape", [(60, 100), (5000, 64), (30, 2, 100, 100), (70, 9, 49)])
+def test_sums_beyond_float32(shape):
+    x = np.clip(values(shape), -3.5, 3.5) * np.float32(1e37)
+    expected = reference.batch_norm_forward(x, None, None, 1)
+    assert_normalized(batch_norm_forward(x).y, expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("offset", [1.0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize("shape", [(256, 100), (5000, 64), (30, 2, 100, 100), (70, 9, 49)])
+def test_the_error_of_dx_is_the_same_at_any_offset_of_dy(shape, offset, scale):
+    x, dy = values(shape), values(shape, offset=offset, seed=2) * np.float32(scale)
+    _, mean, rstd = batch_norm_forward(x)
+    gradients = batch_norm_backward(dy, x, mean, rstd)
+    assert_gradients(gradients, reference.batch_norm_backward(dy, x, None, 1), few=False)
+
+
+@pytest.mark.parametrize("shape", [(150_000, 64), (1, 1, 10_000_000)])
+def test_the_error_of_the_gradients_does_not_grow_with_the_count(shape):
+    x, dy = two_values(shape)
+    _, mean, rstd = batch_norm_forward(x)
+    assert_gradients(batch_norm_backward(dy, x, mean, rstd), reference.batch_norm_backward(dy, x, None, 1), few=False)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -15,7 +15,10 @@ from tests.cases import (
     assert_gradients,
     assert_normalized,
     assert_statistics,
+    assert_within,
     shapes_and_axes,
+    tolerance,
+    two_values,
     values,
 )
 
@@ -89,13 +92,44 @@ def test_a_bad_first_guess_at_the_mean_is_made_good(shape, axis, trend):
     check(np.ascontiguousarray(np.moveaxis(x, 0, axis)), axis)
 
 
-@pytest.mark.parametrize("scale", [1e25, 1e-25])
+@pytest.mark.parametrize("scale", [1e25, 1e-12, 1e-19, 1e-22, 1e-30])
 @pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 1000, 30), 1)])
 def test_squares_beyond_float32(shape, axis, scale):
-    x = values(shape) * np.float32(scale)
-    y, _, _ = layer_norm_forward(x, axis=axis, eps=0.0 if scale > 1 else 1e-5)
-    expected = reference.layer_norm_forward(x, None, None, axis, 0.0 if scale > 1 else 1e-5)
+    x, dy = values(shape) * np.float32(scale), values(shape, seed=2)
+    y, mean, rstd = layer_norm_forward(x, axis=axis, eps=0.0)
+    expected = reference.layer_norm_forward(x, None, None, axis, 0.0)
     assert_normalized(y, expected.y, expected.x_hat)
+    gradients = layer_norm_backward(dy, x, mean, rstd, axis=axis)
+    assert_gradients(gradients, reference.layer_norm_backward(dy, x, None, axis, 0.0), few=False)
+
+
+@pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 1000, 30), 1)])
+def test_sums_beyond_float32(shape, axis):
+    x = np.clip(values(shape), -3.5, 3.5) * np.float32(1e37)
+    expected = reference.layer_norm_forward(x, None, None, axis)
+    assert_normalized(layer_norm(x, axis=axis), expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("offset", [1.0, 1e2, 1e4, 1e6])
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+@pytest.mark.parametrize(("shape", "axis"), [((256, 768), -1), ((5003, 33), -1), ((2, 768, 300), 1)])
+def test_the_error_of_dx_is_the_same_at_any_offset_of_dy(shape, axis, offset, scale):
+    x, dy = values(shape), values(shape, offset=offset, seed=2) * np.float32(scale)
+    _, mean, rstd = layer_norm_forward(x, axis=axis)
+    gradients = layer_norm_backward(dy, x, mean, rstd, axis=axis)
+    assert_gradients(gradients, reference.layer_norm_backward(dy, x, None, axis), few=False)
+
+
+@pytest.mark.parametrize("shape", [(1, 10_000_000), (5_000_000, 2)])
+def test_the_error_of_the_gradients_does_not_grow_with_the_count(shape):
+    """Of dx over one row, and of dweight and dbias over many."""
+    x, dy = two_values(shape)
+    _, mean, rstd = layer_norm_forward(x)
+    gradients, expected = layer_norm_backward(dy, x, mean, rstd), reference.layer_norm_backward(dy, x, None, -1)
+    if shape[0] == 1:
+        assert_within(gradients.dx, expected.dx, tolerance(np.float32) * np.abs(expected.dx).max())
+    else:
+        assert_gradients(gradients, expected)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -4,6 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numba
 import numpy as np
@@ -81,6 +82,75 @@ def test_the_serial_way_agrees(expected, monkeypatch):
     assert fingerprint() == expected
 
 
+def test_streaming_changes_no_bit(expected, monkeypatch):
+    for module in (numbanorm.layernorm, numbanorm.batchnorm):
+        monkeypatch.setattr(module, "streams", lambda nbytes: True)
+    assert fingerprint() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("start", [0, 1, 3, 5, 15])
+@pytest.mark.parametrize(("shape", "axis"), [((300, 515), -1), ((9, 64), -1), ((3, 20, 530), 1), ((70, 9, 49), 1)])
+def test_streams_write_their_own_memory_only(shape, axis, start, dtype, monkeypatch):
+    """Wherever it begins, and with rows that are no whole number of cache lines."""
+    x, dy = values(shape, dtype), values(shape, dtype, seed=2)
+    memory = np.full(x.size + 32, np.nan, dtype)
+    first = -memory.ctypes.data % 64 // x.itemsize + start
+    out = memory[first : first + x.size].reshape(shape)
+
+    def both():
+        normalized = numbanorm.layer_norm_forward(x, axis=axis)
+        yield normalized.y, numbanorm.layer_norm(x, axis=axis, out=out)
+        yield numbanorm.layer_norm_backward(dy, x, *normalized[1:], axis=axis).dx, None
+        numbanorm.layer_norm_backward(dy, x, *normalized[1:], axis=axis, out=out)
+        yield None, out
+        normalized = numbanorm.batch_norm_forward(x)
+        yield normalized.y, numbanorm.batch_norm_forward(x, out=out).y
+        yield numbanorm.batch_norm_backward(dy, x, *normalized[1:]).dx, None
+        yield None, numbanorm.batch_norm_backward(dy, x, *normalized[1:], out=out).dx
+
+    plain = [(a if b is None else b).copy() for a, b in both()]
+    for module in (numbanorm.layernorm, numbanorm.batchnorm):
+        monkeypatch.setattr(module, "streams", lambda nbytes: True)
+    for expected, (fresh, given) in zip(plain, both(), strict=True):
+        for result in (fresh, given):
+            if result is not None:
+                np.testing.assert_array_equal(result, expected)
+    assert np.isnan(memory[:first]).all()
+    assert np.isnan(memory[first + x.size :]).all()
+
+
+def test_calls_from_several_threads_at_once(expected):
+    """Where Numba's threading layer allows them: OpenMP and TBB do."""
+    parallel.engine()
+    if numba.threading_layer() == "workqueue":
+        pytest.skip("Numba's workqueue layer serves one caller at a time; install OpenMP or TBB")
+    with ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(lambda _: fingerprint(), range(4))) == {expected}
+
+
+def test_a_lack_of_memory_in_a_kernel_reaches_the_caller():
+    @range_kernel
+    def lack(lo, hi, times):
+        for i in range(lo, hi):
+            if i == 7:
+                raise MemoryError
+            times[i] += 1
+
+    launch = parallel.parallel_for(lack)
+
+    @numba.njit
+    def run(engine, times):
+        launch(engine, times.size, 3, (times,))
+
+    for engine in (parallel.SERIAL, parallel.engine()):
+        with pytest.raises(MemoryError, match="a kernel found no memory"):
+            run(engine, np.zeros(100))
+        times = np.zeros(7)
+        run(engine, times)
+        np.testing.assert_array_equal(times, 1)
+
+
 def test_work_is_spread_over_threads():
     """What the agreement above would not show: each item is done once, by more than one thread where there are some."""
 
@@ -104,7 +174,7 @@ def test_work_is_spread_over_threads():
 
 
 def test_kernels_are_callable_from_compiled_code():
-    """A user's own function: the whole, with an engine or serially, and one range of rows."""
+    """A user's own function: the whole, with an engine or serially, and one range of rows; and Python itself."""
 
     @numba.njit
     def by_rows(engine, x, weight, bias, y, mean, rstd):
@@ -118,7 +188,7 @@ def test_kernels_are_callable_from_compiled_code():
 
     x, (weight, bias) = values((200, 768)), values((2, 768), seed=1)
     expected = layernorm.layer_norm(x, weight, bias)
-    for function in (by_rows, whole):
+    for function in (by_rows, whole, by_rows.py_func, whole.py_func):
         for engine in (parallel.SERIAL, parallel.engine()):
             y, mean, rstd = np.empty_like(x), *np.empty((2, 200), np.float32)
             function(engine, x, weight, bias, y, mean, rstd)
