@@ -148,13 +148,10 @@ def size(name: str, value: Any) -> int:
 
 def dtype(value: Any) -> np.dtype[Any]:
     """One of those that the functions take."""
-    try:
-        found = np.dtype(value)
-    except TypeError:
-        found = None
-    if found is None or found.type not in _FLOATS:
-        raise TypeError(f"dtype: {value!r}, must be float32 or float64")
-    return found
+    for dtype in map(np.dtype, _FLOATS):
+        if value in (dtype, dtype.type, dtype.name):
+            return dtype
+    raise TypeError(f"dtype: {value!r}, must be float32 or float64")
 
 
 def mask(value: Any, shape: tuple[int, ...]) -> None:
@@ -201,9 +198,7 @@ def _written(name: str, value: Array) -> None:
     if not value.flags.writeable:
         raise ValueError(f"{name}: read-only, must be writable")
     if not value.flags.forc and _may_overlap_itself(value):
-        raise ValueError(
-            f"{name}: strides {value.strides} may put several elements in one place, each must have its own"
-        )
+        raise ValueError(f"{name}: strides {value.strides} may let elements overlap, each must have memory of its own")
 
 
 def _may_overlap_itself(value: Array) -> bool:

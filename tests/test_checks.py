@@ -152,7 +152,10 @@ def test_out(name):
         (-1e-5, ValueError, "eps: -1e-05, must be finite and not negative"),
         (np.nan, ValueError, "eps: nan, must be"),
         (np.inf, ValueError, "eps: inf, must be"),
+        (10**400, ValueError, "eps: 10+, must be finite and not negative"),
         ("1", TypeError, "eps: '1', must be a number"),
+        (True, TypeError, "eps: True, must be a number"),
+        (np.array(1e-5), TypeError, "eps: array"),
     ],
 )
 def test_eps(name, eps, error, message):
@@ -192,8 +195,27 @@ def test_channel_axis(name):
 def test_mask(name):
     refused(name, TypeError, "mask: builtins.list, must be a numpy.ndarray", mask=[True] * 6)
     refused(name, TypeError, "mask: dtype int64, must be bool", mask=np.ones(6, int))
+    refused(name, TypeError, r"mask: .*MaskedArray, .*pass mask.filled\(...\)$", mask=np.ma.masked_array([True] * 6))
+    whole = np.ones(X.shape, np.float32)
+    part = whole.reshape(-1)[:2].view(bool)[:6]
+    refused(name, ValueError, "^out: overlaps mask", out=whole, mask=part)
     refused(name, ValueError, r"mask: shape \(4,\), must be \(6,\), the shape of x without", mask=np.ones(4, bool))
     refused(name, ValueError, "mask: all False, must leave at least one position", mask=np.zeros(6, bool))
+
+
+@pytest.mark.parametrize("argument", ["running_mean", "running_var"])
+def test_running_statistics_apart_from_mask_and_x(argument):
+    mask = np.ones(16, bool)
+    refused(
+        "batch_norm_forward", ValueError, f"^{argument}: overlaps mask", mask=mask[:6], **{argument: mask.view("f4")}
+    )
+    x = X.copy()
+    refused("batch_norm_forward", ValueError, f"^{argument}: overlaps x", x=x, **{argument: x[2]})
+
+
+@pytest.mark.parametrize("frozen", [1, None, "no"])
+def test_frozen(frozen):
+    refused("batch_norm_backward", TypeError, f"frozen: {frozen!r}, must be True or False", frozen=frozen)
 
 
 def test_one_value_per_channel():

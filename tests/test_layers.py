@@ -119,22 +119,63 @@ def test_state_goes_round(make):
     assert all((value != layer.state_dict()[key]).all() for key, value in state.items())  # copies
 
 
-def test_a_bad_state_is_refused_whole():
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"running_var": np.zeros(3)}, ValueError, r"state\['running_var'\]: shape \(3,\), must be \(4,\)"),
+        ({"running_var": np.zeros(4, complex)}, TypeError, "dtype complex128, must be one that casts to float64"),
+        ({"running_var": ["0"] * 4}, TypeError, "dtype <U1, must be one that casts to float64"),
+        ({"running_var": np.ma.masked_array(np.zeros(4))}, TypeError, "MaskedArray, must be a plain array"),
+        ({"num_batches_tracked": 1.5}, TypeError, "dtype float64, must be one that casts to int64"),
+    ],
+)
+def test_a_bad_state_is_refused_whole(changes, error, message):
     layer = BatchNorm(4)
     before = layer.state_dict()
-    with pytest.raises(KeyError, match=r"keys \['weight'\], must be \['bias'"):
-        layer.load_state_dict({"weight": np.zeros(4)})
-    with pytest.raises(ValueError, match=r"state\['running_var'\]: shape \(3,\), must be \(4,\)"):
-        layer.load_state_dict({**layer.state_dict(), "weight": np.zeros(4), "running_var": np.zeros(3)})
+    with pytest.raises(error, match=message):
+        layer.load_state_dict({**before, "weight": np.zeros(4)} | changes)
     for key, value in layer.state_dict().items():
         np.testing.assert_array_equal(value, before[key])
 
 
-def test_layer_norm_refuses_another_shape():
+def test_a_state_with_other_keys_is_refused():
+    with pytest.raises(KeyError, match=r"keys \['1', 'weight'\], must be \['bias'"):
+        BatchNorm(4).load_state_dict({"weight": np.zeros(4), 1: 2})
+    with pytest.raises(TypeError, match="state: list, must be a mapping"):
+        BatchNorm(4).load_state_dict([np.zeros(4)])
+
+
+@pytest.mark.parametrize("affine", [True, False])
+def test_layers_refuse_another_x_by_its_name(affine):
+    batch, layer = BatchNorm(5, affine=affine), LayerNorm(3, weight=affine, bias=affine)
+    with pytest.raises(ValueError, match=r"x: shape \(6, 4\) has 4 channels on axis 1, must have 5"):
+        batch(values((6, 4)))
     with pytest.raises(ValueError, match=r"x: shape \(2, 4\), must end in \(3,\)"):
-        LayerNorm(3)(values((2, 4)))
-    with pytest.raises(ValueError, match="normalized_shape"):
-        LayerNorm(())
+        layer(values((2, 4)))
+    for norm, shape in ((batch, (6, 5)), (layer, (2, 3))):
+        with pytest.raises(TypeError, match=r"x: dtype float64, must be float32, .*x.astype\(np.float32\)"):
+            norm(values(shape, np.float64))
+        with pytest.raises(TypeError, match=r"x: builtins\.list, must be a numpy\.ndarray"):
+            norm([1.0])
+    assert batch.num_batches_tracked == 0
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: LayerNorm(()), ValueError, r"normalized_shape: \(\), must name at least one axis"),
+        (lambda: LayerNorm((4, 0)), ValueError, "normalized_shape: 0, must be at least 1"),
+        (lambda: LayerNorm(4.0), TypeError, "normalized_shape: 4.0, must be an int"),
+        (lambda: LayerNorm(4, eps=-1), ValueError, "eps: -1, must be finite"),
+        (lambda: LayerNorm(4, dtype=np.float16), TypeError, "dtype: .*float16.*, must be float32 or float64"),
+        (lambda: BatchNorm("4"), TypeError, "num_features: '4', must be an int"),
+        (lambda: BatchNorm(4, momentum=2), ValueError, r"momentum: 2, must be in \[0, 1\]"),
+        (lambda: BatchNorm(4, dtype="wide"), TypeError, "dtype: 'wide', must be float32 or float64"),
+    ],
+)
+def test_constructors_check_what_they_keep(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
 
 
 def test_a_layer_adds_no_copy_of_its_own():

@@ -1,4 +1,4 @@
-"""The README's examples run, and its test command is the one that runs the tests."""
+"""The README's examples run and do what it says."""
 
 import re
 from pathlib import Path
