@@ -8,7 +8,7 @@ import numpy as np
 
 from numbanorm._math import affine, input_gradient, normalize
 from numbanorm.cpu.jit import inlined, loop, summing
-from numbanorm.cpu.moments import RUN, TERMS, add_run, difference, together
+from numbanorm.cpu.moments import RUN, TERMS, TOGETHER, add_run, difference
 from numbanorm.cpu.simd import add_to, at, elementwise, item, put, run_of, streamable
 
 
@@ -67,11 +67,11 @@ def _add_gradient_lines(j, x, dy, weight, m, rstd, m_wdy, sum_h, sum_g, sum_gh):
 @loop
 def add_gradient_lines(dy, x, weight, m, rstd, m_wdy, sums):
     """Add to sums (three float64 arrays) those of h, g and g * h over lines (lines, width)."""
-    some, run = together(x.shape[1]), np.empty((3, x.shape[1]), x.dtype)
+    run = np.empty((3, x.shape[1]), x.dtype)
     for start in range(0, x.shape[0], TERMS):
         run[:] = 0
-        for k in range(start, min(start + TERMS, x.shape[0]), some):
-            lines = slice(k, k + some)
+        for k in range(start, min(start + TERMS, x.shape[0]), TOGETHER):
+            lines = slice(k, k + TOGETHER)
             _add_gradient_lines(x[lines], dy[lines], run_of(weight, lines), m, rstd, m_wdy, run[0], run[1], run[2])
         add_run(run, sums)
 

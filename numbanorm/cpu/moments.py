@@ -13,7 +13,7 @@ from numbanorm.cpu.tiles import LONG, fold, line_width, lines, repeat
 
 TERMS = 16
 RUN = 32 * TERMS  # four 8-lane accumulators
-TOGETHER = 2048  # values of short lines to read at once, into accumulators in registers; more would evict each other
+TOGETHER = 8  # lines to read at once, into accumulators in registers: a divisor of TERMS
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 
 
@@ -85,22 +85,13 @@ def _add_lines(j, x, m, sum_d, sum_dd):
 
 
 @loop
-def together(width):
-    """How many lines to read at once: a divisor of TERMS."""
-    lines = 8
-    while lines > 1 and lines * width > TOGETHER:
-        lines //= 2
-    return lines
-
-
-@loop
 def add_lines(x, m, sums):
     """Add to sums (two float64 arrays) those of d and d * d over lines (lines, width)."""
-    some, run = together(x.shape[1]), np.empty((2, x.shape[1]), x.dtype)
+    run = np.empty((2, x.shape[1]), x.dtype)
     for start in range(0, x.shape[0], TERMS):
         run[:] = 0
-        for k in range(start, min(start + TERMS, x.shape[0]), some):
-            _add_lines(x[k : k + some], m, run[0], run[1])
+        for k in range(start, min(start + TERMS, x.shape[0]), TOGETHER):
+            _add_lines(x[k : k + TOGETHER], m, run[0], run[1])
         add_run(run, sums)
 
 
@@ -139,7 +130,7 @@ def add_channel_sums(x, tile, m, sums):
                 sums[0][c - c0] += sum_d
                 sums[1][c - c0] += sum_dd
         return
-    width = line_width(x, tile, 1)
+    width = line_width(x, tile)
     m, long = repeat(m, L, width), np.zeros((2, width))
     for part in lines(x, tile, width):
         add_lines(part, m, (long[0], long[1]))

@@ -11,8 +11,7 @@ from numbanorm.cpu.jit import block
 
 LONG = 256  # values that make a run worth summing as a row
 SHORT = 16  # values that make a run worth writing as a row
-LANES = 16  # values to a vector: as many make a line that leaves no rest
-LINE = 1024  # values to a line: a page, which memory reads ahead, while three sums of it stay in the first cache
+LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
 SUMS = 40000  # of each kind, over all parts of a channel: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
@@ -75,14 +74,14 @@ def tile_of(x, steps, i):
 
 
 @block
-def line_width(x, tile, least):
-    """Values to a line of a tile of short channels: at least so many where it holds all channels."""
-    _, (c0, c1), _ = tile
+def line_width(x, tile):
+    """Values to a line of a tile of short channels: at least LINE where it holds all channels and so much."""
+    (n0, n1), (c0, c1), _ = tile
     _, C, L = x.shape
     width = (c1 - c0) * L
     several = 1
     if c1 - c0 == C:
-        while several * width < least or (several * width % LANES > 0 and several * width < LONG):
+        while several * width < LINE and several < n1 - n0:
             several *= 2
     return several * width
 
