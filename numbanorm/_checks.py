@@ -91,6 +91,8 @@ def axes(axis: Any, x: Array) -> tuple[int, ...]:
         found = tuple(sorted(normalize_axis_tuple(axis, x.ndim, argname="axis")))
     except TypeError:
         raise TypeError(f"axis: {axis!r}, must be an int or a tuple of ints") from None
+    except OverflowError:
+        raise ValueError(f"axis: {axis!r}, must be in [{-x.ndim}, {x.ndim - 1}]") from None
     if not found:
         raise ValueError("axis: (), must name at least one axis")
     return found
@@ -135,12 +137,17 @@ def flag(name: str, value: Any) -> None:
         raise TypeError(f"{name}: {value!r}, must be True or False")
 
 
-def size(name: str, value: Any) -> int:
-    """A whole number of at least 1."""
+def index(name: str, value: Any) -> int:
+    """A whole number."""
     try:
-        number = operator.index(value)
+        return operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: {value!r}, must be an int") from None
+
+
+def size(name: str, value: Any) -> int:
+    """A whole number of at least 1."""
+    number = index(name, value)
     if number < 1:
         raise ValueError(f"{name}: {value!r}, must be at least 1")
     return number
@@ -148,10 +155,13 @@ def size(name: str, value: Any) -> int:
 
 def dtype(value: Any) -> np.dtype[Any]:
     """One of those that the functions take."""
-    for dtype in map(np.dtype, _FLOATS):
-        if value in (dtype, dtype.type, dtype.name):
-            return dtype
-    raise TypeError(f"dtype: {value!r}, must be float32 or float64")
+    try:
+        found: np.dtype[Any] = np.dtype(value)
+    except TypeError:
+        found = np.dtype(object)
+    if value is None or found.type not in _FLOATS:
+        raise TypeError(f"dtype: {value!r}, must be float32 or float64")
+    return np.dtype(found.type)
 
 
 def mask(value: Any, shape: tuple[int, ...]) -> None:
@@ -166,7 +176,9 @@ def mask(value: Any, shape: tuple[int, ...]) -> None:
         raise ValueError("mask: all False, must leave at least one position")
 
 
-def several_values(x: Array, count: int) -> None:
+def several_values(x: Array, count: int, masked: bool) -> None:
+    if count == 1 and x.size > 0 and masked:
+        raise ValueError("mask: leaves one position, must leave at least two for a channel to have a variance")
     if count == 1 and x.size > 0:
         raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
 

@@ -39,6 +39,18 @@ def reciprocal_std(var, eps):
 
 
 @scalar
+def scaled_difference(x, m, rstd):
+    """h = (x - m) * rstd."""
+    return (x - m) * rstd
+
+
+@scalar
+def shifted_gradient(dy, weight, m_wdy):
+    """g = dy * weight - m_wdy."""
+    return dy * weight - m_wdy
+
+
+@scalar
 def normalize(x, m, rstd, mean_h):
     """x_hat = (x - mean) * rstd, with the mean in two parts so that its rounding error does not reach x_hat."""
     return (x - m) * rstd - mean_h
@@ -58,9 +70,9 @@ def affine_of_d(delta, rstd, weight, bias):
 
 
 @scalar
-def sum_dy_x_hat(sum_h, sum_g, sum_gh, m_dy, mean_h, count):
-    """sum(dy * x_hat), with g = dy - m_dy."""
-    return sum_gh + m_dy * sum_h - mean_h * (sum_g + m_dy * count)
+def sum_dy_x_hat(sum_dy_h, sum_dy, mean_h):
+    """sum(dy * x_hat)."""
+    return sum_dy_h - mean_h * sum_dy
 
 
 @scalar

@@ -178,7 +178,7 @@ def batch_norm_forward(
     apart.update(running_mean=running_mean)
     _checks.updated("running_var", running_var, (C,), x, apart)
     count = x.size // max(C, 1) if mask is None else int(np.count_nonzero(mask))
-    _checks.several_values(x, count)
+    _checks.several_values(x, count, mask is not None)
 
     if mask is None:
         y, mean, rstd, var = _forward(seen, x, weight, bias, eps, out)

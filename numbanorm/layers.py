@@ -1,7 +1,7 @@
 """Layers for a hand-written trainer: they hold arrays and call the functions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Self
 
 import numpy as np
@@ -98,7 +98,11 @@ def _converted(name: str, value: Any, own: Array) -> Array:
         raise TypeError(f"{name}: dtype {array.dtype}, must be one that casts to {own.dtype}")
     if array.shape != own.shape:
         raise ValueError(f"{name}: shape {array.shape}, must be {own.shape}")
-    return array.astype(own.dtype)
+    with np.errstate(over="ignore"):
+        converted = array.astype(own.dtype)
+    if own.dtype.kind == "f" and not np.array_equal(np.isinf(converted), np.isinf(array)):
+        raise ValueError(f"{name}: {np.abs(array).max()} in it, must fit into {own.dtype}")
+    return converted
 
 
 class LayerNorm(_Layer):
@@ -143,13 +147,15 @@ class LayerNorm(_Layer):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        sizes = normalized_shape if isinstance(normalized_shape, Iterable) else (normalized_shape,)
+        sizes = normalized_shape if isinstance(normalized_shape, tuple | list) else (normalized_shape,)
         shape = tuple(_checks.size("normalized_shape", n) for n in sizes)
         if not shape:
             raise ValueError("normalized_shape: (), must name at least one axis")
         self.normalized_shape = shape
         self.eps = _checks.eps(eps)
         self.dtype = _checks.dtype(dtype)
+        _checks.flag("weight", weight)
+        _checks.flag("bias", bias)
         self.weight = np.ones(shape, self.dtype) if weight else None
         self.bias = np.zeros(shape, self.dtype) if bias else None
 
@@ -226,8 +232,9 @@ class BatchNorm(_Layer):
         self.num_features = _checks.size("num_features", num_features)
         self.eps = _checks.eps(eps)
         self.momentum = None if momentum is None else _checks.momentum(momentum)
-        self.channel_axis = channel_axis
+        self.channel_axis = _checks.index("channel_axis", channel_axis)
         self.dtype = _checks.dtype(dtype)
+        _checks.flag("affine", affine)
         self.weight = np.ones(self.num_features, self.dtype) if affine else None
         self.bias = np.zeros(self.num_features, self.dtype) if affine else None
         self.running_mean = np.zeros(self.num_features)
@@ -256,14 +263,17 @@ class BatchNorm(_Layer):
             channel_axis=self.channel_axis,
             eps=self.eps,
         )
-        self.num_batches_tracked += 1
+        if x.size > 0:
+            self.num_batches_tracked += 1
         self._saved = {"x": x, "mean": mean, "rstd": rstd, "frozen": False}
         return y
 
     def _eval_forward(self, x: Array) -> Array:
         mean, var = self.running_mean.copy(), self.running_var
         y = batch_norm(x, mean, var, self.weight, self.bias, channel_axis=self.channel_axis, eps=self.eps)
-        self._saved = {"x": x, "mean": mean, "rstd": 1.0 / np.sqrt(var + self.eps), "frozen": True}
+        with np.errstate(divide="ignore", invalid="ignore"):
+            rstd = 1.0 / np.sqrt(var + self.eps)
+        self._saved = {"x": x, "mean": mean, "rstd": rstd, "frozen": True}
         return y
 
     def backward(self, dy: Array) -> Array:

@@ -79,6 +79,20 @@ def test_momentum_none_gives_the_population_statistics_of_the_article():
     assert layer.num_batches_tracked == 4
 
 
+def test_an_empty_batch_does_not_count():
+    layer = BatchNorm(2, momentum=None)
+    for batch in (np.zeros((0, 2), np.float32), np.array([[1, 10], [3, 30]], np.float32)):
+        layer(batch)
+    np.testing.assert_array_equal(layer.running_mean, [2, 20])
+    np.testing.assert_array_equal(layer.running_var, [2, 200])
+
+
+def test_evaluation_with_no_variance_at_all():
+    layer, x = BatchNorm(2, eps=0, momentum=1), np.ones((3, 2), np.float32)
+    layer(x)
+    assert not np.isfinite(layer.eval()(x)).any()  # 0 / 0, and no warning
+
+
 def test_evaluation_is_exact_far_from_zero():
     """A float32 running mean would be off by 0.03 standard deviations here."""
     layer, x = BatchNorm(3, momentum=None), values((1000, 3), offset=1e6)
@@ -126,6 +140,7 @@ def test_state_goes_round(make):
         ({"running_var": np.zeros(4, complex)}, TypeError, "dtype complex128, must be one that casts to float64"),
         ({"running_var": ["0"] * 4}, TypeError, "dtype <U1, must be one that casts to float64"),
         ({"running_var": np.ma.masked_array(np.zeros(4))}, TypeError, "MaskedArray, must be a plain array"),
+        ({"weight": np.full(4, 1e300)}, ValueError, "1e\\+300 in it, must fit into float32"),
         ({"num_batches_tracked": 1.5}, TypeError, "dtype float64, must be one that casts to int64"),
     ],
 )
@@ -168,6 +183,11 @@ def test_layers_refuse_another_x_by_its_name(affine):
         (lambda: LayerNorm(4.0), TypeError, "normalized_shape: 4.0, must be an int"),
         (lambda: LayerNorm(4, eps=-1), ValueError, "eps: -1, must be finite"),
         (lambda: LayerNorm(4, dtype=np.float16), TypeError, "dtype: .*float16.*, must be float32 or float64"),
+        (lambda: LayerNorm(np.array([4, 4])), TypeError, "normalized_shape: array"),
+        (lambda: LayerNorm(4, weight=np.ones(4)), TypeError, "weight: array.*, must be True or False"),
+        (lambda: LayerNorm(4, dtype=None), TypeError, "dtype: None, must be float32 or float64"),
+        (lambda: BatchNorm(4, affine="no"), TypeError, "affine: 'no', must be True or False"),
+        (lambda: BatchNorm(4, channel_axis="last"), TypeError, "channel_axis: 'last', must be an int"),
         (lambda: BatchNorm("4"), TypeError, "num_features: '4', must be an int"),
         (lambda: BatchNorm(4, momentum=2), ValueError, r"momentum: 2, must be in \[0, 1\]"),
         (lambda: BatchNorm(4, dtype="wide"), TypeError, "dtype: 'wide', must be float32 or float64"),

@@ -8,7 +8,7 @@ import numpy as np
 
 from numbanorm._math import affine_of_d, input_gradient_of_sums, reciprocal_std, sum_dy_x_hat
 from numbanorm.cpu.jit import block, inlined, launcher, range_kernel
-from numbanorm.cpu.loops import add_gradient_lines, affine_row, input_gradient_row, row_gradient_sums
+from numbanorm.cpu.loops import GRADIENT_SUMS, add_gradient_lines, affine_row, input_gradient_row, row_gradient_sums
 from numbanorm.cpu.moments import (
     add_channel_sums,
     add_float64_sums,
@@ -170,7 +170,7 @@ def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
 
 @block
 def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
-    """Add to sums (three float64 arrays) each channel's sums of h, g and g * h over a tile."""
+    """Add to sums (GRADIENT_SUMS float64 arrays) each channel's `row_gradient_sums` over a tile."""
     (n0, n1), (c0, c1), (l0, l1) = tile
     L, one = x.shape[2], x.dtype.type(1)
     if L >= LONG:
@@ -178,15 +178,15 @@ def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
             for c in range(c0, c1):
                 j = c - c0
                 own = row_gradient_sums(dy[n, c][l0:l1], x[n, c][l0:l1], one, m[j], rstd[j], m_dy[j])
-                for k in range(3):
+                for k in range(GRADIENT_SUMS):
                     sums[k][j] += own[k]
         return
     width = line_width(x, tile)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
-    long = np.zeros((3, width))
+    long = np.zeros((GRADIENT_SUMS, width))
     for dy_lines, x_lines in zip(lines(dy, tile, width), lines(x, tile, width)):
         add_gradient_lines(dy_lines, x_lines, one, m, rstd, m_dy, long)
-    for k in range(3):
+    for k in range(GRADIENT_SUMS):
         fold(long[k], L, sums[k])
 
 
@@ -212,15 +212,13 @@ def _apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offs
 
 
 @block
-def _finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
+def _finish_backward(sums, count, rstd, weight, dweight, dbias):
     """Fill dweight and dbias; scale, slope and offset."""
     scale, slope, offset = np.empty_like(rstd), np.empty_like(rstd), np.empty_like(rstd)
     for j in range(rstd.size):
-        h, g, gh = sums[0][j], sums[1][j], sums[2][j]
-        dweight[j] = sum_dy_x_hat(h, g, gh, m_dy[j], h / count, count)
-        dbias[j] = g + m_dy[j] * count
+        dweight[j], dbias[j] = sum_dy_x_hat(sums[3, j], sums[4, j], sums[0, j] / count), sums[4, j]
         scale[j] = rstd[j] * weight[j]
-        own_slope, own_offset = input_gradient_of_sums(h, g, gh, rstd[j], count)
+        own_slope, own_offset = input_gradient_of_sums(sums[0, j], sums[1, j], sums[2, j], rstd[j], count)
         slope[j], offset[j] = weight[j] * own_slope, weight[j] * own_offset
     return scale, slope, offset
 
@@ -234,21 +232,20 @@ def whole_backward(lo, hi, streams, steps, dy, x, mean, rstd, weight, dx, dweigh
         c0, c1 = tile[1]
         m, r, m_dy = mean[c0:c1], rstd[c0:c1], np.empty(c1 - c0, x.dtype)
         channel_shift(dy, tile[1], m_dy)
-        sums = np.zeros((3, c1 - c0))
-        _add_gradient_sums(dy, x, tile, m, r, m_dy, (sums[0], sums[1], sums[2]))
-        linear = _finish_backward(sums, count, r, m_dy, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
+        sums = np.zeros((GRADIENT_SUMS, c1 - c0))
+        _add_gradient_sums(dy, x, tile, m, r, m_dy, sums)
+        linear = _finish_backward(sums, count, r, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
         _apply_gradient_tile(streams, dy, x, tile, m, r, m_dy, *linear, dx)
     finish_stores(streams)
 
 
 @range_kernel
 def gradient_sums(lo, hi, steps, dy, x, m, rstd, m_dy, partials):
-    """Tiles lo to hi: the sums of h, g and g * h into partials (pieces, 3, C), zero before."""
+    """Tiles lo to hi: the `row_gradient_sums` into partials (pieces, GRADIENT_SUMS, C), zero before."""
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
-        _add_gradient_sums(dy, x, tile, m[c0:c1], rstd[c0:c1], m_dy[c0:c1], own)
+        _add_gradient_sums(dy, x, tile, m[c0:c1], rstd[c0:c1], m_dy[c0:c1], partials[piece][:, c0:c1])
 
 
 @range_kernel
@@ -271,10 +268,10 @@ _whole_backward, _gradient_sums, _apply_gradient = (
 
 @inlined
 def _all_gradient_sums(engine, dy, x, m, rstd):
-    """A value near each channel's mean of dy, and the channel's sums of h, g and g * h."""
+    """A value near each channel's mean of dy, and the channel's `row_gradient_sums`."""
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
-    m_dy, partials = np.empty_like(m), np.zeros((pieces, 3, m.size))
+    m_dy, partials = np.empty_like(m), np.zeros((pieces, GRADIENT_SUMS, m.size))
     channel_shift(dy, (0, m.size), m_dy)
     _gradient_sums(engine, tiles, grain, (steps, dy, x, m, rstd, m_dy, partials))
     return m_dy, total(partials)
@@ -289,7 +286,7 @@ def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
         _whole_backward(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
         return
     m_dy, sums = _all_gradient_sums(engine, dy, x, mean, rstd)
-    linear = _finish_backward(sums, x.shape[0] * x.shape[2], rstd, m_dy, weight, dweight, dbias)
+    linear = _finish_backward(sums, x.shape[0] * x.shape[2], rstd, weight, dweight, dbias)
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
     _apply_gradient(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, m_dy, *linear, dx))
@@ -298,12 +295,10 @@ def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
 @launcher
 def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """As `batch_norm_backward` where mean (float64) and rstd are constants."""
-    count = x.shape[0] * x.shape[2]
     m = mean.astype(x.dtype)
-    m_dy, sums = _all_gradient_sums(engine, dy, x, m, rstd)
+    _, sums = _all_gradient_sums(engine, dy, x, m, rstd)
     for c in range(m.size):
         mean_h = (mean[c] - m[c]) * rstd[c]
-        dweight[c] = sum_dy_x_hat(sums[0, c], sums[1, c], sums[2, c], m_dy[c], mean_h, count)
-        dbias[c] = sums[1, c] + m_dy[c] * count
+        dweight[c], dbias[c] = sum_dy_x_hat(sums[3, c], sums[4, c], mean_h), sums[4, c]
     zero = np.zeros_like(m)
     _apply_all(engine, streams, dy, zero, rstd * weight, zero, dx)  # dx = rstd * wdy

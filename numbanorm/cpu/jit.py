@@ -17,5 +17,5 @@ block = numba.njit(fastmath=_EXACT, **_INNER)
 inlined = numba.njit(fastmath=_EXACT, inline="always", **_INNER)
 
 # What others may call, from Python and from compiled code: one range of the work, and the whole of it.
-range_kernel = numba.njit(nogil=True, error_model="numpy")
+range_kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
 launcher = numba.njit(nogil=True, cache=True, error_model="numpy")

@@ -5,6 +5,7 @@ import numpy as np
 from numbanorm._math import input_gradient_of_sums, reciprocal_std
 from numbanorm.cpu.jit import launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
+    GRADIENT_SUMS,
     add_gradient_lines,
     gradients_row,
     input_gradient_row,
@@ -27,7 +28,6 @@ from numbanorm.cpu.tiles import PIECE
 
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
-FEW = 4  # however much they take: more threads than that find work elsewhere only
 
 
 @range_kernel
@@ -65,7 +65,7 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                 m, m_wdy = mean[r], row_shift(dy[r], weight)
                 sums = row_gradient_sums(dy[r], x[r], weight, m, rstd[r], m_wdy)
                 mean_h = as_x(sums[0] / cols)  # the stored mean is rounded; this is what it lacks
-                slope, offset = input_gradient_of_sums(*sums, rstd[r], cols)
+                slope, offset = input_gradient_of_sums(sums[0], sums[1], sums[2], rstd[r], cols)
                 own = m, rstd[r], mean_h, m_wdy, as_x(slope), as_x(offset)
                 gradients_row(streams, dx[r], dy[r], x[r], weight, *own, run[0], run[1])
             add_run(run, partials[i])
@@ -88,8 +88,12 @@ def layer_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
 
 @loop
 def _partials(size, count, most):
-    """How many partial sums of the parameter gradients, 2 * count float64 values each: fixed by the shape."""
-    affordable = max(FEW, min(PARTIAL_BYTES // (16 * count), size // count // TERMS))
+    """How many partial sums of the parameter gradients, 2 * count float64 values each: fixed by the shape.
+
+    They take 1 MB or an eighth of x at the most, and one of more than two stands for TERMS rows or more.
+    """
+    rows = size // count
+    affordable = min(max(PARTIAL_BYTES // (16 * count), rows // 32), max(2, rows // TERMS))
     return max(1, min(size // (2 * PIECE), PARTIALS, affordable, most))
 
 
@@ -148,7 +152,7 @@ def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, part
         for tile in range(i * chunk, min((i + 1) * chunk, N * tiles)):
             n, l0 = tile // tiles, tile % tiles * width
             l1 = min(l0 + width, L)
-            m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((3, l1 - l0))
+            m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0))
             m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
             add_gradient_lines(dy[n][:, l0:l1], x[n][:, l0:l1], weight, m, scale, m_wdy, sums)
             slope, offset = np.empty_like(m), np.empty_like(m)

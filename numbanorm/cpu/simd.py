@@ -22,7 +22,7 @@ from numba.extending import intrinsic, lower_cast, overload, register_model
 from numbanorm.cpu.jit import loop
 
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
-SHORT = 256  # values: a shorter run is not worth taking apart to begin cache lines, and streaming it is slow
+STREAMABLE = 256  # values: a shorter run is not worth taking apart to begin cache lines, and streaming it is slow
 
 
 class Vector(types.Type):
@@ -203,7 +203,7 @@ _arithmetic(operator.mul, "fmul")
 
 
 @lower_cast(Vector, Vector)
-def _widen(context, builder, narrow, wide, value):
+def _widen_vector(context, builder, narrow, wide, value):
     return value if narrow == wide else builder.fpext(value, context.get_value_type(wide))
 
 
@@ -235,9 +235,9 @@ def _value_index(typing_context, j):
 
 
 @loop
-def finish_stores(streamed):
+def finish_stores(streams):
     """What has streamed may be read by others after it."""
-    if streamed:
+    if streams:
         store_fence()
 
 
@@ -264,7 +264,7 @@ def streamable(body):
     def run(streams, y, *operands):
         size = y.shape[-1]
         first = _before_a_line(y) if streams else 0
-        if size < SHORT:
+        if size < STREAMABLE:
             streams, first = False, 0
         end = first + (size - first) // lanes(y) * lanes(y)
         if streams:

@@ -12,7 +12,7 @@ from numbanorm.cpu.jit import block
 LONG = 256  # values that make a run worth summing as a row
 SHORT = 16  # values that make a run worth writing as a row
 LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
-SUMS = 40000  # of each kind, over all parts of a channel: three kinds take 1 MB
+SUMS = 25000  # of each kind, over all channels and pieces, while one piece has no more: five kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
 WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over it stay in the cache
