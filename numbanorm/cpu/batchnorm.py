@@ -22,10 +22,8 @@ from numbanorm.cpu.moments import (
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import finish_stores
 from numbanorm.cpu.tiles import (
-    LINE,
     LONG,
     SHORT,
-    SUM_LINE,
     apply_steps,
     fold,
     line_width,
@@ -50,7 +48,7 @@ def _apply_tile(streams, x, tile, m, scale, offset, y):
                 own = m[c - c0], scale[c - c0], offset[c - c0]
                 affine_row(streams, y[n, c][l0:l1], x[n, c][l0:l1], *own)
         return
-    width = line_width(x, tile, LINE)
+    width = line_width(x, tile)
     m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
     for x_lines, y_lines in zip(lines(x, tile, width), lines(y, tile, width)):
         for k in range(x_lines.shape[0]):
@@ -183,7 +181,7 @@ def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
                 for k in range(GRADIENT_SUMS):
                     sums[k][j] += own[k]
         return
-    width = line_width(x, tile, SUM_LINE)
+    width = line_width(x, tile)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
     long = np.zeros((GRADIENT_SUMS, width))
     for dy_lines, x_lines in zip(lines(dy, tile, width), lines(x, tile, width)):
@@ -204,7 +202,7 @@ def _apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offs
                 own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
                 input_gradient_row(streams, dx[n, c][l0:l1], dy[n, c][l0:l1], x[n, c][l0:l1], one, *own)
         return
-    width = line_width(x, tile, LINE)
+    width = line_width(x, tile)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
     scale, slope, offset = repeat(scale, L, width), repeat(slope, L, width), repeat(offset, L, width)
     for x_lines, dy_lines, dx_lines in zip(lines(x, tile, width), lines(dy, tile, width), lines(dx, tile, width)):

@@ -9,7 +9,7 @@ import numpy as np
 from numbanorm._math import moments, sums_are_exact
 from numbanorm.cpu.jit import block, inlined, loop, summing
 from numbanorm.cpu.simd import add_to, at, elementwise, item
-from numbanorm.cpu.tiles import LONG, SUM_LINE, fold, line_width, lines, repeat
+from numbanorm.cpu.tiles import LONG, fold, line_width, lines, repeat
 
 TERMS = 16
 RUN = 32 * TERMS  # four 8-lane accumulators
@@ -130,7 +130,7 @@ def add_channel_sums(x, tile, m, sums):
                 sums[0][c - c0] += sum_d
                 sums[1][c - c0] += sum_dd
         return
-    width = line_width(x, tile, SUM_LINE)
+    width = line_width(x, tile)
     m, long = repeat(m, L, width), np.zeros((2, width))
     for part in lines(x, tile, width):
         add_lines(part, m, (long[0], long[1]))

@@ -11,8 +11,6 @@ from numbanorm.cpu.jit import block
 
 LONG = 256  # values that make a run worth summing as a row
 SHORT = 16  # values that make a run worth writing as a row
-LANES = 16  # values to a vector, or a multiple of it
-SUM_LINE = 64  # values to the least line of sums: what is read of several lines at once lies together in memory
 LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
 SUMS = 25000  # of each kind, over all channels and pieces, while one piece has no more: five kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
@@ -76,14 +74,14 @@ def tile_of(x, steps, i):
 
 
 @block
-def line_width(x, tile, least):
-    """Values to a line of a tile of short channels: whole vectors, and so many, where it holds all channels."""
+def line_width(x, tile):
+    """Values to a line of a tile of short channels: at least LINE where it holds all channels and so much."""
     (n0, n1), (c0, c1), _ = tile
     _, C, L = x.shape
     width = (c1 - c0) * L
     several = 1
     if c1 - c0 == C:
-        while several < n1 - n0 and several * width < (least if several * width % LANES == 0 else LINE):
+        while several * width < LINE and several < n1 - n0:
             several *= 2
     return several * width
 
