@@ -8,6 +8,8 @@ the mean of wdy = dy * weight, and g = wdy - m_wdy. Sums and what is made of the
 import math
 
 import numba
+from numba import types
+from numba.extending import overload
 
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
 scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -15,12 +17,23 @@ scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapp
 LEAST = 1e-36  # a variance below it is of squares that float32 cannot hold to their last digit
 
 
+def at_least_zero(number):
+    """0.0 where it is negative; a NaN stays."""
+    return 0.0 if number < 0.0 else number
+
+
+@overload(at_least_zero)
+def _at_least_zero(number):
+    if isinstance(number, types.Float):
+        return at_least_zero
+
+
 @scalar
 def moments(sum_d, sum_dd, count):
     """delta and the biased variance, from the sums of d and d * d."""
     delta = sum_d / count
     var = sum_dd / count - delta * delta
-    return delta, (0.0 if var < 0.0 else var)  # a NaN stays
+    return delta, at_least_zero(var)
 
 
 @scalar
@@ -70,9 +83,9 @@ def affine_of_d(delta, rstd, weight, bias):
 
 
 @scalar
-def sum_dy_x_hat(sum_dy_h, sum_dy, mean_h):
-    """sum(dy * x_hat)."""
-    return sum_dy_h - mean_h * sum_dy
+def sum_dy_x_hat(sum_gh, sum_g, mean_h):
+    """sum(dy * x_hat) = sum(g * x_hat), since sum(x_hat) = 0; weight being 1 here."""
+    return sum_gh - mean_h * sum_g
 
 
 @scalar

@@ -1,6 +1,8 @@
 """The decorators of the CPU kernels: what is compiled how, and why."""
 
 import numba
+from numba import types
+from numba.extending import intrinsic
 
 _INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _EXACT = {"contract", "nsz"}
@@ -8,14 +10,23 @@ _EXACT = {"contract", "nsz"}
 # Loops over a run of values. Inlined by force: called, each would pass its arrays over the stack and count references.
 # Those that add up may be reassociated, into vector lanes; no other: (x - m) - delta would become x - (m + delta).
 loop = numba.njit(fastmath=_EXACT, forceinline=True, **_INNER)
-summing = numba.njit(fastmath=_EXACT | {"reassoc"}, forceinline=True, **_INNER)
 
 # Work on a whole tile. Called, since inlining saves nothing there and takes a fifth longer to compile.
 block = numba.njit(fastmath=_EXACT, **_INNER)
 
-# Functions that mostly call others, merged into their caller before compilation: each level of calls is optimised anew.
-inlined = numba.njit(fastmath=_EXACT, inline="always", **_INNER)
+
 
 # What others may call, from Python and from compiled code: one range of the work, and the whole of it.
 range_kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
 launcher = numba.njit(nogil=True, cache=True, error_model="numpy")
+
+
+@intrinsic
+def compact(typing_context):
+    """Keeps LLVM from unrolling the loops of the function that calls it."""
+
+    def codegen(context, builder, signature, args):
+        builder.function.attributes.add("optsize")
+        return context.get_dummy_value()
+
+    return types.void(), codegen

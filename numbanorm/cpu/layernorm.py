@@ -2,44 +2,91 @@
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, reciprocal_std
-from numbanorm.cpu.jit import launcher, loop, range_kernel
+from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact
+from numbanorm.cpu.jit import compact, block, launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
+    SHIFT_SAMPLES,
     add_gradient_lines,
+    add_row,
     gradients_row,
     input_gradient_row,
     normalize_affine_row,
     parameter_gradient_sums,
     row_gradient_sums,
-)
-from numbanorm.cpu.moments import (
-    SHIFT_SAMPLES,
-    TERMS,
-    add_run,
-    channel_moments,
-    row_moments,
     row_shift,
-    total,
+    row_sums,
 )
+from numbanorm.cpu.moments import channel_moments, far_row_moments, moved, total
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import finish_stores
+from numbanorm.cpu.simd import TERMS, at, expect_edge, finish_stores, first_vector, pointer, put, with_lane
 from numbanorm.cpu.tiles import PIECE
 
+GROUP = 8  # rows whose statistics are found together, in the lanes of float64 vectors
+GROUP_VALUES = 1024  # beyond so many in a group, nothing is gained
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
 
 
+@loop
+def _rows_to_a_group(cols):
+    """1, 2, 4 or 8, so that groups make up TERMS rows."""
+    group = GROUP
+    while group > 1 and group * cols > GROUP_VALUES:
+        group //= 2
+    return group
+
+
 @range_kernel
 def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
-    """Rows lo to hi."""
-    as_x = x.dtype.type
-    for r in range(lo, hi):
-        m, delta, var = row_moments(x[r], eps)
-        exact_rstd = reciprocal_std(var, eps)
-        mean[r], rstd[r] = m + delta, exact_rstd
-        normalize_affine_row(streams, y[r], x[r], m, rstd[r], as_x(delta * exact_rstd), weight, bias)
+    """Rows lo to hi, group by group."""
+    compact()
+    cols, group, as_x = x.shape[1], _rows_to_a_group(x.shape[1]), x.dtype.type
+    m, own_rstd, mean_h = np.empty(GROUP, x.dtype), np.empty(GROUP), np.empty(GROUP)
+    delta, var = np.empty(GROUP), np.empty(GROUP)
+    j = first_vector(delta)
+    for first in range(lo, hi, group):
+        count = min(group, hi - first)
+        sum_d = sum_dd = at(0.0, j)
+        for k in range(count):
+            row = pointer(x, (first + k) * cols)
+            expect_edge(streams, pointer(y, (first + k + 1) * cols))
+            shift = as_x(row_shift(cols, row, 1.0))
+            own_d, own_dd = row_sums(cols, row, shift)
+            m[k], sum_d, sum_dd = shift, with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
+        all_delta, all_var = moments(sum_d, sum_dd, cols)
+        put(delta, j, all_delta)
+        put(var, j, all_var)
+        if not _all_exact(count, delta, var, eps):
+            _mend_far_rows(count, cols, x, first, eps, m, delta, var)
+            all_delta, all_var = at(delta, j), at(var, j)
+        exact_rstd = reciprocal_std(all_var, eps)
+        put(own_rstd, j, exact_rstd)
+        put(mean_h, j, all_delta * exact_rstd)
+        for k in range(count):
+            r = first + k
+            mean[r], rstd[r] = m[k] + delta[k], own_rstd[k]
+            own = m[k], as_x(own_rstd[k]), as_x(mean_h[k])
+            normalize_affine_row(streams, cols, pointer(y, r * cols), pointer(x, r * cols), *own, weight, bias)
     finish_stores(streams)
+
+
+@loop
+def _all_exact(count, delta, var, eps):
+    exact = True
+    for k in range(count):
+        exact &= sums_are_exact(delta[k], var[k], eps)
+    return exact
+
+
+@block
+def _mend_far_rows(count, cols, x, first, eps, m, delta, var):
+    """m, delta and var of the rows whose sums were not exact."""
+    compact()
+    for k in range(count):
+        if not sums_are_exact(delta[k], var[k], eps):
+            m[k] = moved(m[k], delta[k])
+            delta[k], var[k] = far_row_moments(cols, pointer(x, (first + k) * cols), np.float64(m[k]))
 
 
 _rows_forward = parallel_for(rows_forward)
@@ -48,27 +95,50 @@ _rows_forward = parallel_for(rows_forward)
 @launcher
 def layer_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
     """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,)."""
+    compact()
     rows, cols = x.shape
     _rows_forward(engine, rows, max(1, PIECE // cols), (streams, x, weight, bias, eps, y, mean, rstd))
 
 
 @range_kernel
 def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
-    """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy."""
-    (rows, cols), as_x = x.shape, x.dtype.type
-    run = np.empty((2, cols), x.dtype)
+    """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy.
+
+    Group by group, as in `rows_forward`.
+    """
+    compact()
+    (rows, cols), group, as_x = x.shape, _rows_to_a_group(x.shape[1]), x.dtype.type
+    run, m_wdy = np.empty((2, cols), x.dtype), np.empty(GROUP, x.dtype)
+    mean_h, slope, offset = np.empty(GROUP), np.empty(GROUP), np.empty(GROUP)
+    j = first_vector(mean_h)
     for i in range(lo, hi):
         end = min((i + 1) * chunk, rows)
         for start in range(i * chunk, end, TERMS):
             run[:] = 0
-            for r in range(start, min(start + TERMS, end)):
-                m, m_wdy = mean[r], row_shift(dy[r], weight)
-                sums = row_gradient_sums(dy[r], x[r], weight, m, rstd[r], m_wdy)
-                mean_h = as_x(sums[0] / cols)  # the stored mean is rounded; this is what it lacks
-                slope, offset = input_gradient_of_sums(sums[0], sums[1], sums[2], rstd[r], cols)
-                own = m, rstd[r], mean_h, m_wdy, as_x(slope), as_x(offset)
-                gradients_row(streams, dx[r], dy[r], x[r], weight, *own, run[0], run[1])
-            add_run(run, partials[i])
+            stop = min(start + TERMS, end)
+            for first in range(start, stop, group):
+                count = min(group, stop - first)
+                sum_h = sum_g = sum_gh = all_rstd = at(0.0, j)
+                for k in range(count):
+                    r = first + k
+                    row_dy, row = pointer(dy, r * cols), pointer(x, r * cols)
+                    expect_edge(streams, pointer(dx, (r + 1) * cols))
+                    shift = as_x(row_shift(cols, row_dy, weight))
+                    own_h, own_g, own_gh = row_gradient_sums(cols, row, row_dy, weight, mean[r], rstd[r], shift)
+                    m_wdy[k], all_rstd = shift, with_lane(all_rstd, k, rstd[r])
+                    sum_h, sum_g = with_lane(sum_h, k, own_h), with_lane(sum_g, k, own_g)
+                    sum_gh = with_lane(sum_gh, k, own_gh)
+                all_slope, all_offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, all_rstd, cols)
+                put(slope, j, all_slope)
+                put(offset, j, all_offset)
+                put(mean_h, j, sum_h / cols)  # what the stored mean lacks, being rounded
+                for k in range(count):
+                    r = first + k
+                    runs = pointer(dx, r * cols), pointer(dy, r * cols), pointer(x, r * cols)
+                    own = mean[r], rstd[r], as_x(mean_h[k]), m_wdy[k], as_x(slope[k]), as_x(offset[k])
+                    gradients_row(streams, cols, *runs, weight, *own, run, cols)
+            for k in range(2):
+                add_row(False, cols, pointer(run, k * cols), partials[i, k])
     finish_stores(streams)
 
 
@@ -78,6 +148,7 @@ _rows_backward = parallel_for(rows_backward)
 @launcher
 def layer_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,)."""
+    compact()
     rows, cols = x.shape
     chunks = _partials(rows * cols, cols, rows)
     chunk = (rows + chunks - 1) // chunks
@@ -97,8 +168,9 @@ def _partials(size, count, most):
     return max(1, min(size // (2 * PIECE), PARTIALS, affordable, most))
 
 
-@loop
+@block
 def _store_total(partials, dweight, dbias):
+    compact()
     sums = total(partials)
     for j in range(dweight.size):
         dweight[j], dbias[j] = sums[0, j], sums[1, j]
@@ -114,6 +186,7 @@ def _tiling(count, L):
 @range_kernel
 def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     """Tiles lo to hi of x (N, count, L). weight and bias: (count,)."""
+    compact()
     count, L = x.shape[1:]
     width, tiles = _tiling(count, L)
     for i in range(lo, hi):
@@ -127,7 +200,9 @@ def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
             mean[n, l0 + j], rstd[n, l0 + j] = m[j] + delta[j], exact_rstd
             scale[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
         for k in range(count):
-            normalize_affine_row(streams, y[n, k][l0:l1], x[n, k][l0:l1], m, scale, mean_h, weight[k], bias[k])
+            start = (n * count + k) * L + l0
+            runs = pointer(y, start), pointer(x, start)
+            normalize_affine_row(streams, l1 - l0, *runs, m, scale, mean_h, weight[k], bias[k])
     finish_stores(streams)
 
 
@@ -137,6 +212,7 @@ _columns_forward = parallel_for(columns_forward)
 @launcher
 def layer_norm_columns_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
     """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L)."""
+    compact()
     N, count, L = x.shape
     width, tiles = _tiling(count, L)
     grain = max(1, PIECE // (count * width))
@@ -146,6 +222,7 @@ def layer_norm_columns_forward(engine, streams, x, weight, bias, eps, y, mean, r
 @range_kernel
 def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
     """Chunks lo to hi of `chunk` tiles each; partials[i] (2, count) takes its sums of dy * x_hat and dy."""
+    compact()
     N, count, L = x.shape
     width, tiles = _tiling(count, L)
     for i in range(lo, hi):
@@ -154,24 +231,28 @@ def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, part
             l1 = min(l0 + width, L)
             m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0))
             m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
-            add_gradient_lines(dy[n][:, l0:l1], x[n][:, l0:l1], weight, m, scale, m_wdy, sums)
+            start = n * count * L + l0
+            runs = pointer(x, start), L, pointer(dy, start), pointer(weight, 0)
+            add_gradient_lines(sums, count, l1 - l0, *runs, m, scale, m_wdy)
             slope, offset = np.empty_like(m), np.empty_like(m)
             for j in range(m.size):
                 mean_h[j] = sums[0, j] / count
                 slope[j], offset[j] = input_gradient_of_sums(sums[0, j], sums[1, j], sums[2, j], scale[j], count)
             for k in range(count):
-                dy_k, x_k = dy[n, k][l0:l1], x[n, k][l0:l1]
-                sum_dy_x_hat, sum_dy = parameter_gradient_sums(dy_k, x_k, m, scale, mean_h)
+                start = (n * count + k) * L + l0
+                row, row_dy = pointer(x, start), pointer(dy, start)
+                sum_dy_x_hat, sum_dy = parameter_gradient_sums(l1 - l0, row, row_dy, m, scale, mean_h)
                 partials[i, 0, k] += sum_dy_x_hat
                 partials[i, 1, k] += sum_dy
-                own = weight[k], m, scale, m_wdy, scale, slope, offset
-                input_gradient_row(streams, dx[n, k][l0:l1], dy_k, x_k, *own)
+                own = m, scale, m_wdy, scale, slope, offset
+                input_gradient_row(streams, l1 - l0, pointer(dx, start), row_dy, row, weight[k], *own)
     finish_stores(streams)
 
 
-@loop
+@block
 def _column_shift(dy, weight, columns):
     """The mean of each column's first values times weight."""
+    compact()
     l0, l1 = columns
     total = np.zeros(l1 - l0)
     samples = min(dy.shape[0], SHIFT_SAMPLES)
@@ -187,6 +268,7 @@ _columns_backward = parallel_for(columns_backward)
 @launcher
 def layer_norm_columns_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight, dweight, dbias: (count,)."""
+    compact()
     N, count, L = x.shape
     tiles = N * _tiling(count, L)[1]
     chunks = _partials(x.size, count, tiles)

@@ -1,69 +1,20 @@
 """Mean and variance of rows and of channels, by the corrected two-pass of `numbanorm._math`.
 
-float32 values are summed as float32 only in short runs, TERMS values to an accumulator; the runs are summed as float64.
-So the sums' error, about 1e-8, depends neither on the number of values nor, thanks to the shift m, on their mean.
+float32 values are summed as float32 only in short runs, `simd.TERMS` values to an accumulator; those are summed as
+float64. So the sums' error, about 1e-8, depends neither on the number of values nor, thanks to the shift m, on their
+mean.
 """
 
 import numpy as np
 
 from numbanorm._math import moments, sums_are_exact
-from numbanorm.cpu.jit import block, inlined, loop, summing
-from numbanorm.cpu.simd import add_to, at, elementwise, item
-from numbanorm.cpu.tiles import LONG, fold, line_width, lines, repeat
+from numbanorm.cpu.jit import compact, block, loop
+from numbanorm.cpu.loops import SHIFT_SAMPLES, add_moment_lines, row_sums, wide_row_sums
+from numbanorm.cpu.simd import pointer
+from numbanorm.cpu.tiles import LONG, cut, fold, line_width, repeat
 
-TERMS = 16
-RUN = 32 * TERMS  # four 8-lane accumulators
-TOGETHER = 8  # lines to read at once, into accumulators in registers: a divisor of TERMS
-SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
-
-
-@loop
-def difference(x, m):
-    return x - m
-
-
-@summing
-def _run_sums(row, m):
-    sum_d = sum_dd = row.dtype.type(0)
-    for j in range(row.size):
-        d = difference(row[j], m)
-        sum_d += d
-        sum_dd += d * d
-    return sum_d, sum_dd
-
-
-@inlined
-def row_sums(row, m):
-    """The sums of d and d * d over a row, d = row - m."""
-    sum_d = sum_dd = 0.0
-    for start in range(0, row.size, RUN):
-        run_d, run_dd = _run_sums(row[start : start + RUN], m)
-        sum_d += run_d
-        sum_dd += run_dd
-    return sum_d, sum_dd
-
-
-@summing
-def row_shift(row, weight):
-    """The mean of a row's first values times weight, exact when they are equal."""
-    first = row[:SHIFT_SAMPLES]
-    total = 0.0
-    for j in range(first.size):
-        total += np.float64(first[j]) * item(weight, j)
-    return row.dtype.type(total / first.size)
-
-
-@inlined
-def row_moments(row, eps):
-    """m, delta, var of a row."""
-    m = row_shift(row, 1)
-    sum_d, sum_dd = row_sums(row, m)
-    delta, var = moments(sum_d, sum_dd, row.size)
-    if not sums_are_exact(delta, var, eps):
-        m = row.dtype.type(moved(m, delta))
-        sum_d, sum_dd = row_sums(row, np.float64(m))  # float64 also holds the squares that float32 cannot
-        delta, var = moments(sum_d, sum_dd, row.size)
-    return m, delta, var
+SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever
+OFFSET = 4.0  # times their spread: samples farther from 0 than that have a mean worth taking off
 
 
 @loop
@@ -72,39 +23,122 @@ def moved(m, delta):
     return m + delta if abs(delta) < np.inf else np.float64(m)
 
 
-@elementwise
-def _add_lines(j, x, m, sum_d, sum_dd):
-    m = at(m, j)
-    lines_d = lines_dd = at(x.dtype.type(0), j)
-    for k in range(x.shape[0]):
-        d = at(x[k], j) - m
-        lines_d += d
-        lines_dd += d * d
-    add_to(sum_d, j, lines_d)
-    add_to(sum_dd, j, lines_dd)
+@block
+def far_row_moments(size, row, m):
+    """delta and var of a row about a float64 m, where float32 did not do."""
+    compact()
+    sum_d, sum_dd = wide_row_sums(size, row, m)
+    return moments(sum_d, sum_dd, size)
 
 
-@loop
-def add_lines(x, m, sums):
-    """Add to sums (two float64 arrays) those of d and d * d over lines (lines, width)."""
-    run = np.empty((2, x.shape[1]), x.dtype)
-    for start in range(0, x.shape[0], TERMS):
-        run[:] = 0
-        for k in range(start, min(start + TERMS, x.shape[0]), TOGETHER):
-            _add_lines(x[k : k + TOGETHER], m, run[0], run[1])
-        add_run(run, sums)
+@block
+def sample_places(x):
+    """Where some values of channel 0 of x (N, C, L) lie; those of channel c lie c * L further on."""
+    compact()
+    N, C, L = x.shape
+    places = np.empty(min(N * L, SHIFT_SAMPLES), np.intp)
+    for k in range(places.size):
+        position = k if places.size == N * L else k * SPREAD % (N * L)
+        places[k] = position // L * C * L + position % L
+    return places
 
 
-@elementwise
-def _widen(j, short, long):
-    add_to(long, j, at(short, j))
+@block
+def channel_shift(x, channels, m):
+    """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
+    compact()
+    (c0, c1), L, places = channels, x.shape[2], sample_places(x)
+    values = pointer(x, 0)
+    for j in range(m.size):
+        total = 0.0
+        for k in range(places.size):
+            total += values[places[k] + (c0 + j) * L]
+        m[j] = total / places.size
 
 
-@loop
-def add_run(run, sums):
-    """Add sums of a few terms to float64 sums of many."""
-    for k in range(len(sums)):
-        _widen(run[k], sums[k])
+@block
+def gradient_shift(dy, channels, m_dy):
+    """`channel_shift` where the values are far from 0 and near each other, else 0."""
+    compact()
+    channel_shift(dy, channels, m_dy)
+    c0, L, places = channels[0], dy.shape[2], sample_places(dy)
+    values = pointer(dy, 0)
+    for j in range(m_dy.size):
+        for k in range(places.size):
+            if not OFFSET * abs(values[places[k] + (c0 + j) * L] - m_dy[j]) < abs(m_dy[j]):
+                m_dy[j] = 0
+
+
+@block
+def add_channel_sums(x, tile, m, sums):
+    """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L)."""
+    compact()
+    (n0, n1), (c0, c1), (l0, l1) = tile
+    C, L = x.shape[1:]
+    if L >= LONG:
+        for n in range(n0, n1):
+            for c in range(c0, c1):
+                sum_d, sum_dd = row_sums(l1 - l0, pointer(x, (n * C + c) * L + l0), m[c - c0])
+                sums[0][c - c0] += sum_d
+                sums[1][c - c0] += sum_dd
+        return
+    width = line_width(x, tile)
+    m, long = repeat(m, L, width), np.zeros((2, width))
+    for start, stride, count, size in cut(x, tile, width):
+        add_moment_lines(long, count, size, pointer(x, start), stride, m)
+    fold(long, L, sums)
+
+
+@block
+def add_far_sums(x, tile, m, far, sums):
+    """`add_channel_sums` in float64 of the channels that are far: slower, but it holds squares that float32 cannot."""
+    compact()
+    (n0, n1), (c0, c1), (l0, l1) = tile
+    C, L = x.shape[1:]
+    for n in range(n0, n1):
+        for c in range(c0, c1):
+            j = c - c0
+            if far[j]:
+                sum_d, sum_dd = wide_row_sums(l1 - l0, pointer(x, (n * C + c) * L + l0), np.float64(m[j]))
+                sums[0][j] += sum_d
+                sums[1][j] += sum_dd
+
+
+@block
+def moments_of_sums(sums, count, m, delta, var, eps, far):
+    """delta, var of each channel. Move each m whose sums were not exact; mark which, and say whether there are any."""
+    compact()
+    for j in range(m.size):
+        delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
+    some = False
+    for j in range(m.size):
+        far[j] = not sums_are_exact(delta[j], var[j], eps)
+        if far[j]:
+            m[j], some = moved(m[j], delta[j]), True
+            sums[0][j] = sums[1][j] = 0
+    return some
+
+
+@block
+def moments_of_far_sums(sums, count, far, delta, var):
+    """delta, var of the channels that were far, and of no other: what is near does not depend on them."""
+    compact()
+    for j in range(far.size):
+        if far[j]:
+            delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
+
+
+@block
+def channel_moments(x, tile, eps, m, delta, var):
+    """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
+    compact()
+    count = x.shape[0] * x.shape[2]
+    sums, far = (np.zeros(m.size), np.zeros(m.size)), np.empty(m.size, np.bool_)
+    channel_shift(x, tile[1], m)
+    add_channel_sums(x, tile, m, sums)
+    if moments_of_sums(sums, count, m, delta, var, eps, far):
+        add_far_sums(x, tile, m, far, sums)
+        moments_of_far_sums(sums, count, far, delta, var)
 
 
 @loop
@@ -116,98 +150,3 @@ def total(partials):
             for j in range(result.shape[1]):
                 result[k, j] += partials[i, k, j]
     return result
-
-
-@block
-def add_channel_sums(x, tile, m, sums):
-    """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L)."""
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    L = x.shape[2]
-    if L >= LONG:
-        for n in range(n0, n1):
-            for c in range(c0, c1):
-                sum_d, sum_dd = row_sums(x[n, c][l0:l1], m[c - c0])
-                sums[0][c - c0] += sum_d
-                sums[1][c - c0] += sum_dd
-        return
-    width = line_width(x, tile)
-    m, long = repeat(m, L, width), np.zeros((2, width))
-    for part in lines(x, tile, width):
-        add_lines(part, m, (long[0], long[1]))
-    for k in range(2):
-        fold(long[k], L, sums[k])
-
-
-@block
-def add_float64_sums(x, tile, m, far, sums):
-    """`add_channel_sums` of the channels that are far: slower, but float64 also holds squares that float32 cannot."""
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    for n in range(n0, n1):
-        for c in range(c0, c1):
-            j = c - c0
-            if far[j]:
-                sum_d, sum_dd = row_sums(x[n, c][l0:l1], np.float64(m[j]))
-                sums[0][j] += sum_d
-                sums[1][j] += sum_dd
-
-
-@block
-def channel_shift(x, channels, m):
-    """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
-    c0, c1 = channels
-    N, C, L = x.shape
-    samples = min(N * L, SHIFT_SAMPLES)
-    total = np.zeros(c1 - c0)
-    for k in range(samples):
-        position = k * N * L // samples
-        plane = x[position // L].reshape(C * L)[c0 * L + position % L :]
-        if L == 1:
-            for j in range(total.size):
-                total[j] += plane[j]
-        else:
-            for j in range(total.size):
-                total[j] += plane[j * L]
-    for j in range(total.size):
-        m[j] = total[j] / samples
-
-
-@inlined
-def channel_moments(x, tile, eps, m, delta, var):
-    """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
-    count = x.shape[0] * x.shape[2]
-    channel_shift(x, tile[1], m)
-    sums = np.zeros(m.size), np.zeros(m.size)
-    add_channel_sums(x, tile, m, sums)
-    moments_of_sums(sums, count, delta, var)
-    far = np.empty(m.size, np.bool_)
-    if move_far_shifts(m, delta, var, eps, far):
-        sums = np.zeros(m.size), np.zeros(m.size)
-        add_float64_sums(x, tile, m, far, sums)
-        moments_of_far_sums(sums, count, far, delta, var)
-
-
-@inlined
-def moments_of_sums(sums, count, delta, var):
-    """delta, var of each channel."""
-    for j in range(delta.size):
-        delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
-
-
-@loop
-def move_far_shifts(m, delta, var, eps, far):
-    """Move each m whose sums were not exact; mark which, and say whether there are any."""
-    some = False
-    for j in range(m.size):
-        far[j] = not sums_are_exact(delta[j], var[j], eps)
-        if far[j]:
-            m[j] = moved(m[j], delta[j])
-            some = True
-    return some
-
-
-@loop
-def moments_of_far_sums(sums, count, far, delta, var):
-    """delta, var of the channels that were far, and of no other: what is near does not depend on them."""
-    for j in range(far.size):
-        if far[j]:
-            delta[j], var[j] = moments(sums[0][j], sums[1][j], count)

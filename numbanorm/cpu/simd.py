@@ -1,14 +1,16 @@
-"""Loops over runs of memory, a vector at a time, from a body that is written for one value.
+"""Loops over runs of memory, a vector at a time, from a body that is written for one vector.
 
-LLVM vectorises a loop over several arrays only behind checks that they do not overlap, which cost as much as a short
-run itself and send a call in place to the scalar loop. So bodies read and write through `at`, `put` and `add_to`, at an
-index that says how many values it stands for; `elementwise` runs them over whole vectors, and over what is left value
-by value. Arithmetic on vectors is written as on numbers, so that the formulas of `numbanorm._math` serve both.
+A run is a pointer and a size: LLVM would check arrays for overlap, which costs as much as a short run, and send a call
+in place to a scalar loop; and slices of arrays are most of what there would be to compile. Bodies read and write
+through `at`, `put` and `add_to`, at an index that says where a vector begins and how much of it counts: all, or, at the
+ends of a run, the first few values. Arithmetic on vectors is written as on numbers, so that the formulas of
+`numbanorm._math` serve both.
 
 Results may be streamed: such stores go to memory past the caches, whole lines at a time, and spare it the reading of
 what they overwrite. Results that a cache can hold are better left there.
 """
 
+import math
 import operator
 import platform
 
@@ -16,13 +18,18 @@ import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import PrimitiveModel
+from numba.core.datamodel import PrimitiveModel, StructModel
 from numba.extending import intrinsic, lower_cast, overload, register_model
 
-from numbanorm.cpu.jit import loop
+from numbanorm._math import at_least_zero
+from numbanorm.cpu.jit import compact, loop
 
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
-STREAMABLE = 256  # values: a shorter run is not worth taking apart to begin cache lines, and streaming it is slow
+TERMS = 16  # values of x's dtype to an accumulator, before it is added to one of float64
+STREAMABLE = 256  # values: streaming shorter runs is slow, unless they are whole lines
+TOGETHER = 8  # lines to add up in registers, before memory is added to; at most TERMS
+
+_BIT, _INT32, _INT = ir.IntType(1), ir.IntType(32), ir.IntType(types.intp.bitwidth)
 
 
 class Vector(types.Type):
@@ -34,45 +41,89 @@ class Vector(types.Type):
 
 
 class Index(types.Type):
-    """Where so many values begin in an array; with streams, results begin a cache line there."""
+    """Where a vector begins in a run: one that counts as a WHOLE, a PART of one, or one whose results STREAM.
 
-    def __init__(self, lanes, streams=False):
-        self.lanes, self.streams = lanes, streams
-        super().__init__(f"Index({lanes}, streams={streams})")
+    A part begins after some lanes to skip and ends with a count of lanes.
+    """
+
+    def __init__(self, lanes, kind):
+        self.lanes, self.kind = lanes, kind
+        super().__init__(f"Index({lanes}, {kind})")
+
+
+WHOLE, PART, STREAM = "whole", "part", "stream"
 
 
 @register_model(Vector)
 class _VectorModel(PrimitiveModel):
     def __init__(self, manager, vector):
-        super().__init__(manager, vector, _llvm_type(manager, vector.dtype, vector.lanes))
+        super().__init__(manager, vector, ir.VectorType(manager.lookup(vector.dtype).get_value_type(), vector.lanes))
 
 
 @register_model(Index)
-class _IndexModel(PrimitiveModel):
+class _IndexModel(StructModel):
     def __init__(self, manager, index):
-        super().__init__(manager, index, manager.lookup(types.intp).get_value_type())
+        super().__init__(manager, index, [("start", types.intp), ("skip", types.intp), ("count", types.intp)])
 
 
-def _llvm_type(manager, dtype, lanes):
-    number = manager.lookup(dtype).get_value_type()
-    return number if lanes == 1 else ir.VectorType(number, lanes)
+def _lanes(run):
+    return 8 * LINE_BYTES // run.dtype.bitwidth
 
 
-def _values(dtype, lanes):
-    """The type of what an index of so many lanes reads."""
-    return dtype if lanes == 1 else Vector(dtype, lanes)
+@intrinsic
+def lanes(typing_context, run):
+    """How many values of a run make a vector."""
+    return types.intp(run), lambda context, builder, signature, args: _INT(_lanes(run))
+
+
+def _index(kind):
+    @intrinsic
+    def index(typing_context, run, start, skip, count):
+        def codegen(context, builder, signature, args):
+            return cgutils.pack_struct(builder, args[1:])
+
+        return Index(_lanes(run), kind)(run, types.intp, types.intp, types.intp), codegen
+
+    return index
+
+
+_whole, _part, _stream = _index(WHOLE), _index(PART), _index(STREAM)
+
+
+@loop
+def first_vector(run):
+    """The index of the vector at the beginning of a run, all of which counts."""
+    return _whole(run, 0, 0, lanes(run))
+
+
+@loop
+def part(run, start, count):
+    """The index of the first `count` values of a vector."""
+    return _part(run, start, 0, count)
+
+
+@intrinsic
+def pointer(typing_context, run, offset):
+    """A run that begins so many values into an array or another run."""
+
+    def codegen(context, builder, signature, args):
+        return builder.gep(_data(context, builder, run, args[0]), [args[1]])
+
+    return types.CPointer(run.dtype)(run, types.intp), codegen
+
+
+def _data(context, builder, run, value):
+    return context.make_array(run)(context, builder, value).data if isinstance(run, types.Array) else value
 
 
 def at(operand, j):
-    """The values of an array at index j; of a number, itself in every lane."""
+    """The values of a run at index j; of a number, itself in every lane."""
 
 
 @overload(at)
 def _at(operand, j):
-    if isinstance(operand, types.Array):
+    if isinstance(operand, types.Array | types.CPointer):
         return lambda operand, j: _load(operand, j)
-    if j.lanes == 1:
-        return lambda operand, j: operand
     return lambda operand, j: _splat(operand, j)
 
 
@@ -80,50 +131,272 @@ def item(operand, k):
     """operand[k], or operand itself when it is a number."""
 
 
-def run_of(operand, run):
-    """operand[run], or operand itself when it is a number."""
-
-
 @overload(item)
 def _item(operand, k):
-    if isinstance(operand, types.Array):
+    if isinstance(operand, types.Array | types.CPointer):
         return lambda operand, k: operand[k]
     return lambda operand, k: operand
 
 
-@overload(run_of)
-def _run_of(operand, run):
-    if isinstance(operand, types.Array):
-        return lambda operand, run: operand[run]
-    return lambda operand, run: operand
+@intrinsic
+def _load(typing_context, run, j):
+    vector = Vector(run.dtype, j.lanes)
+
+    def codegen(context, builder, signature, args):
+        return _read(context, builder, vector, _place(context, builder, run, vector, args), j, args[1])
+
+    return vector(run, j), codegen
 
 
 @intrinsic
-def put(typing_context, array, j, values):
-    """Store results in an array at index j."""
+def put(typing_context, run, j, values):
+    """Store results in a run at index j."""
 
     def codegen(context, builder, signature, args):
-        store = _store(context, builder, signature, args, LINE_BYTES if j.streams else array.dtype.bitwidth // 8)
-        if j.streams:
-            store.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+        wide = context.cast(builder, args[2], values, Vector(run.dtype, j.lanes))
+        _write(context, builder, wide, _place(context, builder, run, values, args), run, j, args[1])
         return context.get_dummy_value()
 
-    return types.void(array, j, _values(array.dtype, j.lanes)), codegen
+    return types.void(run, j, values), codegen
 
 
 @intrinsic
-def _keep(typing_context, array, j, values):
-    """Store what will be read again."""
+def add_to(typing_context, run, stride, j, terms):
+    """Add each of a tuple of vectors to the values at index j of as many runs, `stride` values apart."""
+    kept = Index(j.lanes, WHOLE if j.kind == STREAM else j.kind)
+    vector = Vector(run.dtype, j.lanes)
 
     def codegen(context, builder, signature, args):
-        _store(context, builder, signature, args, array.dtype.bitwidth // 8)
+        for k, term in enumerate(terms):
+            begin = builder.gep(_data(context, builder, run, args[0]), [builder.mul(args[1], _INT(k))])
+            place = _place(context, builder, types.CPointer(run.dtype), vector, (begin, args[2]))
+            before = _read(context, builder, vector, place, kept, args[2])
+            own = context.cast(builder, builder.extract_value(args[3], k), term, vector)
+            _write(context, builder, builder.fadd(before, own), place, run, kept, args[2])
         return context.get_dummy_value()
 
-    return types.void(array, j, _values(array.dtype, j.lanes)), codegen
+    return types.void(run, types.intp, j, terms), codegen
 
 
-def _store(context, builder, signature, args, align):
-    return builder.store(args[2], _pointer(context, builder, signature, args), align=align)
+def _place(context, builder, run, vector, args):
+    first = builder.gep(_data(context, builder, run, args[0]), [builder.extract_value(args[1], 0)])
+    number = context.get_value_type(run.dtype)
+    return builder.bitcast(first, ir.VectorType(number, vector.lanes).as_pointer())
+
+
+def _read(context, builder, vector, place, index, j):
+    align = vector.dtype.bitwidth // 8
+    if index.kind != PART:
+        return builder.load(place, align=align)
+    llvm_type = context.get_value_type(vector)
+    mask = _mask(builder, index, j)
+    nothing = ir.Constant(llvm_type, None)
+    function = _masked(builder, "load", vector, llvm_type, [place.type, _INT32, mask.type, llvm_type])
+    return builder.call(function, [place, _INT32(align), mask, nothing])
+
+
+def _write(context, builder, values, place, run, index, j):
+    align = run.dtype.bitwidth // 8
+    if index.kind == PART:
+        mask, vector = _mask(builder, index, j), Vector(run.dtype, index.lanes)
+        function = _masked(builder, "store", vector, ir.VoidType(), [values.type, place.type, _INT32, mask.type])
+        builder.call(function, [values, place, _INT32(align), mask])
+        return
+    store = builder.store(values, place, align=LINE_BYTES if index.kind == STREAM else align)
+    if index.kind == STREAM:
+        store.set_metadata("nontemporal", builder.module.add_metadata([_INT32(1)]))
+
+
+def _masked(builder, operation, vector, result, arguments):
+    name = f"llvm.masked.{operation}.v{vector.lanes}f{vector.dtype.bitwidth}.p0"
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _mask(builder, index, j):
+    """Which lanes count."""
+    lane = ir.Constant(ir.VectorType(_INT32, index.lanes), list(range(index.lanes)))
+    skip, count = (builder.trunc(builder.extract_value(j, k), _INT32) for k in (1, 2))
+    first, end = (_in_every_lane(builder, bound, index.lanes) for bound in (skip, count))
+    return builder.and_(builder.icmp_signed("<=", first, lane), builder.icmp_signed("<", lane, end))
+
+
+@intrinsic
+def _splat(typing_context, number, j):
+    def codegen(context, builder, signature, args):
+        return _in_every_lane(builder, args[0], j.lanes)
+
+    return Vector(number, j.lanes)(number, j), codegen
+
+
+def _in_every_lane(builder, number, lanes):
+    undefined = ir.Constant(ir.VectorType(number.type, lanes), ir.Undefined)
+    one = builder.insert_element(undefined, number, _INT32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes))
+
+
+def _arithmetic(operation, instruction):
+    """Of two vectors, in the wider type, or of a vector and a number, in the vector's."""
+
+    @intrinsic
+    def compute(typing_context, a, b):
+        vectors = [operand for operand in (a, b) if isinstance(operand, Vector)]
+        widest = max((vector.dtype for vector in vectors), key=lambda dtype: dtype.bitwidth)
+        result = Vector(widest, vectors[0].lanes)
+
+        def codegen(context, builder, signature, args):
+            wide = [context.cast(builder, value, own, result) for value, own in zip(args, (a, b), strict=True)]
+            return getattr(builder, instruction)(*wide)
+
+        return result(a, b), codegen
+
+    @overload(operation)
+    def of_vectors(a, b):
+        if isinstance(a, Vector) and isinstance(b, Vector | types.Number):
+            return lambda a, b: compute(a, b)
+        if isinstance(a, types.Number) and isinstance(b, Vector):
+            return lambda a, b: compute(a, b)
+
+
+_arithmetic(operator.add, "fadd")
+_arithmetic(operator.sub, "fsub")
+_arithmetic(operator.mul, "fmul")
+_arithmetic(operator.truediv, "fdiv")
+
+
+@lower_cast(Vector, Vector)
+def _convert_vector(context, builder, own, other, value):
+    if own.dtype == other.dtype:
+        return value
+    convert = builder.fpext if own.dtype.bitwidth < other.dtype.bitwidth else builder.fptrunc
+    return convert(value, context.get_value_type(other))
+
+
+@lower_cast(types.Number, Vector)
+def _number_in_every_lane(context, builder, number, vector, value):
+    return _in_every_lane(builder, context.cast(builder, value, number, vector.dtype), vector.lanes)
+
+
+@intrinsic
+def _negative(typing_context, vector):
+    return vector(vector), lambda context, builder, signature, args: builder.fneg(args[0])
+
+
+@overload(operator.neg)
+def _neg(vector):
+    if isinstance(vector, Vector):
+        return lambda vector: _negative(vector)
+
+
+@intrinsic
+def _root(typing_context, vector):
+    def codegen(context, builder, signature, args):
+        name = f"llvm.sqrt.v{vector.lanes}f{vector.dtype.bitwidth}"
+        function = ir.FunctionType(args[0].type, [args[0].type])
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
+
+    return vector(vector), codegen
+
+
+@overload(math.sqrt)
+def _sqrt(vector):
+    if isinstance(vector, Vector):
+        return lambda vector: _root(vector)
+
+
+@intrinsic
+def _at_least_zero(typing_context, vector):
+    def codegen(context, builder, signature, args):
+        zero = ir.Constant(args[0].type, None)
+        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+
+    return vector(vector), codegen
+
+
+@overload(at_least_zero)
+def _of_vector(number):
+    if isinstance(number, Vector):
+        return lambda number: _at_least_zero(number)
+
+
+def _zeros(wide):
+    @intrinsic(prefer_literal=True)
+    def zeros(typing_context, run, count):
+        vector = Vector(types.float64 if wide else run.dtype, _lanes(run))
+
+        def codegen(context, builder, signature, args):
+            return ir.Constant(context.get_value_type(signature.return_type), None)
+
+        return types.UniTuple(vector, count.literal_value)(run, count), codegen
+
+    return zeros
+
+
+_narrow_zeros, wide_zeros = _zeros(wide=False), _zeros(wide=True)
+
+
+@intrinsic
+def plus(typing_context, sums, j, terms):
+    """The sums of two tuples of vectors, in the type of the first; of the second only what counts at index j."""
+
+    def codegen(context, builder, signature, args):
+        values = []
+        for k, (total, term) in enumerate(zip(sums, terms, strict=True)):
+            own = context.cast(builder, builder.extract_value(args[2], k), term, total)
+            if isinstance(j, Index) and j.kind == PART:
+                own = builder.select(_mask(builder, j, args[1]), own, ir.Constant(own.type, None))
+            values.append(builder.fadd(builder.extract_value(args[0], k), own))
+        return context.make_tuple(builder, sums, values)
+
+    return sums(sums, j, terms), codegen
+
+
+@intrinsic
+def across(typing_context, sums):
+    """The sum of the lanes of each of a tuple of vectors, in pairs: the same on every machine."""
+
+    def codegen(context, builder, signature, args):
+        values = [_add_lanes(builder, builder.extract_value(args[0], k), vector.lanes) for k, vector in enumerate(sums)]
+        return context.make_tuple(builder, signature.return_type, values)
+
+    return types.UniTuple(sums.dtype.dtype, len(sums))(sums), codegen
+
+
+def _add_lanes(builder, vector, lanes):
+    while lanes > 1:
+        lanes //= 2
+        halves = [ir.Constant(ir.VectorType(_INT32, lanes), [*range(k, k + lanes)]) for k in (0, lanes)]
+        vector = builder.fadd(*(builder.shuffle_vector(vector, vector, half) for half in halves))
+    return builder.extract_element(vector, _INT32(0))
+
+
+@intrinsic
+def with_lane(typing_context, vector, k, number):
+    """A vector with another number in lane k: unlike through memory, without waiting for stores."""
+
+    def codegen(context, builder, signature, args):
+        return builder.insert_element(args[0], context.cast(builder, args[2], number, vector.dtype), args[1])
+
+    return vector(vector, k, number), codegen
+
+
+@intrinsic
+def _prefetch_to_write(typing_context, run):
+    def codegen(context, builder, signature, args):
+        byte = ir.IntType(8).as_pointer()
+        function = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+        prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+        place = builder.bitcast(_data(context, builder, run, args[0]), byte)
+        builder.call(prefetch, [place, _INT32(1), _INT32(3), _INT32(1)])
+        return context.get_dummy_value()
+
+    return types.void(run), codegen
+
+
+@loop
+def expect_edge(streams, end):
+    """Fetch the cache line in which one streamed run ends and the next begins, so that neither has to wait for it."""
+    if streams and _before_a_line(end) > 0:
+        _prefetch_to_write(end)
 
 
 @intrinsic
@@ -142,99 +415,6 @@ def store_fence(typing_context):
 
 
 @loop
-def add_to(array, j, values):
-    """Add values to those of an array at index j."""
-    _keep(array, j, at(array, j) + values)
-
-
-@intrinsic
-def _load(typing_context, array, j):
-    def codegen(context, builder, signature, args):
-        return builder.load(_pointer(context, builder, signature, args), align=array.dtype.bitwidth // 8)
-
-    return _values(array.dtype, j.lanes)(array, j), codegen
-
-
-def _pointer(context, builder, signature, args):
-    array, index = signature.args[:2]
-    first = builder.gep(context.make_array(array)(context, builder, args[0]).data, [args[1]])
-    return builder.bitcast(first, _llvm_type(context.data_model_manager, array.dtype, index.lanes).as_pointer())
-
-
-@intrinsic
-def _splat(typing_context, number, j):
-    vector = Vector(number, j.lanes)
-
-    def codegen(context, builder, signature, args):
-        return _in_every_lane(context, builder, vector, args[0])
-
-    return vector(number, j), codegen
-
-
-def _in_every_lane(context, builder, vector, number):
-    undefined = ir.Constant(context.get_value_type(vector), ir.Undefined)
-    one = builder.insert_element(undefined, number, ir.IntType(32)(0))
-    lanes = ir.Constant(ir.VectorType(ir.IntType(32), vector.lanes), [0] * vector.lanes)
-    return builder.shuffle_vector(one, undefined, lanes)
-
-
-def _arithmetic(operation, instruction):
-    @intrinsic
-    def compute(typing_context, a, b):
-        widest = max(a.dtype, b.dtype, key=lambda dtype: dtype.bitwidth)
-        result = Vector(widest, a.lanes)
-
-        def codegen(context, builder, signature, args):
-            wide = [context.cast(builder, value, vector, result) for value, vector in zip(args, (a, b), strict=True)]
-            return getattr(builder, instruction)(*wide)
-
-        return result(a, b), codegen
-
-    @overload(operation)
-    def of_vectors(a, b):
-        if isinstance(a, Vector) and isinstance(b, Vector):
-            return lambda a, b: compute(a, b)
-
-
-_arithmetic(operator.add, "fadd")
-_arithmetic(operator.iadd, "fadd")
-_arithmetic(operator.sub, "fsub")
-_arithmetic(operator.mul, "fmul")
-
-
-@lower_cast(Vector, Vector)
-def _widen_vector(context, builder, narrow, wide, value):
-    return value if narrow == wide else builder.fpext(value, context.get_value_type(wide))
-
-
-@intrinsic
-def lanes(typing_context, x):
-    """How many values of x's dtype make a vector."""
-    return types.intp(x), lambda context, builder, signature, args: ir.Constant(
-        ir.IntType(types.intp.bitwidth), _lanes(x)
-    )
-
-
-def _lanes(x):
-    return 8 * LINE_BYTES // x.dtype.bitwidth
-
-
-@intrinsic
-def _vector_index(typing_context, j, x):
-    return Index(_lanes(x))(j, x), lambda context, builder, signature, args: args[0]
-
-
-@intrinsic
-def _streaming_index(typing_context, j, x):
-    return Index(_lanes(x), streams=True)(j, x), lambda context, builder, signature, args: args[0]
-
-
-@intrinsic
-def _value_index(typing_context, j):
-    return Index(1)(j), lambda context, builder, signature, args: args[0]
-
-
-@loop
 def finish_stores(streams):
     """What has streamed may be read by others after it."""
     if streams:
@@ -242,44 +422,106 @@ def finish_stores(streams):
 
 
 def elementwise(body):
-    """``run(x, *operands)``: body(j, x, *operands) at every index of a run x (or lines), vector by vector."""
+    """``run(streams, size, y, *operands)``: body(j, y, *operands) at every index of a run; y streams if asked to."""
     body = loop(body)
 
     @loop
-    def run(x, *operands):
-        end = x.shape[-1] // lanes(x) * lanes(x)
-        for j in range(0, end, lanes(x)):
-            body(_vector_index(j, x), x, *operands)
-        for j in range(end, x.shape[-1]):
-            body(_value_index(j), x, *operands)
-
-    return run
-
-
-def streamable(body):
-    """``run(streams, y, *operands)``: as `elementwise`; if streams, what it puts into y streams."""
-    body = loop(body)
-
-    @loop
-    def run(streams, y, *operands):
-        size = y.shape[-1]
-        first = _before_a_line(y) if streams else 0
-        if size < STREAMABLE:
-            streams, first = False, 0
-        end = first + (size - first) // lanes(y) * lanes(y)
+    def run(streams, size, y, *operands):
+        compact()
+        step = lanes(y)
+        first = 0
         if streams:
-            for j in range(first, end, lanes(y)):
-                body(_streaming_index(j, y), y, *operands)
+            first = min(size, _before_a_line(y))
+            if first > 0 and size < STREAMABLE:
+                streams, first = False, 0
+        end = first + (size - first) // step * step
+        if streams:
+            for j in range(first, end, step):
+                body(_stream(y, j, 0, step), y, *operands)
         else:
-            for j in range(first, end, lanes(y)):
-                body(_vector_index(j, y), y, *operands)
-        for rest in range(first + size - end):
-            body(_value_index(rest if rest < first else rest - first + end), y, *operands)
+            for j in range(first, end, step):
+                body(_whole(y, j, 0, step), y, *operands)
+        for start, skip, count in ((first - step, step - first, step), (end, 0, size - end)):
+            if skip < count:
+                body(_part(y, start, skip, count), y, *operands)
 
     return run
+
+
+@intrinsic
+def _address(typing_context, run):
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(_data(context, builder, run, args[0]), _INT)
+
+    return types.intp(run), codegen
 
 
 @loop
 def _before_a_line(y):
     """Values before the first that begins a cache line."""
-    return -np.intp(y.ctypes.data) % LINE_BYTES // y.itemsize
+    return -_address(y) % LINE_BYTES // (LINE_BYTES // lanes(y))
+
+
+def summing(count, wide=False):
+    """``sums(size, x, *operands)``: the float64 sums of each of `count` terms(j, x, *operands) over a run.
+
+    With `wide`, the terms are float64 too.
+    """
+    zeros = wide_zeros if wide else _narrow_zeros
+
+    def decorate(terms):
+        terms = loop(terms)
+
+        @loop
+        def sums(size, x, *operands):
+            compact()
+            step = lanes(x)
+            total = wide_zeros(x, count)
+            for start in range(0, size, 2 * TERMS * step):
+                end = min(start + 2 * TERMS * step, size)
+                pairs = start + (end - start) // (2 * step) * (2 * step)
+                even, odd = zeros(x, count), zeros(x, count)
+                for j in range(start, pairs, 2 * step):
+                    even = plus(even, None, terms(_whole(x, j, 0, step), x, *operands))
+                    odd = plus(odd, None, terms(_whole(x, j + step, 0, step), x, *operands))
+                for j in range(pairs, end, step):
+                    last = _part(x, j, 0, end - j)
+                    even = plus(even, last, terms(last, x, *operands))
+                total = plus(total, None, plus(even, None, odd))
+            return across(total)
+
+        return sums
+
+    return decorate
+
+
+def adding_lines(count):
+    """``add(sums, lines, width, x, *operands)``: add up terms(j, k, x, *operands) over lines k, for every index j.
+
+    sums is a float64 array of (count, width).
+    """
+
+    def decorate(terms):
+        terms = loop(terms)
+
+        @loop
+        def add(sums, lines, width, x, *operands):
+            compact()
+            step, stride = lanes(x), sums.shape[1]
+            end = width // step * step
+            for first in range(0, lines, TOGETHER):
+                last = min(first + TOGETHER, lines)
+                for start in range(0, end, step):
+                    j, added = _whole(x, start, 0, step), _narrow_zeros(x, count)
+                    for k in range(first, last):
+                        added = plus(added, None, terms(j, k, x, *operands))
+                    add_to(sums, stride, j, added)
+                if end < width:
+                    rest, added = _part(x, end, 0, width - end), _narrow_zeros(x, count)
+                    for k in range(first, last):
+                        added = plus(added, None, terms(rest, k, x, *operands))
+                    add_to(sums, stride, rest, added)
+
+        return add
+
+    return decorate

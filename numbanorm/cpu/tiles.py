@@ -7,31 +7,45 @@ repeats each channel's number over its L values, and over as many n as fit a lin
 
 import numpy as np
 
-from numbanorm.cpu.jit import block
+from numbanorm.cpu.jit import compact, block
 
-LONG = 256  # values that make a run worth summing as a row
-SHORT = 16  # values that make a run worth writing as a row
+LONG = 256  # values that make a run worth reading as a row
+LANES = 16  # float32 values to a cache line
 LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
-SUMS = 25000  # of each kind, over all channels and pieces, while one piece has no more: five kinds take 1 MB
+SUMS = 40000  # of each kind, over all channels and pieces, while one piece has no more: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
 WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over it stay in the cache
 
 
 @block
+def _channels_to_a_line(C, L):
+    """So many that lines have LINE values or more, and each as many cache lines: then all of them begin one."""
+    compact()
+    if L >= LONG:
+        return 1
+    multiple, odd = LANES, L
+    while multiple > 1 and odd % 2 == 0:
+        multiple, odd = multiple // 2, odd // 2
+    return min(C, (LINE // L + multiple - 1) // multiple * multiple)
+
+
+@block
 def whole_steps(x):
     """Steps of n, c and l to tiles of whole channels; whether those are small enough to be read twice at no cost."""
+    compact()
     N, C, L = x.shape
-    c_step = min(C, max(1, LINE // L))
+    c_step = _channels_to_a_line(C, L)
     return (N, c_step, L), N * c_step * L * x.itemsize <= WHOLE_CHANNELS_BYTES
 
 
 @block
 def sum_steps(x):
     """Steps to tiles that hold parts of channels, long in memory, and so few that their sums take under 1 MB."""
+    compact()
     N, C, L = x.shape
     pieces = max(1, SUMS // C)
-    c_step, l_step = min(C, max(1, LINE // L)), L
+    c_step, l_step = _channels_to_a_line(C, L), L
     if L >= LONG:
         l_step = min(L, max(TILE, (L - 1) // pieces + 1))
         pieces = max(1, pieces // ((L - 1) // l_step + 1))
@@ -41,16 +55,18 @@ def sum_steps(x):
 @block
 def apply_steps(x):
     """Steps to tiles that lie together in memory, unless an array per statistic would then be as long as they are."""
+    compact()
     N, C, L = x.shape
     values = min(TILE, max(PIECE, x.size // 64))
     l_step = min(L, values)
-    c_step = min(C, max(1, (LINE if 1 < L < SHORT else values) // l_step))
+    c_step = _channels_to_a_line(C, L) if 1 < L < LONG else min(C, max(1, values // l_step))
     return min(N, max(1, values // (c_step * l_step))), c_step, l_step
 
 
 @block
 def work(x, steps):
     """Tiles, tiles to the smallest amount of work that is worth a thread, and pieces."""
+    compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     pieces = ((N - 1) // n_step + 1) * ((L - 1) // l_step + 1)
     return pieces * ((C - 1) // c_step + 1), max(1, PIECE // (n_step * c_step * l_step)), pieces
@@ -59,6 +75,7 @@ def work(x, steps):
 @block
 def tiles_to(x, steps):
     """Tiles of x."""
+    compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     return ((N - 1) // n_step + 1) * ((C - 1) // c_step + 1) * ((L - 1) // l_step + 1)
 
@@ -66,6 +83,7 @@ def tiles_to(x, steps):
 @block
 def tile_of(x, steps, i):
     """Tile i, and the number of its piece: the tiles of one piece have all channels between them."""
+    compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     c_tiles, l_tiles = (C - 1) // c_step + 1, (L - 1) // l_step + 1
     piece, c = i // c_tiles, i % c_tiles * c_step
@@ -76,6 +94,7 @@ def tile_of(x, steps, i):
 @block
 def line_width(x, tile):
     """Values to a line of a tile of short channels: at least LINE where it holds all channels and so much."""
+    compact()
     (n0, n1), (c0, c1), _ = tile
     _, C, L = x.shape
     width = (c1 - c0) * L
@@ -87,41 +106,41 @@ def line_width(x, tile):
 
 
 @block
-def lines(x, tile, width):
-    """The lines of a tile of short channels, as an array (lines, width), and as one of what is left over."""
+def cut(x, tile, width):
+    """A tile of short channels as lines, and as a line of what is left over: for each, where the first one begins,
+    from one to the next, how many, and their width.
+    """
+    compact()
     (n0, n1), (c0, c1), _ = tile
-    N, C, L = x.shape
-    if c1 - c0 < C:
-        rows = x.reshape((N, C * L))[n0:n1]
-        return rows[:, c0 * L : c1 * L], rows[:0, :0]
-    flat = x.reshape(x.size)[n0 * C * L : n1 * C * L]
-    whole = flat.size // width
-    rest = flat[whole * width :]
-    return flat[: whole * width].reshape((whole, width))[:, :], rest.reshape((1, rest.size))[:, :]
+    C, L = x.shape[1:]
+    start = (n0 * C + c0) * L
+    if width == (c1 - c0) * L:
+        return (start, C * L, n1 - n0, width), (start, 0, 0, 0)
+    values = (n1 - n0) * C * L
+    return (start, width, values // width, width), (start + values // width * width, 0, 1, values % width)
 
 
 @block
 def repeat(values, L, width):
     """A number per channel -> a number per value of a line."""
-    if width == values.size:
-        return values
+    compact()
     line = np.empty(width, values.dtype)
     period = values.size * L
     for c in range(values.size):
-        line[c * L : (c + 1) * L] = values[c]
-    for start in range(period, width, period):
-        for j in range(period):
-            line[start + j] = line[j]
+        for j in range(c * L, (c + 1) * L):
+            line[j] = values[c]
+    for j in range(period, width):
+        line[j] = line[j - period]
     return line
 
 
 @block
-def fold(line, L, sums):
-    """Add each value of a line to the sum of its channel."""
-    period = sums.size * L
-    for start in range(period, line.size, period):
-        for j in range(period):
-            line[j] += line[start + j]
-    for c in range(sums.size):
-        for j in range(L):
-            sums[c] += line[c * L + j]
+def fold(lines, L, sums):
+    """Add each value of lines (kinds, width) to the sum of its channel."""
+    compact()
+    for k in range(len(sums)):
+        line, own = lines[k], sums[k]
+        for start in range(0, line.size, own.size * L):
+            for c in range(own.size):
+                for j in range(start + c * L, start + (c + 1) * L):
+                    own[c] += line[j]
