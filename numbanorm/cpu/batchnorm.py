@@ -20,7 +20,7 @@ from numbanorm.cpu.moments import (
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import finish_stores, pointer
+from numbanorm.cpu.simd import LANES, finish_stores, pointer
 from numbanorm.cpu.tiles import (
     LONG,
     apply_steps,
@@ -209,10 +209,10 @@ def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
         return
     width = line_width(x, tile)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
-    long = np.zeros((GRADIENT_SUMS, width))
+    long = np.zeros((GRADIENT_SUMS, width + LANES))
     for start, stride, count, size in cut(x, tile, width):
         add_gradient_lines(long, count, size, pointer(x, start), stride, pointer(dy, start), one, m, rstd, m_dy)
-    fold(long, L, sums)
+    fold(long, width, L, sums)
 
 
 @block

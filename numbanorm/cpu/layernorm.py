@@ -6,7 +6,6 @@ from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sum
 from numbanorm.cpu.jit import compact, block, launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
-    SHIFT_SAMPLES,
     add_gradient_lines,
     add_row,
     gradients_row,
@@ -17,22 +16,24 @@ from numbanorm.cpu.loops import (
     row_shift,
     row_sums,
 )
-from numbanorm.cpu.moments import channel_moments, far_row_moments, moved, total
+from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, far_row_moments, moved, total
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import TERMS, at, expect_edge, finish_stores, first_vector, pointer, put, with_lane
+from numbanorm.cpu.simd import LANES, TERMS, at, before_a_line, expect_edge, finish_stores, first_vector, pointer, put, with_lane
 from numbanorm.cpu.tiles import PIECE
 
 GROUP = 8  # rows whose statistics are found together, in the lanes of float64 vectors
-GROUP_VALUES = 1024  # beyond so many in a group, nothing is gained
+GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
+GROUP_BYTES = 1 << 19  # of long rows: eight of them stay in the second, for their parameters to be read once
+BLOCK = 1024  # columns of long rows to be written at a time: their parameters stay in the first cache
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
 
 
 @loop
-def _rows_to_a_group(cols):
+def _rows_to_a_group(cols, row_bytes):
     """1, 2, 4 or 8, so that groups make up TERMS rows."""
     group = GROUP
-    while group > 1 and group * cols > GROUP_VALUES:
+    while group > 1 and (group * cols > GROUP_VALUES if cols <= BLOCK else group * row_bytes > GROUP_BYTES):
         group //= 2
     return group
 
@@ -41,7 +42,8 @@ def _rows_to_a_group(cols):
 def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     """Rows lo to hi, group by group."""
     compact()
-    cols, group, as_x = x.shape[1], _rows_to_a_group(x.shape[1]), x.dtype.type
+    cols, as_x = x.shape[1], x.dtype.type
+    group = _rows_to_a_group(cols, cols * x.itemsize)
     m, own_rstd, mean_h = np.empty(GROUP, x.dtype), np.empty(GROUP), np.empty(GROUP)
     delta, var = np.empty(GROUP), np.empty(GROUP)
     j = first_vector(delta)
@@ -64,10 +66,13 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         put(own_rstd, j, exact_rstd)
         put(mean_h, j, all_delta * exact_rstd)
         for k in range(count):
-            r = first + k
-            mean[r], rstd[r] = m[k] + delta[k], own_rstd[k]
-            own = m[k], as_x(own_rstd[k]), as_x(mean_h[k])
-            normalize_affine_row(streams, cols, pointer(y, r * cols), pointer(x, r * cols), *own, weight, bias)
+            mean[first + k], rstd[first + k] = m[k] + delta[k], own_rstd[k]
+        for c in range(0, cols, BLOCK):
+            affine = pointer(weight, c), pointer(bias, c)
+            for k in range(count):
+                start = (first + k) * cols + c
+                runs, own = (pointer(y, start), pointer(x, start)), (m[k], as_x(own_rstd[k]), as_x(mean_h[k]))
+                normalize_affine_row(streams, min(BLOCK, cols - c), *runs, *own, *affine)
     finish_stores(streams)
 
 
@@ -107,8 +112,10 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
     Group by group, as in `rows_forward`.
     """
     compact()
-    (rows, cols), group, as_x = x.shape, _rows_to_a_group(x.shape[1]), x.dtype.type
-    run, m_wdy = np.empty((2, cols), x.dtype), np.empty(GROUP, x.dtype)
+    (rows, cols), as_x = x.shape, x.dtype.type
+    group = _rows_to_a_group(cols, 2 * cols * x.itemsize)
+    run, m_wdy = np.empty((2, cols // LANES * LANES + 4 * LANES), x.dtype), np.empty(GROUP, x.dtype)
+    lead = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # to lie in cache lines as dx does
     mean_h, slope, offset = np.empty(GROUP), np.empty(GROUP), np.empty(GROUP)
     j = first_vector(mean_h)
     for i in range(lo, hi):
@@ -132,13 +139,14 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                 put(slope, j, all_slope)
                 put(offset, j, all_offset)
                 put(mean_h, j, sum_h / cols)  # what the stored mean lacks, being rounded
-                for k in range(count):
-                    r = first + k
-                    runs = pointer(dx, r * cols), pointer(dy, r * cols), pointer(x, r * cols)
-                    own = mean[r], rstd[r], as_x(mean_h[k]), m_wdy[k], as_x(slope[k]), as_x(offset[k])
-                    gradients_row(streams, cols, *runs, weight, *own, run, cols)
+                for c in range(0, cols, BLOCK):
+                    for k in range(count):
+                        r, start = first + k, (first + k) * cols + c
+                        runs = pointer(dx, start), pointer(dy, start), pointer(x, start), pointer(weight, c)
+                        own = mean[r], rstd[r], as_x(mean_h[k]), m_wdy[k], as_x(slope[k]), as_x(offset[k])
+                        gradients_row(streams, min(BLOCK, cols - c), *runs, *own, run[:, lead + c :], run.shape[1])
             for k in range(2):
-                add_row(False, cols, pointer(run, k * cols), partials[i, k])
+                add_row(False, cols, run[k, lead:], partials[i, k])
     finish_stores(streams)
 
 
@@ -229,7 +237,7 @@ def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, part
         for tile in range(i * chunk, min((i + 1) * chunk, N * tiles)):
             n, l0 = tile // tiles, tile % tiles * width
             l1 = min(l0 + width, L)
-            m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0))
+            m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0 + LANES))
             m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
             start = n * count * L + l0
             runs = pointer(x, start), L, pointer(dy, start), pointer(weight, 0)

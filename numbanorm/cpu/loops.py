@@ -6,22 +6,8 @@ short channels) go through the same loop: `at` reads either.
 
 from numbanorm._math import affine, input_gradient, normalize, scaled_difference, shifted_gradient
 from numbanorm.cpu.jit import loop
-from numbanorm.cpu.simd import (
-    across,
-    add_to,
-    adding_lines,
-    at,
-    elementwise,
-    item,
-    part,
-    plus,
-    pointer,
-    put,
-    summing,
-    wide_zeros,
-)
+from numbanorm.cpu.simd import FEW, add_to, adding_lines, at, elementwise, few, item, pointer, put, summing, total
 
-SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 GRADIENT_SUMS = 3  # per statistic
 
 
@@ -46,7 +32,7 @@ def input_gradient_row(j, dx, dy, row, weight, m, rstd, m_wdy, scale, slope, off
 
 @elementwise
 def gradients_row(j, dx, dy, row, weight, m, rstd, mean_h, m_wdy, slope, offset, run, stride):
-    """A row of dx, and dy * x_hat and dy added to two runs on the way."""
+    """A row of dx, and dy * x_hat and dy added (`add_to`) to two runs on the way."""
     x_j, dy_j, m, rstd = at(row, j), at(dy, j), at(m, j), at(rstd, j)
     add_to(run, stride, j, (dy_j * normalize(x_j, m, rstd, at(mean_h, j)), dy_j))
     h, g = scaled_difference(x_j, m, rstd), shifted_gradient(dy_j, at(weight, j), at(m_wdy, j))
@@ -56,7 +42,7 @@ def gradients_row(j, dx, dy, row, weight, m, rstd, mean_h, m_wdy, slope, offset,
 @elementwise
 def add_row(j, short, long):
     """Add a run of x's dtype to one of float64."""
-    add_to(long, 0, j, (at(short, j),))
+    put(long, j, at(long, j) + at(short, j))
 
 
 @loop
@@ -110,9 +96,8 @@ def add_gradient_lines(j, k, x, stride, dy, weight, m, rstd, m_wdy):
 @loop
 def row_shift(size, row, weight):
     """The mean of a row's first values times weight, exact when they are equal: of 8, 4, 2 or 1 of them."""
-    samples = SHIFT_SAMPLES
+    samples = FEW
     while samples > size:
         samples //= 2
-    first = part(row, 0, samples)
-    (total,) = across(plus(wide_zeros(row, 1), first, (at(row, first) * at(weight, first),)))
-    return total * (1.0 / samples)
+    first = few(row, samples)
+    return total(at(row, first) * at(weight, first) * (1.0 / samples))

@@ -26,7 +26,9 @@ from numbanorm.cpu.jit import compact, loop
 
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
 TERMS = 16  # values of x's dtype to an accumulator, before it is added to one of float64
+LANES = 16  # to the longest vectors, those of float32
 STREAMABLE = 256  # values: streaming shorter runs is slow, unless they are whole lines
+FEW = 8  # lanes to the vector of a few values, of whatever dtype
 TOGETHER = 8  # lines to add up in registers, before memory is added to; at most TERMS
 
 _BIT, _INT32, _INT = ir.IntType(1), ir.IntType(32), ir.IntType(types.intp.bitwidth)
@@ -76,18 +78,21 @@ def lanes(typing_context, run):
     return types.intp(run), lambda context, builder, signature, args: _INT(_lanes(run))
 
 
-def _index(kind):
+def _index(kind, lanes=None):
+    """``index(run, start, skip, count)``, of as many lanes as there are values of the run to a cache line, if not told."""
+
     @intrinsic
     def index(typing_context, run, start, skip, count):
         def codegen(context, builder, signature, args):
             return cgutils.pack_struct(builder, args[1:])
 
-        return Index(_lanes(run), kind)(run, types.intp, types.intp, types.intp), codegen
+        return Index(lanes or _lanes(run), kind)(run, types.intp, types.intp, types.intp), codegen
 
     return index
 
 
 _whole, _part, _stream = _index(WHOLE), _index(PART), _index(STREAM)
+_few = _index(PART, FEW)
 
 
 @loop
@@ -97,9 +102,9 @@ def first_vector(run):
 
 
 @loop
-def part(run, start, count):
-    """The index of the first `count` values of a vector."""
-    return _part(run, start, 0, count)
+def few(run, count):
+    """The index of the first `count` values of a run, at most FEW."""
+    return _few(run, 0, 0, count)
 
 
 @intrinsic
@@ -162,20 +167,31 @@ def put(typing_context, run, j, values):
 
 @intrinsic
 def add_to(typing_context, run, stride, j, terms):
-    """Add each of a tuple of vectors to the values at index j of as many runs, `stride` values apart."""
-    kept = Index(j.lanes, WHOLE if j.kind == STREAM else j.kind)
-    vector = Vector(run.dtype, j.lanes)
+    """Add each of a tuple of vectors to the values at index j of as many runs, `stride` values apart.
+
+    Of a part, zeros are added to the lanes that do not count, for which the runs need room: LANES values around them.
+    A masked store would make the next load wait until it has left the core.
+    """
+    whole, vector = Index(j.lanes, WHOLE), Vector(run.dtype, j.lanes)
 
     def codegen(context, builder, signature, args):
         for k, term in enumerate(terms):
             begin = builder.gep(_data(context, builder, run, args[0]), [builder.mul(args[1], _INT(k))])
             place = _place(context, builder, types.CPointer(run.dtype), vector, (begin, args[2]))
-            before = _read(context, builder, vector, place, kept, args[2])
             own = context.cast(builder, builder.extract_value(args[3], k), term, vector)
-            _write(context, builder, builder.fadd(before, own), place, run, kept, args[2])
+            own = _what_counts(builder, own, j, args[2])
+            before = _read(context, builder, vector, place, whole, args[2])
+            _write(context, builder, builder.fadd(before, own), place, run, whole, args[2])
         return context.get_dummy_value()
 
     return types.void(run, types.intp, j, terms), codegen
+
+
+def _what_counts(builder, values, index, j):
+    """Zeros in the lanes that do not count."""
+    if not isinstance(index, Index) or index.kind != PART:
+        return values
+    return builder.select(_mask(builder, index, j), values, ir.Constant(values.type, None))
 
 
 def _place(context, builder, run, vector, args):
@@ -331,7 +347,7 @@ def _zeros(wide):
     return zeros
 
 
-_narrow_zeros, wide_zeros = _zeros(wide=False), _zeros(wide=True)
+_narrow_zeros, _wide_zeros = _zeros(wide=False), _zeros(wide=True)
 
 
 @intrinsic
@@ -342,8 +358,7 @@ def plus(typing_context, sums, j, terms):
         values = []
         for k, (total, term) in enumerate(zip(sums, terms, strict=True)):
             own = context.cast(builder, builder.extract_value(args[2], k), term, total)
-            if isinstance(j, Index) and j.kind == PART:
-                own = builder.select(_mask(builder, j, args[1]), own, ir.Constant(own.type, None))
+            own = _what_counts(builder, own, j, args[1])
             values.append(builder.fadd(builder.extract_value(args[0], k), own))
         return context.make_tuple(builder, sums, values)
 
@@ -367,6 +382,12 @@ def _add_lanes(builder, vector, lanes):
         halves = [ir.Constant(ir.VectorType(_INT32, lanes), [*range(k, k + lanes)]) for k in (0, lanes)]
         vector = builder.fadd(*(builder.shuffle_vector(vector, vector, half) for half in halves))
     return builder.extract_element(vector, _INT32(0))
+
+
+@loop
+def total(vector):
+    """The sum of its lanes."""
+    return across((vector,))[0]
 
 
 @intrinsic
@@ -395,7 +416,7 @@ def _prefetch_to_write(typing_context, run):
 @loop
 def expect_edge(streams, end):
     """Fetch the cache line in which one streamed run ends and the next begins, so that neither has to wait for it."""
-    if streams and _before_a_line(end) > 0:
+    if streams and before_a_line(end) > 0:
         _prefetch_to_write(end)
 
 
@@ -431,7 +452,7 @@ def elementwise(body):
         step = lanes(y)
         first = 0
         if streams:
-            first = min(size, _before_a_line(y))
+            first = min(size, before_a_line(y))
             if first > 0 and size < STREAMABLE:
                 streams, first = False, 0
         end = first + (size - first) // step * step
@@ -457,7 +478,7 @@ def _address(typing_context, run):
 
 
 @loop
-def _before_a_line(y):
+def before_a_line(y):
     """Values before the first that begins a cache line."""
     return -_address(y) % LINE_BYTES // (LINE_BYTES // lanes(y))
 
@@ -467,7 +488,7 @@ def summing(count, wide=False):
 
     With `wide`, the terms are float64 too.
     """
-    zeros = wide_zeros if wide else _narrow_zeros
+    zeros = _wide_zeros if wide else _narrow_zeros
 
     def decorate(terms):
         terms = loop(terms)
@@ -476,7 +497,7 @@ def summing(count, wide=False):
         def sums(size, x, *operands):
             compact()
             step = lanes(x)
-            total = wide_zeros(x, count)
+            total = _wide_zeros(x, count)
             for start in range(0, size, 2 * TERMS * step):
                 end = min(start + 2 * TERMS * step, size)
                 pairs = start + (end - start) // (2 * step) * (2 * step)
@@ -498,7 +519,7 @@ def summing(count, wide=False):
 def adding_lines(count):
     """``add(sums, lines, width, x, *operands)``: add up terms(j, k, x, *operands) over lines k, for every index j.
 
-    sums is a float64 array of (count, width).
+    sums is a float64 array of (count, width + LANES).
     """
 
     def decorate(terms):

@@ -7,10 +7,10 @@ repeats each channel's number over its L values, and over as many n as fit a lin
 
 import numpy as np
 
-from numbanorm.cpu.jit import compact, block
+from numbanorm.cpu.jit import block, compact
+from numbanorm.cpu.simd import LANES
 
 LONG = 256  # values that make a run worth reading as a row
-LANES = 16  # float32 values to a cache line
 LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
 SUMS = 40000  # of each kind, over all channels and pieces, while one piece has no more: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
@@ -135,12 +135,12 @@ def repeat(values, L, width):
 
 
 @block
-def fold(lines, L, sums):
-    """Add each value of lines (kinds, width) to the sum of its channel."""
+def fold(lines, width, L, sums):
+    """Add each value of lines (kinds, width or more) to the sum of its channel."""
     compact()
     for k in range(len(sums)):
         line, own = lines[k], sums[k]
-        for start in range(0, line.size, own.size * L):
+        for start in range(0, width, own.size * L):
             for c in range(own.size):
                 for j in range(start + c * L, start + (c + 1) * L):
                     own[c] += line[j]
