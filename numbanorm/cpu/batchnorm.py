@@ -8,7 +8,15 @@ import numpy as np
 
 from numbanorm._math import affine_of_d, input_gradient_of_sums, reciprocal_std, sum_dy_x_hat
 from numbanorm.cpu.jit import compact, block, launcher, range_kernel
-from numbanorm.cpu.loops import GRADIENT_SUMS, add_gradient_lines, affine_row, input_gradient_row, row_gradient_sums
+from numbanorm.cpu.loops import (
+    GRADIENT_SUMS,
+    add_gradient_lines,
+    affine_row,
+    fold,
+    input_gradient_row,
+    repeat,
+    row_gradient_sums,
+)
 from numbanorm.cpu.moments import (
     add_channel_sums,
     add_far_sums,
@@ -25,9 +33,7 @@ from numbanorm.cpu.tiles import (
     LONG,
     apply_steps,
     cut,
-    fold,
     line_width,
-    repeat,
     sum_steps,
     tile_of,
     tiles_to,

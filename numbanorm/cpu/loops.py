@@ -4,8 +4,10 @@ An operand that is one number for the run and one that varies along it (weight i
 short channels) go through the same loop: `at` reads either.
 """
 
+import numpy as np
+
 from numbanorm._math import affine, input_gradient, normalize, scaled_difference, shifted_gradient
-from numbanorm.cpu.jit import loop
+from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.simd import FEW, add_to, adding_lines, at, elementwise, few, item, pointer, put, summing, total
 
 GRADIENT_SUMS = 3  # per statistic
@@ -101,3 +103,42 @@ def row_shift(size, row, weight):
         samples //= 2
     first = few(row, samples)
     return total(at(row, first) * at(weight, first) * (1.0 / samples))
+
+
+@elementwise
+def _copy_row(j, y, row):
+    put(y, j, at(row, j))
+
+
+@summing(1)
+def _row_sum(j, x):
+    return (at(x, j),)
+
+
+@block
+def repeat(values, L, width):
+    """A number per channel -> a number per value of a line, L at a time, over and over."""
+    compact()
+    line, period = np.empty(width, values.dtype), values.size * L
+    if L == 1:
+        _copy_row(False, period, line, values)
+    else:
+        for c in range(values.size):
+            _copy_row(False, L, line[c * L :], values[c])
+    for start in range(period, width, period):
+        _copy_row(False, min(period, width - start), line[start:], line)
+    return line
+
+
+@block
+def fold(lines, width, L, sums):
+    """Add each value of lines (kinds, width or more) to the sum of its channel."""
+    compact()
+    for k in range(len(sums)):
+        line, own = lines[k], sums[k]
+        for start in range(0, width, own.size * L):
+            if L == 1:
+                add_row(False, own.size, line[start:], own)
+            else:
+                for c in range(own.size):
+                    own[c] += _row_sum(L, pointer(line, start + c * L))[0]

@@ -9,9 +9,9 @@ import numpy as np
 
 from numbanorm._math import moments, sums_are_exact
 from numbanorm.cpu.jit import compact, block, loop
-from numbanorm.cpu.loops import add_moment_lines, row_sums, wide_row_sums
+from numbanorm.cpu.loops import add_moment_lines, fold, repeat, row_sums, wide_row_sums
 from numbanorm.cpu.simd import LANES, pointer
-from numbanorm.cpu.tiles import LONG, cut, fold, line_width, repeat
+from numbanorm.cpu.tiles import LONG, cut, line_width
 
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever

@@ -5,8 +5,6 @@ rows, with one number per statistic. Shorter ones are read as lines of many chan
 repeats each channel's number over its L values, and over as many n as fit a line.
 """
 
-import numpy as np
-
 from numbanorm.cpu.jit import block, compact
 from numbanorm.cpu.simd import LANES
 
@@ -118,29 +116,3 @@ def cut(x, tile, width):
         return (start, C * L, n1 - n0, width), (start, 0, 0, 0)
     values = (n1 - n0) * C * L
     return (start, width, values // width, width), (start + values // width * width, 0, 1, values % width)
-
-
-@block
-def repeat(values, L, width):
-    """A number per channel -> a number per value of a line."""
-    compact()
-    line = np.empty(width, values.dtype)
-    period = values.size * L
-    for c in range(values.size):
-        for j in range(c * L, (c + 1) * L):
-            line[j] = values[c]
-    for j in range(period, width):
-        line[j] = line[j - period]
-    return line
-
-
-@block
-def fold(lines, width, L, sums):
-    """Add each value of lines (kinds, width or more) to the sum of its channel."""
-    compact()
-    for k in range(len(sums)):
-        line, own = lines[k], sums[k]
-        for start in range(0, width, own.size * L):
-            for c in range(own.size):
-                for j in range(start + c * L, start + (c + 1) * L):
-                    own[c] += line[j]
