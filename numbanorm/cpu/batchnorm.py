@@ -28,12 +28,14 @@ from numbanorm.cpu.moments import (
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import LANES, finish_stores, pointer
+from numbanorm.cpu.simd import LANES, expect, expect_edges, finish_stores, pointer
 from numbanorm.cpu.tiles import (
     LONG,
     apply_steps,
     cut,
     line_width,
+    row_of,
+    rows_to,
     sum_steps,
     tile_of,
     tiles_to,
@@ -48,13 +50,12 @@ TRUE_TO = 16  # a shift of dy at most so many times the mean of dy costs none of
 def _apply_tile(streams, x, tile, m, scale, offset, y):
     """y = (x - m) * scale + offset."""
     compact()
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    C, L = x.shape[1:]
+    (l0, l1), L = tile[2], x.shape[2]
     if L >= LONG:
-        for n in range(n0, n1):
-            for c in range(c0, c1):
-                start, j = (n * C + c) * L + l0, c - c0
-                affine_row(streams, l1 - l0, pointer(y, start), pointer(x, start), m[j], scale[j], offset[j])
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            expect_edges(streams, pointer(y, row_of(x, tile, i + 1)[0]), l1 - l0)
+            affine_row(streams, l1 - l0, pointer(y, start), pointer(x, start), m[j], scale[j], offset[j])
         return
     width = line_width(x, tile)
     m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
@@ -203,15 +204,16 @@ def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
 def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
     """Add to sums (GRADIENT_SUMS float64 arrays) each channel's `row_gradient_sums` over a tile."""
     compact()
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    (C, L), one = x.shape[1:], x.dtype.type(1)
+    (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
     if L >= LONG:
-        for n in range(n0, n1):
-            for c in range(c0, c1):
-                start, j = (n * C + c) * L + l0, c - c0
-                own = row_gradient_sums(l1 - l0, pointer(x, start), pointer(dy, start), one, m[j], rstd[j], m_dy[j])
-                for k in range(GRADIENT_SUMS):
-                    sums[k][j] += own[k]
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            following = row_of(x, tile, i + 1)[0]
+            expect(pointer(x, following))
+            expect(pointer(dy, following))
+            own = row_gradient_sums(l1 - l0, pointer(x, start), pointer(dy, start), one, m[j], rstd[j], m_dy[j])
+            for k in range(GRADIENT_SUMS):
+                sums[k][j] += own[k]
         return
     width = line_width(x, tile)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
@@ -225,15 +227,14 @@ def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
 def _apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offset, dx):
     """dx = (dy - m_dy) * scale + h * slope + offset."""
     compact()
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    (C, L), one = x.shape[1:], x.dtype.type(1)
+    (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
     if L >= LONG:
-        for n in range(n0, n1):
-            for c in range(c0, c1):
-                start, j = (n * C + c) * L + l0, c - c0
-                runs = pointer(dx, start), pointer(dy, start), pointer(x, start)
-                own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
-                input_gradient_row(streams, l1 - l0, *runs, one, *own)
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            expect_edges(streams, pointer(dx, row_of(x, tile, i + 1)[0]), l1 - l0)
+            runs = pointer(dx, start), pointer(dy, start), pointer(x, start)
+            own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
+            input_gradient_row(streams, l1 - l0, *runs, one, *own)
         return
     width = line_width(x, tile)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)

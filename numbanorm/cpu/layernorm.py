@@ -18,7 +18,7 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, far_row_moments, moved, total
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import LANES, TERMS, at, before_a_line, expect_edge, finish_stores, first_vector, pointer, put, with_lane
+from numbanorm.cpu.simd import LANES, TERMS, at, before_a_line, expect_edges, finish_stores, first_vector, pointer, put, with_lane
 from numbanorm.cpu.tiles import PIECE
 
 GROUP = 8  # rows whose statistics are found together, in the lanes of float64 vectors
@@ -52,7 +52,7 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         sum_d = sum_dd = at(0.0, j)
         for k in range(count):
             row = pointer(x, (first + k) * cols)
-            expect_edge(streams, pointer(y, (first + k + 1) * cols))
+            expect_edges(streams, pointer(y, (first + k) * cols), cols)
             shift = as_x(row_shift(cols, row, 1.0))
             own_d, own_dd = row_sums(cols, row, shift)
             m[k], sum_d, sum_dd = shift, with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
@@ -129,7 +129,7 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                 for k in range(count):
                     r = first + k
                     row_dy, row = pointer(dy, r * cols), pointer(x, r * cols)
-                    expect_edge(streams, pointer(dx, (r + 1) * cols))
+                    expect_edges(streams, pointer(dx, r * cols), cols)
                     shift = as_x(row_shift(cols, row_dy, weight))
                     own_h, own_g, own_gh = row_gradient_sums(cols, row, row_dy, weight, mean[r], rstd[r], shift)
                     m_wdy[k], all_rstd = shift, with_lane(all_rstd, k, rstd[r])

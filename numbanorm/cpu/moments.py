@@ -10,8 +10,8 @@ import numpy as np
 from numbanorm._math import moments, sums_are_exact
 from numbanorm.cpu.jit import compact, block, loop
 from numbanorm.cpu.loops import add_moment_lines, fold, repeat, row_sums, wide_row_sums
-from numbanorm.cpu.simd import LANES, pointer
-from numbanorm.cpu.tiles import LONG, cut, line_width
+from numbanorm.cpu.simd import LANES, expect, pointer
+from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
 
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever
@@ -74,14 +74,14 @@ def gradient_shift(dy, channels, m_dy):
 def add_channel_sums(x, tile, m, sums):
     """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L)."""
     compact()
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    C, L = x.shape[1:]
+    (l0, l1), L = tile[2], x.shape[2]
     if L >= LONG:
-        for n in range(n0, n1):
-            for c in range(c0, c1):
-                sum_d, sum_dd = row_sums(l1 - l0, pointer(x, (n * C + c) * L + l0), m[c - c0])
-                sums[0][c - c0] += sum_d
-                sums[1][c - c0] += sum_dd
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            expect(pointer(x, row_of(x, tile, i + 1)[0]))
+            sum_d, sum_dd = row_sums(l1 - l0, pointer(x, start), m[j])
+            sums[0][j] += sum_d
+            sums[1][j] += sum_dd
         return
     width = line_width(x, tile)
     m, long = repeat(m, L, width), np.zeros((2, width + LANES))

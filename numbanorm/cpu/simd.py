@@ -27,9 +27,10 @@ from numbanorm.cpu.jit import compact, loop
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
 TERMS = 16  # values of x's dtype to an accumulator, before it is added to one of float64
 LANES = 16  # to the longest vectors, those of float32
+AHEAD = 8  # cache lines
 STREAMABLE = 256  # values: streaming shorter runs is slow, unless they are whole lines
 FEW = 8  # lanes to the vector of a few values, of whatever dtype
-TOGETHER = 8  # lines to add up in registers, before memory is added to; at most TERMS
+TOGETHER = 4  # lines to add up in registers, before memory is added to; at most TERMS
 
 _BIT, _INT32, _INT = ir.IntType(1), ir.IntType(32), ir.IntType(types.intp.bitwidth)
 
@@ -400,24 +401,39 @@ def with_lane(typing_context, vector, k, number):
     return vector(vector, k, number), codegen
 
 
-@intrinsic
-def _prefetch_to_write(typing_context, run):
-    def codegen(context, builder, signature, args):
-        byte = ir.IntType(8).as_pointer()
-        function = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
-        prefetch = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
-        place = builder.bitcast(_data(context, builder, run, args[0]), byte)
-        builder.call(prefetch, [place, _INT32(1), _INT32(3), _INT32(1)])
-        return context.get_dummy_value()
+def _prefetch(to_write):
+    @intrinsic
+    def prefetch(typing_context, run):
+        def codegen(context, builder, signature, args):
+            byte = ir.IntType(8).as_pointer()
+            function = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+            hint = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+            place = builder.bitcast(_data(context, builder, run, args[0]), byte)
+            builder.call(hint, [place, _INT32(int(to_write)), _INT32(3), _INT32(1)])
+            return context.get_dummy_value()
 
-    return types.void(run), codegen
+        return types.void(run), codegen
+
+    return prefetch
+
+
+_prefetch_to_read, _prefetch_to_write = _prefetch(to_write=False), _prefetch(to_write=True)
 
 
 @loop
-def expect_edge(streams, end):
-    """Fetch the cache line in which one streamed run ends and the next begins, so that neither has to wait for it."""
-    if streams and before_a_line(end) > 0:
-        _prefetch_to_write(end)
+def expect(run):
+    """Fetch the first cache lines of a run that does not follow the one being read: the processor finds the others."""
+    for j in range(0, AHEAD * lanes(run), lanes(run)):
+        _prefetch_to_read(pointer(run, j))
+
+
+@loop
+def expect_edges(streams, run, size):
+    """Fetch the cache lines in which a run to be streamed begins and ends, if they are not all its own."""
+    if streams:
+        for edge in (pointer(run, 0), pointer(run, size)):
+            if before_a_line(edge) > 0:
+                _prefetch_to_write(edge)
 
 
 @intrinsic

@@ -5,7 +5,7 @@ rows, with one number per statistic. Shorter ones are read as lines of many chan
 repeats each channel's number over its L values, and over as many n as fit a line.
 """
 
-from numbanorm.cpu.jit import block, compact
+from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.simd import LANES
 
 LONG = 256  # values that make a run worth reading as a row
@@ -13,6 +13,7 @@ LINE = 512  # values to a line: sums of it, and the next of several that are rea
 SUMS = 40000  # of each kind, over all channels and pieces, while one piece has no more: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
+FEWEST_TILES = 16
 WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over it stay in the cache
 
 
@@ -34,6 +35,8 @@ def whole_steps(x):
     compact()
     N, C, L = x.shape
     c_step = _channels_to_a_line(C, L)
+    if L >= LONG:
+        c_step = max(1, min(C // FEWEST_TILES, WHOLE_CHANNELS_BYTES // 2 // (N * L * x.itemsize)))
     return (N, c_step, L), N * c_step * L * x.itemsize <= WHOLE_CHANNELS_BYTES
 
 
@@ -87,6 +90,21 @@ def tile_of(x, steps, i):
     piece, c = i // c_tiles, i % c_tiles * c_step
     n, start = piece // l_tiles * n_step, piece % l_tiles * l_step
     return ((n, min(n + n_step, N)), (c, min(c + c_step, C)), (start, min(start + l_step, L))), piece
+
+
+@loop
+def rows_to(tile):
+    """Runs of a tile of long channels."""
+    (n0, n1), (c0, c1), _ = tile
+    return (n1 - n0) * (c1 - c0)
+
+
+@loop
+def row_of(x, tile, i):
+    """Where run i begins, and its channel, counted from the tile's first."""
+    (n0, _), (c0, c1), (l0, _) = tile
+    n, j = n0 + i // (c1 - c0), i % (c1 - c0)
+    return (n * x.shape[1] + c0 + j) * x.shape[2] + l0, j
 
 
 @block
