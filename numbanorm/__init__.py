@@ -1,5 +1,6 @@
 """Batch and layer normalization, forward and backward, fused, for NumPy arrays, compiled with Numba."""
 
+from numbanorm._memory import recycle_memory
 from numbanorm._types import Forward, Gradients
 from numbanorm._version import __version__
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
@@ -18,4 +19,5 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "recycle_memory",
 ]

@@ -4,17 +4,17 @@ Kernels take C-ordered (outer, own, inner) arrays: own runs over the normalised 
 others. An array whose axes lie densely in memory, in whatever order, is seen so without a copy; others are copied once.
 """
 
+from collections.abc import Callable
 from functools import lru_cache
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbanorm._types import Array
+from numbanorm import _checks, _memory
+from numbanorm._types import Array, Shape
 
-Shape = tuple[int, ...]
-_CACHE_LINE = 64
-_LARGE = 65536  # values
+_SHORT = 1 << 16  # values: longer numbers in place of a parameter are not kept
 
 
 class Split(NamedTuple):
@@ -23,46 +23,80 @@ class Split(NamedTuple):
     outer: int
     own: int
     inner: int
+    planes: Shape  # (outer, own, inner)
+    rows: Shape  # (outer, own) if inner is 1, else `planes`
+    reduced: Shape  # `rows` without own
     dtype: np.dtype[Any]  # of x, in native byte order
     shape: Shape  # of x
     kept_shape: Shape  # of x, with 1 for the normalised axes: that of the statistics
     parameter_shape: Shape  # of the normalised axes, ascending
     order: Shape | None  # the axes of x as they follow in (outer, own, inner); None: as they are
     parameter_order: Shape | None  # the same of the normalised axes alone
+    nothing: Array  # for a kernel, in place of a statistic that nobody wants
+    small: bool  # whether results of x's size need no recycled memory
+    direct: bool  # whether the x that was seen is what kernels of rows take
 
     def load(self, a: Array, shape: Shape) -> Array:
         """An array of x's shape or `kept_shape`, seen in the order of (outer, own, inner), as x's dtype."""
-        return _shaped(behaved(a if self.order is None else a.transpose(self.order), self.dtype), shape)
+        own = behaved(a if self.order is None else a.transpose(self.order), self.dtype)
+        return own if own.shape == shape else own.reshape(shape)
 
-    def load_parameter(self, a: Array | None, otherwise: float) -> Array:
-        """An array of `parameter_shape`, as (own,); without one, a number in its place."""
+    def parameter(self, name: str, a: Array | None, otherwise: float) -> Array:
+        """An array of `parameter_shape`, checked, as (own,); without one, a number in its place."""
         if a is None:
-            return np.full(self.own, otherwise, self.dtype)
-        ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
-        return _shaped(behaved(ordered, self.dtype), (self.own,))
+            return _numbers(self.own, otherwise, self.dtype)
+        if type(a) is np.ndarray and a.dtype is self.dtype and a.shape == self.parameter_shape and a.flags.carray:
+            return a if a.ndim == 1 else self._ordered_parameter(a)
+        _checks.parameter(name, a, self.parameter_shape, self.dtype)
+        return self._ordered_parameter(a)
 
-    def target(self, out: Array | None, shape: Shape) -> Array:
+    def _ordered_parameter(self, a: Array) -> Array:
+        ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
+        return behaved(ordered, self.dtype).reshape(self.own)
+
+    def target(self, out: Array | None, shape: Shape, x: Array) -> Array:
         """What a kernel writes for a result of x's shape: the memory of out where it can."""
-        if out is not None:
-            ordered = np.asarray(out if self.order is None else out.transpose(self.order))
-            if ordered.flags.carray and ordered.dtype.isnative:
-                return _shaped(ordered, shape)
-        return _empty(shape, self.dtype)
+        if out is None:
+            return np.empty(shape, self.dtype) if self.small else _memory.empty(shape, self.dtype, x)
+        ordered = out if self.order is None else out.transpose(self.order)
+        if ordered.flags.carray and ordered.dtype.isnative:
+            return ordered if ordered.shape == shape else np.asarray(ordered).reshape(shape)
+        return _memory.empty(shape, self.dtype, x)
 
     def deliver(self, result: Array, out: Array | None) -> Array:
         """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
-        seen = _back(result, self.shape, self.order)
         if out is None:
-            return seen
+            done = self.order is None and result.shape == self.shape
+            return result if done else _back(result, self.shape, self.order)
         if result is not out and not np.may_share_memory(result, out):
-            np.copyto(out, seen)
+            np.copyto(out, _back(result, self.shape, self.order))
         return out
 
     def deliver_statistic(self, a: Array) -> Array:
         return _back(a, self.kept_shape, self.order)
 
     def deliver_parameter(self, a: Array) -> Array:
-        return _back(a, self.parameter_shape, self.parameter_order)
+        return a if a.shape == self.parameter_shape else _back(a, self.parameter_shape, self.parameter_order)
+
+
+def see(x: Array, axis: Any, axes: Callable[[Any, Array], Shape]) -> Split:
+    """x, checked, as (outer, own, inner) with own over axes(axis, x)."""
+    if type(x) is np.ndarray and type(axis) is int and x.flags.carray:
+        seen = _usual(x.shape, x.dtype, axis)
+        if seen is not None:
+            return seen
+    _checks.array("x", x)
+    return split(x, axes(axis, x))
+
+
+@lru_cache(256)
+def _usual(shape: Shape, dtype: np.dtype[Any], axis: int) -> Split | None:
+    """`split` of a C-ordered array of several axes over one of them, if there is nothing to complain of."""
+    known = dtype.isnative and dtype.type in _checks.FLOATS
+    if not (known and len(shape) > 1 and -len(shape) <= axis < len(shape)):
+        return None
+    seen = _c_ordered(shape, axis % len(shape), axis % len(shape) + 1, dtype)
+    return seen._replace(direct=seen.rows == shape)
 
 
 def split(x: Array, axes: Shape) -> Split:
@@ -81,45 +115,56 @@ def split(x: Array, axes: Shape) -> Split:
     kept = tuple(1 if i in axes else n for i, n in enumerate(shape))
     own = tuple(shape[i] for i in axes)
     own_order = tuple(axes.index(i) for i in order[first:end])
-    three = prod(sizes[:first]), prod(sizes[first:end]), prod(sizes[end:])
-    return Split(*three, dtype, shape, kept, own, tuple(order), own_order)
+    planes = prod(sizes[:first]), prod(sizes[first:end]), prod(sizes[end:])
+    return _of(planes, dtype, shape, kept, own, tuple(order), own_order)
 
 
-@lru_cache(256)
 def _c_ordered(shape: Shape, first: int, end: int, dtype: np.dtype[Any]) -> Split:
     before, own, after = shape[:first], shape[first:end], shape[end:]
     kept = before + (1,) * len(own) + after
-    return Split(prod(before), prod(own), prod(after), dtype, shape, kept, own, None, None)
+    planes = prod(before), prod(own), prod(after)
+    return _of(planes, dtype, shape, kept, own, None, None)
+
+
+def _of(
+    planes: tuple[int, int, int],
+    dtype: np.dtype[Any],
+    shape: Shape,
+    kept_shape: Shape,
+    parameter_shape: Shape,
+    order: Shape | None,
+    parameter_order: Shape | None,
+) -> Split:
+    outer, own, inner = planes
+    rows, reduced = ((outer, own), (outer,)) if inner == 1 else (planes, (outer, inner))
+    nothing, small = np.empty([0] * len(reduced), dtype), prod(planes) * dtype.itemsize < _memory.LARGE
+    shapes = planes, rows, reduced, dtype, shape, kept_shape, parameter_shape
+    return Split(*planes, *shapes, order, parameter_order, nothing, small, direct=False)
 
 
 def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
     """C-ordered, aligned, of this dtype, and writable as far as Numba can tell, else it would compile anew."""
-    flags = a.flags
-    if flags.carray and a.dtype == dtype and type(a) is np.ndarray:
+    if a.flags.carray and a.dtype == dtype and type(a) is np.ndarray:
         return a
     a = np.asarray(a)  # not a subclass
-    if a.dtype != dtype or not (flags.c_contiguous and flags.aligned):
-        return np.array(a, dtype, order="C")
-    return a if flags.writeable else np.asarray(_Writable(a))
+    if a.dtype != dtype or not (a.flags.c_contiguous and a.flags.aligned):
+        return a.astype(dtype, "C")
+    return a if a.flags.writeable else np.asarray(_Writable(a))
 
 
-def _empty(shape: Shape, dtype: np.dtype[Any]) -> Array:
-    """An array that begins a cache line if it is large: NumPy's begin within one, and each of its lines would too."""
-    size = prod(shape)
-    if size < _LARGE:
-        return np.empty(shape, dtype)
-    spare = np.empty(size + _CACHE_LINE // dtype.itemsize, dtype)
-    start = -spare.__array_interface__["data"][0] % _CACHE_LINE // dtype.itemsize
-    return spare[start : start + size].reshape(shape)
+def _numbers(size: int, number: float, dtype: np.dtype[Any]) -> Array:
+    """A number over and over, for kernels to read."""
+    return _kept_numbers(size, number, dtype) if size <= _SHORT else np.full(size, number, dtype)
 
 
-def _shaped(a: Array, shape: Shape) -> Array:
-    return a if a.shape == shape else a.reshape(shape)
+@lru_cache(16)
+def _kept_numbers(size: int, number: float, dtype: np.dtype[Any]) -> Array:
+    return np.full(size, number, dtype)
 
 
 def _back(a: Array, shape: Shape, order: Shape | None) -> Array:
     if order is None:
-        return _shaped(a, shape)
+        return a.reshape(shape)
     return a.reshape([shape[i] for i in order]).transpose(np.argsort(order))
 
 

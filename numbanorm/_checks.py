@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from numbanorm._types import Array
+from numbanorm._types import Array, Shape
 
-_FLOATS = (np.float32, np.float64)
+FLOATS = (np.float32, np.float64)
 _INSTEAD = {
     "b": "x.astype(np.float32) for a float array",
     "i": "x.astype(np.float32) for a float array",
@@ -26,7 +26,7 @@ def array(name: str, value: Any) -> None:
     """A NumPy array of float32 or float64."""
     if type(value) is not np.ndarray:
         _array_type(name, value)
-    if value.dtype.type not in _FLOATS:
+    if value.dtype.type not in FLOATS:
         instead = _INSTEAD.get(value.dtype.kind, "x.astype(np.float32)").replace("x", name, 1)
         raise TypeError(f"{name}: dtype {value.dtype}, must be float32 or float64; pass {instead}")
 
@@ -46,44 +46,42 @@ def _array_type(name: str, value: Any) -> None:
 
 def like(name: str, value: Any, x: Array) -> None:
     """An array of the shape and dtype of x."""
-    if type(value) is np.ndarray and value.shape == x.shape and value.dtype == x.dtype:
+    if type(value) is np.ndarray and value.shape == x.shape and value.dtype is x.dtype:
         return
     array(name, value)
     if value.shape != x.shape:
         raise ValueError(f"{name}: shape {value.shape}, must be {x.shape}, the shape of x")
-    _dtype(name, value, x, (x.dtype.type,))
+    _dtype(name, value, x.dtype, (x.dtype.type,))
 
 
-def parameter(name: str, value: Any, shape: tuple[int, ...], x: Array) -> None:
-    """None, or an array of this shape and of the dtype of x."""
-    if value is None or (type(value) is np.ndarray and value.shape == shape and value.dtype == x.dtype):
-        return
+def parameter(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
+    """An array of this shape and of x's dtype."""
     array(name, value)
     _shape(name, value, shape)
-    _dtype(name, value, x, (x.dtype.type,))
+    _dtype(name, value, dtype, (dtype.type,))
 
 
-def statistic(name: str, value: Any, shape: tuple[int, ...], x: Array) -> None:
+def statistic(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
     """An array of this shape, no less precise than x."""
-    if type(value) is np.ndarray and value.shape == shape and value.dtype == x.dtype:
+    if type(value) is np.ndarray and value.shape == shape and value.dtype is dtype:
         return
     array(name, value)
     _shape(name, value, shape)
-    _dtype(name, value, x, _FLOATS if x.dtype.type is np.float32 else (np.float64,))
+    _dtype(name, value, dtype, FLOATS if dtype.type is np.float32 else (np.float64,))
 
 
-def _shape(name: str, value: Array, shape: tuple[int, ...]) -> None:
+def _shape(name: str, value: Array, shape: Shape) -> None:
     if value.shape != shape:
         raise ValueError(f"{name}: shape {value.shape}, must be {shape}")
 
 
-def _dtype(name: str, value: Array, x: Array, allowed: Sequence[type]) -> None:
+def _dtype(name: str, value: Array, dtype: np.dtype[Any], allowed: Sequence[type]) -> None:
     if value.dtype.type not in allowed:
         names = " or ".join(np.dtype(t).name for t in allowed)
-        raise TypeError(f"{name}: dtype {value.dtype}, must be {names} beside x of {x.dtype}")
+        raise TypeError(f"{name}: dtype {value.dtype}, must be {names} beside x of {dtype}")
 
 
-def axes(axis: Any, x: Array) -> tuple[int, ...]:
+def axes(axis: Any, x: Array) -> Shape:
     """The axes that `axis` names, ascending."""
     if type(axis) is int and -x.ndim <= axis < x.ndim:
         return (axis % x.ndim,)
@@ -107,6 +105,11 @@ def channel_axis(axis: Any, x: Array) -> int:
         return normalize_axis_index(axis, x.ndim, msg_prefix="channel_axis")
     except TypeError:
         raise TypeError(f"channel_axis: {axis!r}, must be an int") from None
+
+
+def channel_axes(axis: Any, x: Array) -> Shape:
+    """`channel_axis`, as a tuple."""
+    return (channel_axis(axis, x),)
 
 
 def eps(value: Any) -> float:
@@ -159,12 +162,12 @@ def dtype(value: Any) -> np.dtype[Any]:
         found: np.dtype[Any] = np.dtype(value)
     except TypeError:
         found = np.dtype(object)
-    if value is None or found.type not in _FLOATS:
+    if value is None or found.type not in FLOATS:
         raise TypeError(f"dtype: {value!r}, must be float32 or float64")
     return np.dtype(found.type)
 
 
-def mask(value: Any, shape: tuple[int, ...]) -> None:
+def mask(value: Any, shape: Shape) -> None:
     """A bool array of this shape with a True in it, if there is anything in it."""
     if type(value) is not np.ndarray:
         _array_type("mask", value)
@@ -190,17 +193,17 @@ def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> No
     like("out", value, x)
     _written("out", value)
     for name, other in same.items():
-        if value is not other and np.may_share_memory(value, other) and not _same_memory(value, other):
+        if value is not other and not _same_memory(value, other):
             _no_overlap("out", value, name, other)
     for name, other in apart.items():
         _no_overlap("out", value, name, other)
 
 
-def updated(name: str, value: Any, shape: tuple[int, ...], x: Array, apart: dict[str, Any]) -> None:
+def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], apart: dict[str, Any]) -> None:
     """A statistic that is updated in place: None, or writable and apart from all else."""
     if value is None:
         return
-    statistic(name, value, shape, x)
+    statistic(name, value, shape, dtype)
     _written(name, value)
     for other_name, other in apart.items():
         _no_overlap(name, value, other_name, other)
@@ -223,12 +226,19 @@ def _may_overlap_itself(value: Array) -> bool:
 
 
 def _same_memory(a: Array, b: Array) -> bool:
+    if _apart(a, b):
+        return False
     start, other_start = (c.__array_interface__["data"][0] for c in (a, b))
     return start == other_start and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
 
 
+def _apart(a: Array, b: Array) -> bool:
+    """Whether that is plain to see: each has its own memory, or these lie apart."""
+    return (a is not b and a.flags.owndata and b.flags.owndata) or not np.may_share_memory(a, b)
+
+
 def _no_overlap(name: str, value: Array, other_name: str, other: Any) -> None:
-    if other is None or not np.may_share_memory(value, other):
+    if other is None or _apart(value, other):
         return
     try:
         overlap = np.shares_memory(value, other, max_work=1_000_000)  # type: ignore[arg-type]

@@ -83,6 +83,12 @@ def affine_of_d(delta, rstd, weight, bias):
 
 
 @scalar
+def moving_average(running, momentum, batch):
+    """(1 - momentum) * running + momentum * batch."""
+    return (1.0 - momentum) * running + momentum * batch
+
+
+@scalar
 def sum_dy_x_hat(sum_gh, sum_g, mean_h):
     """sum(dy * x_hat) = sum(g * x_hat), since sum(x_hat) = 0; weight being 1 here."""
     return sum_gh - mean_h * sum_g

@@ -1,13 +1,16 @@
 """Batch normalization: the public functions."""
 
+from functools import lru_cache
+
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._arrays import Split, behaved, split
-from numbanorm._types import Array, Forward, Gradients
+from numbanorm._arrays import Split, behaved, see, split
+from numbanorm._types import Array, Forward, Gradients, Shape
 from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
+from numbanorm.cpu.tiles import whole_steps
 
 _FLOAT64 = np.dtype(np.float64)
 
@@ -68,21 +71,19 @@ def batch_norm(
     array([[-0.999995  , -0.99999994],
            [ 0.999995  ,  0.99999994]], dtype=float32)
     """
-    seen, C = _channels(x, channel_axis)
-    _checks.statistic("mean", mean, (C,), x)
-    _checks.statistic("var", var, (C,), x)
-    _checks.parameter("weight", weight, (C,), x)
-    _checks.parameter("bias", bias, (C,), x)
+    seen = see(x, channel_axis, _checks.channel_axes)
+    _checks.statistic("mean", mean, seen.parameter_shape, seen.dtype)
+    _checks.statistic("var", var, seen.parameter_shape, seen.dtype)
+    affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
     eps = _checks.eps(eps)
-    _checks.out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
+    if out is not None:
+        _checks.out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
 
-    y = seen.target(out, seen[:3])
+    y = seen.target(out, seen.planes, x)
     if x.size > 0:
-        mean64, var64 = behaved(mean, _FLOAT64), behaved(var, _FLOAT64)
-        affine = seen.load_parameter(weight, 1), seen.load_parameter(bias, 0)
-        if not kernels.batch_norm(
-            engine(), streams(2 * x.nbytes), seen.load(x, seen[:3]), mean64, var64, *affine, eps, y
-        ):
+        stream = not seen.small and streams(2 * x.nbytes)
+        given = seen.load(x, seen.planes), behaved(mean, _FLOAT64), behaved(var, _FLOAT64), *affine
+        if not kernels.batch_norm(engine(), stream, *given, eps, y):
             raise ValueError(f"var: {np.nanmin(var)} in it, must not be negative")
     return seen.deliver(y, out)
 
@@ -165,30 +166,30 @@ def batch_norm_forward(
     >>> mean, running_mean, running_var
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
-    seen, C = _channels(x, channel_axis)
-    _checks.parameter("weight", weight, (C,), x)
-    _checks.parameter("bias", bias, (C,), x)
+    seen = see(x, channel_axis, _checks.channel_axes)
+    affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
     eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
     if mask is not None:
         _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
-    apart = {"weight": weight, "bias": bias, "mask": mask}
-    _checks.out(out, x, {"x": x}, apart)
-    apart.update(x=x, out=out)
-    _checks.updated("running_mean", running_mean, (C,), x, apart)
-    apart.update(running_mean=running_mean)
-    _checks.updated("running_var", running_var, (C,), x, apart)
-    count = x.size // max(C, 1) if mask is None else int(np.count_nonzero(mask))
+    if out is not None:
+        _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+    if running_mean is not None or running_var is not None:
+        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
+        _checks.updated("running_mean", running_mean, seen.parameter_shape, seen.dtype, apart)
+        apart["running_mean"] = running_mean
+        _checks.updated("running_var", running_var, seen.parameter_shape, seen.dtype, apart)
+    count = seen.outer * seen.inner if mask is None else int(np.count_nonzero(mask))
     _checks.several_values(x, count, mask is not None)
 
     if mask is None:
-        y, mean, rstd, var = _forward(seen, x, weight, bias, eps, out)
+        y, mean, rstd, var = _forward(seen, x, *affine, eps, out)
     else:
         packed = _positions(x, channel_axis)[mask]
-        values, mean, rstd, var = _forward(split(packed, (1,)), packed, weight, bias, eps, None)
+        values, mean, rstd, var = _forward(split(packed, (1,)), packed, *affine, eps, None)
         y = _unpack(values, mask, channel_axis, x, out)
     if x.size > 0:
-        _update(running_mean, momentum, mean)
-        _update(running_var, momentum, var * (count / (count - 1)))
+        _update(running_mean, momentum, mean, 1.0)
+        _update(running_var, momentum, var, count / (count - 1))
     return Forward(y, mean.astype(seen.dtype), rstd)
 
 
@@ -255,40 +256,37 @@ def batch_norm_backward(
     >>> dbias
     array([2., 2.], dtype=float32)
     """
-    seen, C = _channels(x, channel_axis)
+    seen = see(x, channel_axis, _checks.channel_axes)
     _checks.like("dy", dy, x)
-    _checks.statistic("mean", mean, (C,), x)
-    _checks.statistic("rstd", rstd, (C,), x)
-    _checks.parameter("weight", weight, (C,), x)
+    _checks.statistic("mean", mean, seen.parameter_shape, seen.dtype)
+    _checks.statistic("rstd", rstd, seen.parameter_shape, seen.dtype)
+    own_weight = seen.parameter("weight", weight, 1)
     _checks.flag("frozen", frozen)
     if mask is not None:
         _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
-    _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
+    if out is not None:
+        _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
+
+    statistics = behaved(mean, _FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
     if mask is None:
-        return _backward(seen, dy, x, mean, rstd, weight, frozen, out)
+        return _backward(seen, dy, x, *statistics, own_weight, frozen, out)
     packed, packed_dy = _positions(x, channel_axis)[mask], _positions(dy, channel_axis)[mask]
     seen_packed = split(packed, (1,))
-    values, dweight, dbias = _backward(seen_packed, packed_dy, packed, mean, rstd, weight, frozen, None)
+    values, dweight, dbias = _backward(seen_packed, packed_dy, packed, *statistics, own_weight, frozen, None)
     return Gradients(_unpack(values, mask, channel_axis, x, out), dweight, dbias)
 
 
-def _channels(x: Array, channel_axis: int) -> tuple[Split, int]:
-    """x as (N, C, L), and C."""
-    _checks.array("x", x)
-    seen = split(x, (_checks.channel_axis(channel_axis, x),))
-    return seen, seen.own
-
-
 def _forward(
-    seen: Split, x: Array, weight: Array | None, bias: Array | None, eps: float, out: Array | None
+    seen: Split, x: Array, weight: Array, bias: Array, eps: float, out: Array | None
 ) -> tuple[Array, Array, Array, Array]:
     """y, mean (float64), rstd, biased variance (float64)."""
-    y, C = seen.target(out, seen[:3]), seen.own
+    y, C = seen.target(out, seen.planes, x), seen.own
     mean, var, rstd = np.empty(C), np.empty(C), np.empty(C, seen.dtype)
     if x.size > 0:
-        affine = seen.load_parameter(weight, 1), seen.load_parameter(bias, 0)
-        given = streams(2 * x.nbytes), seen.load(x, seen[:3])
-        kernels.batch_norm_forward(engine(), *given, *affine, eps, y, mean, rstd, var)
+        own_x = seen.load(x, seen.planes)
+        whole = _whole_tiles_are_small(seen.planes, seen.dtype.itemsize)
+        kernel = kernels.batch_norm_forward_whole if whole else kernels.batch_norm_forward_parts
+        kernel(engine(), not seen.small and streams(2 * x.nbytes), own_x, weight, bias, eps, y, mean, rstd, var)
     else:
         for statistic in (mean, var, rstd):
             statistic.fill(np.nan)
@@ -296,25 +294,28 @@ def _forward(
 
 
 def _backward(
-    seen: Split,
-    dy: Array,
-    x: Array,
-    mean: Array,
-    rstd: Array,
-    weight: Array | None,
-    frozen: bool,
-    out: Array | None,
+    seen: Split, dy: Array, x: Array, mean: Array, rstd: Array, weight: Array, frozen: bool, out: Array | None
 ) -> Gradients:
-    dx = seen.target(out, seen[:3])
-    dweight, dbias = np.zeros(seen.own, seen.dtype), np.zeros(seen.own, seen.dtype)
+    dx = seen.target(out, seen.planes, x)
+    dweight, dbias = np.empty(seen.own, seen.dtype), np.empty(seen.own, seen.dtype)
     if x.size > 0:
-        kernel = kernels.batch_norm_backward_frozen if frozen else kernels.batch_norm_backward
-        statistics = behaved(mean, _FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
-        arrays = seen.load(dy, seen[:3]), seen.load(x, seen[:3])
-        kernel(
-            engine(), streams(3 * x.nbytes), *arrays, *statistics, seen.load_parameter(weight, 1), dx, dweight, dbias
-        )
+        if frozen:
+            kernel = kernels.batch_norm_backward_frozen
+        elif _whole_tiles_are_small(seen.planes, seen.dtype.itemsize):
+            kernel = kernels.batch_norm_backward_whole
+        else:
+            kernel = kernels.batch_norm_backward_parts
+        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), mean, rstd, weight
+        kernel(engine(), not seen.small and streams(3 * x.nbytes), *arrays, dx, dweight, dbias)
+    else:
+        dweight.fill(0)
+        dbias.fill(0)
     return Gradients(seen.deliver(dx, out), dweight, dbias)
+
+
+@lru_cache(256)
+def _whole_tiles_are_small(planes: Shape, itemsize: int) -> bool:
+    return bool(whole_steps(planes, itemsize)[1])
 
 
 def _positions(a: Array, channel_axis: int) -> Array:
@@ -330,8 +331,10 @@ def _unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array 
     return full
 
 
-def _update(running: Array | None, momentum: float, batch: Array) -> None:
+def _update(running: Array | None, momentum: float, batch: Array, factor: float) -> None:
     if running is not None:
-        updated = np.multiply(running, 1 - momentum, dtype=np.float64)
-        updated += momentum * batch
-        running[...] = updated
+        native = running.flags.carray and running.dtype.isnative
+        own = running if native else running.astype(running.dtype.newbyteorder("="), "C")
+        kernels.update_running(own, momentum, batch, factor)
+        if own is not running:
+            running[...] = own

@@ -3,7 +3,7 @@
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._arrays import Shape, Split, split
+from numbanorm._arrays import Split, see
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
 from numbanorm.cpu.machine import streams
@@ -66,11 +66,12 @@ def layer_norm(
     --------
     >>> import numpy as np
     >>> from numbanorm import layer_norm
-    >>> layer_norm(np.array([[1, 2, 3], [10, 20, 30]], np.float32)).round(3)
-    array([[-1.225,  0.   ,  1.225],
-           [-1.225,  0.   ,  1.225]], dtype=float32)
+    >>> layer_norm(np.array([[1, 2, 4], [10, 20, 40]], np.float32)).round(3)
+    array([[-1.069, -0.267,  1.336],
+           [-1.069, -0.267,  1.336]], dtype=float32)
     """
-    return _forward(x, weight, bias, axis, eps, out)[1]
+    seen = see(x, axis, _checks.axes)
+    return _normalize(seen, x, weight, bias, eps, out, seen.nothing, seen.nothing)
 
 
 def layer_norm_forward(
@@ -110,7 +111,12 @@ def layer_norm_forward(
     array([[ 2.],
            [20.]], dtype=float32)
     """
-    seen, y, mean, rstd = _forward(x, weight, bias, axis, eps, out)
+    seen = see(x, axis, _checks.axes)
+    mean, rstd = np.empty(seen.reduced, seen.dtype), np.empty(seen.reduced, seen.dtype)
+    y = _normalize(seen, x, weight, bias, eps, out, mean, rstd)
+    if x.size == 0:
+        mean.fill(np.nan)
+        rstd.fill(np.nan)
     return Forward(y, seen.deliver_statistic(mean), seen.deliver_statistic(rstd))
 
 
@@ -170,48 +176,47 @@ def layer_norm_backward(
     >>> dbias
     array([2., 2., 2.], dtype=float32)
     """
-    _checks.array("x", x)
+    seen = see(x, axis, _checks.axes)
     _checks.like("dy", dy, x)
-    seen = split(x, _checks.axes(axis, x))
-    _checks.statistic("mean", mean, seen.kept_shape, x)
-    _checks.statistic("rstd", rstd, seen.kept_shape, x)
-    _checks.parameter("weight", weight, seen.parameter_shape, x)
+    _checks.statistic("mean", mean, seen.kept_shape, seen.dtype)
+    _checks.statistic("rstd", rstd, seen.kept_shape, seen.dtype)
+    own_weight = seen.parameter("weight", weight, 1)
     _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
 
-    shape, reduced = _kernel_shapes(seen)
-    dx = seen.target(out, shape)
-    dweight, dbias = np.zeros(seen.own, seen.dtype), np.zeros(seen.own, seen.dtype)
+    dx = seen.target(out, seen.rows, x)
+    dweight, dbias = np.empty(seen.own, seen.dtype), np.empty(seen.own, seen.dtype)
     if x.size > 0:
         kernel = kernels.layer_norm_backward if seen.inner == 1 else kernels.layer_norm_columns_backward
-        arrays = seen.load(dy, shape), seen.load(x, shape), seen.load(mean, reduced), seen.load(rstd, reduced)
-        kernel(engine(), streams(3 * x.nbytes), *arrays, seen.load_parameter(weight, 1), dx, dweight, dbias)
+        statistics = seen.load(mean, seen.reduced), seen.load(rstd, seen.reduced)
+        arrays = seen.load(dy, seen.rows), seen.load(x, seen.rows), *statistics
+        stream = not seen.small and streams(3 * x.nbytes)
+        kernel(engine(), stream, *arrays, own_weight, dx, dweight, dbias)
+    else:
+        dweight.fill(0)
+        dbias.fill(0)
     return Gradients(seen.deliver(dx, out), seen.deliver_parameter(dweight), seen.deliver_parameter(dbias))
 
 
-def _forward(
-    x: Array, weight: Array | None, bias: Array | None, axis: Axis, eps: float, out: Array | None
-) -> tuple[Split, Array, Array, Array]:
-    """How x was seen, y, and the statistics as the kernel gives them."""
-    _checks.array("x", x)
-    seen = split(x, _checks.axes(axis, x))
-    _checks.parameter("weight", weight, seen.parameter_shape, x)
-    _checks.parameter("bias", bias, seen.parameter_shape, x)
+def _normalize(
+    seen: Split,
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    eps: float,
+    out: Array | None,
+    mean: Array,
+    rstd: Array,
+) -> Array:
+    """y; mean and rstd are filled unless they are `Split.nothing`."""
+    own_weight, own_bias = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
     eps = _checks.eps(eps)
-    _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias})
+    if out is not None:
+        _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias})
 
-    shape, reduced = _kernel_shapes(seen)
-    y = seen.target(out, shape)
-    if x.size == 0:
-        nothing = np.full(reduced, np.nan, seen.dtype)
-        return seen, seen.deliver(y, out), nothing, nothing.copy()
-    mean, rstd = np.empty(reduced, seen.dtype), np.empty(reduced, seen.dtype)
-    kernel = kernels.layer_norm_forward if seen.inner == 1 else kernels.layer_norm_columns_forward
-    affine = seen.load_parameter(weight, 1), seen.load_parameter(bias, 0)
-    kernel(engine(), streams(2 * x.nbytes), seen.load(x, shape), *affine, eps, y, mean, rstd)
-    return seen, seen.deliver(y, out), mean, rstd
-
-
-def _kernel_shapes(seen: Split) -> tuple[Shape, Shape]:
-    """Those of x and of the statistics: rows where the normalised axes are the last, else a middle axis."""
-    outer, count, inner = seen[:3]
-    return ((outer, count), (outer,)) if inner == 1 else ((outer, count, inner), (outer, inner))
+    y = seen.target(out, seen.rows, x)
+    if x.size > 0:
+        kernel = kernels.layer_norm_forward if seen.inner == 1 else kernels.layer_norm_columns_forward
+        own_x = x if seen.direct else seen.load(x, seen.rows)
+        stream = not seen.small and streams(2 * x.nbytes)
+        kernel(engine(), stream, own_x, own_weight, own_bias, eps, y, mean, rstd)
+    return seen.deliver(y, out)

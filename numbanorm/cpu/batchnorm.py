@@ -6,8 +6,8 @@ launch reads x once; otherwise one launch sums, tile by tile, and a second appli
 
 import numpy as np
 
-from numbanorm._math import affine_of_d, input_gradient_of_sums, reciprocal_std, sum_dy_x_hat
-from numbanorm.cpu.jit import compact, block, launcher, range_kernel
+from numbanorm._math import affine_of_d, input_gradient_of_sums, moving_average, reciprocal_std, sum_dy_x_hat
+from numbanorm.cpu.jit import block, compact, launcher, range_kernel
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
     add_gradient_lines,
@@ -139,7 +139,7 @@ def _reciprocal_stds(var, eps):
 def batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
     """`batch_norm_forward` where tiles of whole channels are small."""
     compact()
-    steps, _ = whole_steps(x)
+    steps, _ = whole_steps(x.shape, x.itemsize)
     tiles, grain, _ = work(x, steps)
     _whole_forward(engine, tiles, grain, (streams, steps, x, weight, bias, eps, y, mean, rstd, var))
 
@@ -168,10 +168,18 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
 def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
     """x, y: (N, C, L); weight, bias, rstd: (C,); mean, var (biased): (C,), float64."""
     compact()
-    if whole_steps(x)[1]:
+    if whole_steps(x.shape, x.itemsize)[1]:
         batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rstd, var)
     else:
         batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rstd, var)
+
+
+@launcher
+def update_running(running, momentum, batch, factor):
+    """Move running statistics towards factor * batch (float64)."""
+    compact()
+    for c in range(running.size):
+        running[c] = moving_average(running[c], momentum, batch[c] * factor)
 
 
 @block
@@ -262,7 +270,7 @@ def _finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
 
 @block
 def _drop_untrue_shifts(sums, count, m_dy):
-    """Whether some m_dy was far from its channel's mean of dy, and has been set to 0: then all sums are to be taken anew."""
+    """Whether some m_dy was far from its channel's mean of dy and is set to 0: then all sums are to be taken anew."""
     compact()
     some = False
     for j in range(m_dy.size):
@@ -338,7 +346,7 @@ def _all_gradient_sums(engine, dy, x, m, rstd, m_dy):
 def batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """`batch_norm_backward` where tiles of whole channels are small."""
     compact()
-    steps, _ = whole_steps(x)
+    steps, _ = whole_steps(x.shape, x.itemsize)
     tiles, grain, _ = work(x, steps)
     _whole_backward(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
 
@@ -363,7 +371,7 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
 def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, C, L); all else (C,)."""
     compact()
-    if whole_steps(x)[1]:
+    if whole_steps(x.shape, x.itemsize)[1]:
         batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
     else:
         batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)

@@ -2,19 +2,20 @@
 
 import numba
 from numba import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
 _INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _EXACT = {"contract", "nsz"}
 
 # Loops over a run of values. Inlined by force: called, each would pass its arrays over the stack and count references.
-# Those that add up may be reassociated, into vector lanes; no other: (x - m) - delta would become x - (m + delta).
+# Without "reassoc": (x - m) - delta would become x - (m + delta).
 loop = numba.njit(fastmath=_EXACT, forceinline=True, **_INNER)
 
 # Work on a whole tile. Called, since inlining saves nothing there and takes a fifth longer to compile.
 block = numba.njit(fastmath=_EXACT, **_INNER)
 
-
+# Also called from Python, where nothing is compiled for it.
+plain = register_jitable(error_model="numpy")
 
 # What others may call, from Python and from compiled code: one range of the work, and the whole of it.
 range_kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
@@ -23,7 +24,10 @@ launcher = numba.njit(nogil=True, cache=True, error_model="numpy")
 
 @intrinsic
 def compact(typing_context):
-    """Keeps LLVM from unrolling the loops of the function that calls it."""
+    """Keeps LLVM from unrolling the loops of the function that calls it.
+
+    Vectors are explicit (`simd`), so unrolling gains nothing, and for some processors LLVM goes to 512 operations.
+    """
 
     def codegen(context, builder, signature, args):
         builder.function.attributes.add("optsize")

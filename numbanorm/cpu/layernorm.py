@@ -3,7 +3,7 @@
 import numpy as np
 
 from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact
-from numbanorm.cpu.jit import compact, block, launcher, loop, range_kernel
+from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
     add_gradient_lines,
@@ -18,10 +18,21 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, far_row_moments, moved, total
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import LANES, TERMS, at, before_a_line, expect_edges, finish_stores, first_vector, pointer, put, with_lane
+from numbanorm.cpu.simd import (
+    FEW,
+    LANES,
+    TERMS,
+    before_a_line,
+    eight,
+    expect_edges,
+    finish_stores,
+    lane,
+    pointer,
+    with_lane,
+)
 from numbanorm.cpu.tiles import PIECE
 
-GROUP = 8  # rows whose statistics are found together, in the lanes of float64 vectors
+GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
 GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
 GROUP_BYTES = 1 << 19  # of long rows: eight of them stay in the second, for their parameters to be read once
 BLOCK = 1024  # columns of long rows to be written at a time: their parameters stay in the first cache
@@ -44,34 +55,29 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     compact()
     cols, as_x = x.shape[1], x.dtype.type
     group = _rows_to_a_group(cols, cols * x.itemsize)
-    m, own_rstd, mean_h = np.empty(GROUP, x.dtype), np.empty(GROUP), np.empty(GROUP)
-    delta, var = np.empty(GROUP), np.empty(GROUP)
-    j = first_vector(delta)
     for first in range(lo, hi, group):
         count = min(group, hi - first)
-        sum_d = sum_dd = at(0.0, j)
+        m = sum_d = sum_dd = eight(0.0)
         for k in range(count):
             row = pointer(x, (first + k) * cols)
             expect_edges(streams, pointer(y, (first + k) * cols), cols)
             shift = as_x(row_shift(cols, row, 1.0))
             own_d, own_dd = row_sums(cols, row, shift)
-            m[k], sum_d, sum_dd = shift, with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
-        all_delta, all_var = moments(sum_d, sum_dd, cols)
-        put(delta, j, all_delta)
-        put(var, j, all_var)
+            m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
+        delta, var = moments(sum_d, sum_dd, cols)
         if not _all_exact(count, delta, var, eps):
-            _mend_far_rows(count, cols, x, first, eps, m, delta, var)
-            all_delta, all_var = at(delta, j), at(var, j)
-        exact_rstd = reciprocal_std(all_var, eps)
-        put(own_rstd, j, exact_rstd)
-        put(mean_h, j, all_delta * exact_rstd)
-        for k in range(count):
-            mean[first + k], rstd[first + k] = m[k] + delta[k], own_rstd[k]
+            m, delta, var = _mend_far_rows(count, cols, x, first, eps, m, delta, var)
+        exact_rstd = reciprocal_std(var, eps)
+        mean_h = delta * exact_rstd
+        if mean.size > 0:
+            for k in range(count):
+                mean[first + k], rstd[first + k] = lane(m, k) + lane(delta, k), lane(exact_rstd, k)
         for c in range(0, cols, BLOCK):
             affine = pointer(weight, c), pointer(bias, c)
             for k in range(count):
                 start = (first + k) * cols + c
-                runs, own = (pointer(y, start), pointer(x, start)), (m[k], as_x(own_rstd[k]), as_x(mean_h[k]))
+                runs = pointer(y, start), pointer(x, start)
+                own = as_x(lane(m, k)), as_x(lane(exact_rstd, k)), as_x(lane(mean_h, k))
                 normalize_affine_row(streams, min(BLOCK, cols - c), *runs, *own, *affine)
     finish_stores(streams)
 
@@ -80,18 +86,20 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
 def _all_exact(count, delta, var, eps):
     exact = True
     for k in range(count):
-        exact &= sums_are_exact(delta[k], var[k], eps)
+        exact &= sums_are_exact(lane(delta, k), lane(var, k), eps)
     return exact
 
 
 @block
 def _mend_far_rows(count, cols, x, first, eps, m, delta, var):
-    """m, delta and var of the rows whose sums were not exact."""
+    """m, delta and var, of the rows whose sums were not exact anew."""
     compact()
     for k in range(count):
-        if not sums_are_exact(delta[k], var[k], eps):
-            m[k] = moved(m[k], delta[k])
-            delta[k], var[k] = far_row_moments(cols, pointer(x, (first + k) * cols), np.float64(m[k]))
+        if not sums_are_exact(lane(delta, k), lane(var, k), eps):
+            own_m = np.float64(x.dtype.type(moved(lane(m, k), lane(delta, k))))
+            own_delta, own_var = far_row_moments(cols, pointer(x, (first + k) * cols), own_m)
+            m, delta, var = with_lane(m, k, own_m), with_lane(delta, k, own_delta), with_lane(var, k, own_var)
+    return m, delta, var
 
 
 _rows_forward = parallel_for(rows_forward)
@@ -99,7 +107,7 @@ _rows_forward = parallel_for(rows_forward)
 
 @launcher
 def layer_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
-    """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,)."""
+    """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or both (0,) if nobody wants them."""
     compact()
     rows, cols = x.shape
     _rows_forward(engine, rows, max(1, PIECE // cols), (streams, x, weight, bias, eps, y, mean, rstd))
@@ -114,10 +122,8 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
     compact()
     (rows, cols), as_x = x.shape, x.dtype.type
     group = _rows_to_a_group(cols, 2 * cols * x.itemsize)
-    run, m_wdy = np.empty((2, cols // LANES * LANES + 4 * LANES), x.dtype), np.empty(GROUP, x.dtype)
+    run = np.empty((2, cols // LANES * LANES + 4 * LANES), x.dtype)
     lead = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # to lie in cache lines as dx does
-    mean_h, slope, offset = np.empty(GROUP), np.empty(GROUP), np.empty(GROUP)
-    j = first_vector(mean_h)
     for i in range(lo, hi):
         end = min((i + 1) * chunk, rows)
         for start in range(i * chunk, end, TERMS):
@@ -125,25 +131,24 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
             stop = min(start + TERMS, end)
             for first in range(start, stop, group):
                 count = min(group, stop - first)
-                sum_h = sum_g = sum_gh = all_rstd = at(0.0, j)
+                m_wdy = sum_h = sum_g = sum_gh = own_rstd = eight(0.0)
                 for k in range(count):
                     r = first + k
                     row_dy, row = pointer(dy, r * cols), pointer(x, r * cols)
                     expect_edges(streams, pointer(dx, r * cols), cols)
                     shift = as_x(row_shift(cols, row_dy, weight))
                     own_h, own_g, own_gh = row_gradient_sums(cols, row, row_dy, weight, mean[r], rstd[r], shift)
-                    m_wdy[k], all_rstd = shift, with_lane(all_rstd, k, rstd[r])
+                    m_wdy, own_rstd = with_lane(m_wdy, k, shift), with_lane(own_rstd, k, rstd[r])
                     sum_h, sum_g = with_lane(sum_h, k, own_h), with_lane(sum_g, k, own_g)
                     sum_gh = with_lane(sum_gh, k, own_gh)
-                all_slope, all_offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, all_rstd, cols)
-                put(slope, j, all_slope)
-                put(offset, j, all_offset)
-                put(mean_h, j, sum_h / cols)  # what the stored mean lacks, being rounded
+                slope, offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, own_rstd, cols)
+                mean_h = sum_h / cols  # what the stored mean lacks, being rounded
                 for c in range(0, cols, BLOCK):
                     for k in range(count):
                         r, start = first + k, (first + k) * cols + c
                         runs = pointer(dx, start), pointer(dy, start), pointer(x, start), pointer(weight, c)
-                        own = mean[r], rstd[r], as_x(mean_h[k]), m_wdy[k], as_x(slope[k]), as_x(offset[k])
+                        linear = as_x(lane(m_wdy, k)), as_x(lane(slope, k)), as_x(lane(offset, k))
+                        own = mean[r], rstd[r], as_x(lane(mean_h, k)), *linear
                         gradients_row(streams, min(BLOCK, cols - c), *runs, *own, run[:, lead + c :], run.shape[1])
             for k in range(2):
                 add_row(False, cols, run[k, lead:], partials[i, k])
@@ -205,7 +210,8 @@ def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         channel_moments(x[n].reshape((count, L, 1)), ((0, count), (l0, l1), (0, 1)), eps, m, delta, var)
         for j in range(m.size):
             exact_rstd = reciprocal_std(var[j], eps)
-            mean[n, l0 + j], rstd[n, l0 + j] = m[j] + delta[j], exact_rstd
+            if mean.size > 0:
+                mean[n, l0 + j], rstd[n, l0 + j] = m[j] + delta[j], exact_rstd
             scale[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
         for k in range(count):
             start = (n * count + k) * L + l0
@@ -219,7 +225,7 @@ _columns_forward = parallel_for(columns_forward)
 
 @launcher
 def layer_norm_columns_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
-    """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L)."""
+    """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L), or both (0, 0) if nobody wants them."""
     compact()
     N, count, L = x.shape
     width, tiles = _tiling(count, L)

@@ -8,7 +8,7 @@ mean.
 import numpy as np
 
 from numbanorm._math import moments, sums_are_exact
-from numbanorm.cpu.jit import compact, block, loop
+from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.loops import add_moment_lines, fold, repeat, row_sums, wide_row_sums
 from numbanorm.cpu.simd import LANES, expect, pointer
 from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
@@ -48,7 +48,7 @@ def sample_places(x):
 def channel_shift(x, channels, m):
     """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
     compact()
-    (c0, c1), L, places = channels, x.shape[2], sample_places(x)
+    (c0, _), L, places = channels, x.shape[2], sample_places(x)
     values = pointer(x, 0)
     for j in range(m.size):
         total = 0.0

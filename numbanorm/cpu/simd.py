@@ -14,7 +14,6 @@ import math
 import operator
 import platform
 
-import numpy as np
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
@@ -80,7 +79,7 @@ def lanes(typing_context, run):
 
 
 def _index(kind, lanes=None):
-    """``index(run, start, skip, count)``, of as many lanes as there are values of the run to a cache line, if not told."""
+    """``index(run, start, skip, count)``, of as many lanes as values of the run make a cache line, if not told."""
 
     @intrinsic
     def index(typing_context, run, start, skip, count):
@@ -93,13 +92,7 @@ def _index(kind, lanes=None):
 
 
 _whole, _part, _stream = _index(WHOLE), _index(PART), _index(STREAM)
-_few = _index(PART, FEW)
-
-
-@loop
-def first_vector(run):
-    """The index of the vector at the beginning of a run, all of which counts."""
-    return _whole(run, 0, 0, lanes(run))
+_few, _eight = _index(PART, FEW), _index(WHOLE, FEW)
 
 
 @loop
@@ -399,6 +392,22 @@ def with_lane(typing_context, vector, k, number):
         return builder.insert_element(args[0], context.cast(builder, args[2], number, vector.dtype), args[1])
 
     return vector(vector, k, number), codegen
+
+
+@loop
+def eight(number):
+    """A vector of FEW lanes."""
+    return at(number, _eight(number, 0, 0, FEW))
+
+
+@intrinsic
+def lane(typing_context, vector, k):
+    """The number in lane k."""
+
+    def codegen(context, builder, signature, args):
+        return builder.extract_element(args[0], args[1])
+
+    return vector.dtype(vector, k), codegen
 
 
 def _prefetch(to_write):

@@ -5,7 +5,7 @@ rows, with one number per statistic. Shorter ones are read as lines of many chan
 repeats each channel's number over its L values, and over as many n as fit a line.
 """
 
-from numbanorm.cpu.jit import block, compact, loop
+from numbanorm.cpu.jit import block, compact, loop, plain
 from numbanorm.cpu.simd import LANES
 
 LONG = 256  # values that make a run worth reading as a row
@@ -17,10 +17,9 @@ FEWEST_TILES = 16
 WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over it stay in the cache
 
 
-@block
+@plain
 def _channels_to_a_line(C, L):
     """So many that lines have LINE values or more, and each as many cache lines: then all of them begin one."""
-    compact()
     if L >= LONG:
         return 1
     multiple, odd = LANES, L
@@ -29,15 +28,14 @@ def _channels_to_a_line(C, L):
     return min(C, (LINE // L + multiple - 1) // multiple * multiple)
 
 
-@block
-def whole_steps(x):
+@plain
+def whole_steps(shape, itemsize):
     """Steps of n, c and l to tiles of whole channels; whether those are small enough to be read twice at no cost."""
-    compact()
-    N, C, L = x.shape
+    N, C, L = shape
     c_step = _channels_to_a_line(C, L)
     if L >= LONG:
-        c_step = max(1, min(C // FEWEST_TILES, WHOLE_CHANNELS_BYTES // 2 // (N * L * x.itemsize)))
-    return (N, c_step, L), N * c_step * L * x.itemsize <= WHOLE_CHANNELS_BYTES
+        c_step = max(1, min(C // FEWEST_TILES, WHOLE_CHANNELS_BYTES // 2 // (N * L * itemsize)))
+    return (N, c_step, L), N * c_step * L * itemsize <= WHOLE_CHANNELS_BYTES
 
 
 @block
