@@ -17,15 +17,15 @@ scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapp
 LEAST = 1e-36  # a variance below it is of squares that float32 cannot hold to their last digit
 
 
-def at_least_zero(number):
-    """0.0 where it is negative; a NaN stays."""
-    return 0.0 if number < 0.0 else number
+def choose(condition, a, b):
+    """a where the condition holds, else b."""
+    return a if condition else b
 
 
-@overload(at_least_zero)
-def _at_least_zero(number):
-    if isinstance(number, types.Float):
-        return at_least_zero
+@overload(choose)
+def _choose(condition, a, b):
+    if isinstance(condition, types.Boolean):
+        return choose
 
 
 @scalar
@@ -33,7 +33,7 @@ def moments(sum_d, sum_dd, count):
     """delta and the biased variance, from the sums of d and d * d."""
     delta = sum_d / count
     var = sum_dd / count - delta * delta
-    return delta, at_least_zero(var)
+    return delta, choose(var < 0.0, 0.0, var)  # a NaN stays
 
 
 @scalar
@@ -42,7 +42,7 @@ def sums_are_exact(delta, var, eps):
 
     With |delta| <= 2 std the subtraction in the variance loses at most a factor of 5 of the sums' 1e-8.
     """
-    return delta * delta <= 4.0 * var and LEAST <= var + eps < math.inf
+    return (delta * delta <= 4.0 * var) & (var + eps >= LEAST) & (var + eps < math.inf)
 
 
 @scalar

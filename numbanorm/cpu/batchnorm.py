@@ -6,12 +6,19 @@ launch reads x once; otherwise one launch sums, tile by tile, and a second appli
 
 import numpy as np
 
-from numbanorm._math import affine_of_d, input_gradient_of_sums, moving_average, reciprocal_std, sum_dy_x_hat
-from numbanorm.cpu.jit import block, compact, launcher, range_kernel
+from numbanorm._math import (
+    affine_of_d,
+    input_gradient_of_sums,
+    moving_average,
+    reciprocal_std,
+    sum_dy_x_hat,
+)
+from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
     add_gradient_lines,
     affine_row,
+    copy_row,
     fold,
     input_gradient_row,
     repeat,
@@ -19,16 +26,16 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.moments import (
     add_channel_sums,
-    add_far_sums,
+    add_wide_sums,
     channel_moments,
     channel_shift,
     gradient_shift,
-    moments_of_far_sums,
     moments_of_sums,
+    moments_of_wide_sums,
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import LANES, expect, expect_edges, finish_stores, pointer
+from numbanorm.cpu.simd import LANES, at, checking, elementwise, expect, expect_edges, finish_stores, pointer, put
 from numbanorm.cpu.tiles import (
     LONG,
     apply_steps,
@@ -73,31 +80,31 @@ def whole_forward(lo, hi, streams, steps, x, weight, bias, eps, y, mean, rstd, v
         tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
-        channel_moments(x, tile, eps, m, delta, var[c0:c1])
+        channel_moments(x, tile, streams, eps, m, delta, var[c0:c1])
         affine = _finish(m, delta, var[c0:c1], weight[c0:c1], bias[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
         _apply_tile(streams, x, tile, m, *affine, y)
     finish_stores(streams)
 
 
 @range_kernel
-def sums(lo, hi, steps, x, m, partials):
+def sums(lo, hi, far, steps, x, m, partials):
     """Tiles lo to hi: the sums of d and d * d into partials (pieces, 2, C), zero before."""
     compact()
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        add_channel_sums(x, tile, m[c0:c1], (partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]))
+        add_channel_sums(x, tile, far, m[c0:c1], (partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]))
 
 
 @range_kernel
-def far_sums(lo, hi, steps, x, m, far, partials):
-    """`sums` in float64, of the channels that are far."""
+def wide_sums(lo, hi, steps, x, m, inexact, partials):
+    """`sums` in float64, of the channels that need it."""
     compact()
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
         own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]
-        add_far_sums(x, tile, m[c0:c1], far[c0:c1], own)
+        add_wide_sums(x, tile, m[c0:c1], inexact[c0:c1], own)
 
 
 @range_kernel
@@ -112,27 +119,26 @@ def apply(lo, hi, streams, steps, x, m, scale, offset, y):
 
 
 _whole_forward, _apply = parallel_for(whole_forward), parallel_for(apply)
-_sums, _far_sums = parallel_for(sums), parallel_for(far_sums)
+_sums, _wide_sums = parallel_for(sums), parallel_for(wide_sums)
 
 
 @block
 def _finish(m, delta, var, weight, bias, eps, mean, rstd):
     """Fill mean and rstd; scale and offset."""
     compact()
-    scale, offset, exact_rstd = np.empty_like(m), np.empty_like(m), _reciprocal_stds(var, eps)
-    for j in range(m.size):
-        mean[j], rstd[j] = m[j] + delta[j], exact_rstd[j]
-        scale[j], offset[j] = affine_of_d(delta[j], exact_rstd[j], weight[j], bias[j])
+    scale, offset = np.empty_like(m), np.empty_like(m)
+    _finish_row(False, m.size, mean, m, delta, var, weight, bias, eps, rstd, scale, offset)
     return scale, offset
 
 
-@block
-def _reciprocal_stds(var, eps):
-    """Apart from all else, since LLVM takes roots and quotients several at once only in a loop with few arrays."""
-    rstd = np.empty_like(var)
-    for j in range(var.size):
-        rstd[j] = reciprocal_std(var[j], eps)
-    return rstd
+@elementwise
+def _finish_row(j, mean, m, delta, var, weight, bias, eps, rstd, scale, offset):
+    exact_rstd = reciprocal_std(at(var, j), eps)
+    put(mean, j, at(delta, j) + at(m, j))
+    put(rstd, j, exact_rstd)
+    own_scale, own_offset = affine_of_d(at(delta, j), exact_rstd, at(weight, j), at(bias, j))
+    put(scale, j, own_scale)
+    put(offset, j, own_offset)
 
 
 @launcher
@@ -153,13 +159,13 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
     tiles, grain, pieces = work(x, steps)
     m, delta, partials = np.empty(C, x.dtype), np.empty(C), np.zeros((pieces, 2, C))
     channel_shift(x, (0, C), m)
-    _sums(engine, tiles, grain, (steps, x, m, partials))
-    sums, far = total(partials), np.empty(C, np.bool_)
-    if moments_of_sums((sums[0], sums[1]), N * L, m, delta, var, eps, far):
+    _sums(engine, tiles, grain, (streams, steps, x, m, partials))
+    sums, inexact = total(partials), np.empty(C, np.bool_)
+    if moments_of_sums((sums[0], sums[1]), N * L, m, delta, var, eps, inexact):
         partials[:] = 0
-        _far_sums(engine, tiles, grain, (steps, x, m, far, partials))
+        _wide_sums(engine, tiles, grain, (steps, x, m, inexact, partials))
         sums = total(partials)
-        moments_of_far_sums((sums[0], sums[1]), N * L, far, delta, var)
+        moments_of_wide_sums((sums[0], sums[1]), N * L, inexact, delta, var)
     scale, offset = _finish(m, delta, var, weight, bias, eps, mean, rstd)
     _apply_all(engine, streams, x, m, scale, offset, y)
 
@@ -178,8 +184,12 @@ def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var
 def update_running(running, momentum, batch, factor):
     """Move running statistics towards factor * batch (float64)."""
     compact()
-    for c in range(running.size):
-        running[c] = moving_average(running[c], momentum, batch[c] * factor)
+    _average_row(False, running.size, running, batch, momentum, factor)
+
+
+@elementwise
+def _average_row(j, running, batch, momentum, factor):
+    put(running, j, moving_average(at(running, j), momentum, at(batch, j) * factor))
 
 
 @block
@@ -194,22 +204,30 @@ def _apply_all(engine, streams, x, m, scale, offset, y):
 def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
     """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
     compact()
-    negative = False
-    for c in range(var.size):
-        negative |= var[c] < 0
-    if negative:
+    if not _none_negative(var.size, var):
         return False
     m, scale, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
-    rstd = _reciprocal_stds(var, eps)
-    for c in range(m.size):
-        m[c] = mean[c]
-        scale[c], offset[c] = affine_of_d(mean[c] - m[c], rstd[c], weight[c], bias[c])
+    copy_row(False, m.size, m, mean)
+    _inference_row(False, m.size, scale, mean, m, var, weight, bias, eps, offset)
     _apply_all(engine, streams, x, m, scale, offset, y)
     return True
 
 
+@checking
+def _none_negative(j, var):
+    return ~(at(var, j) < 0.0)  # a NaN is none
+
+
+@elementwise
+def _inference_row(j, scale, mean, m, var, weight, bias, eps, offset):
+    rstd = reciprocal_std(at(var, j), eps)
+    own_scale, own_offset = affine_of_d(at(mean, j) - at(m, j), rstd, at(weight, j), at(bias, j))
+    put(scale, j, own_scale)
+    put(offset, j, own_offset)
+
+
 @block
-def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
+def _add_gradient_sums(dy, x, tile, far, m, rstd, m_dy, sums):
     """Add to sums (GRADIENT_SUMS float64 arrays) each channel's `row_gradient_sums` over a tile."""
     compact()
     (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
@@ -227,7 +245,8 @@ def _add_gradient_sums(dy, x, tile, m, rstd, m_dy, sums):
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
     long = np.zeros((GRADIENT_SUMS, width + LANES))
     for start, stride, count, size in cut(x, tile, width):
-        add_gradient_lines(long, count, size, pointer(x, start), stride, pointer(dy, start), one, m, rstd, m_dy)
+        runs = pointer(x, start), stride, far, pointer(dy, start)
+        add_gradient_lines(long, count, size, *runs, one, m, rstd, m_dy)
     fold(long, width, L, sums)
 
 
@@ -259,24 +278,42 @@ def _finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
     """Fill dweight and dbias; scale, slope and offset."""
     compact()
     scale, slope, offset = np.empty_like(rstd), np.empty_like(rstd), np.empty_like(rstd)
-    for j in range(rstd.size):
-        sum_h, sum_g, sum_gh = sums[0][j], sums[1][j], sums[2][j]
-        dweight[j], dbias[j] = sum_dy_x_hat(sum_gh, sum_g, sum_h / count), sum_g + count * np.float64(m_dy[j])
-        scale[j] = rstd[j] * weight[j]
-        own_slope, own_offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, rstd[j], count)
-        slope[j], offset[j] = weight[j] * own_slope, weight[j] * own_offset
-    return scale, slope, offset
+    linear = scale, slope, offset
+    _finish_backward_row(False, rstd.size, dweight, *sums, count, rstd, m_dy, weight, dbias, *linear)
+    return linear
+
+
+@elementwise
+def _finish_backward_row(j, dweight, all_h, all_g, all_gh, count, rstd, m_dy, weight, dbias, scale, slope, offset):
+    sum_h, sum_g, sum_gh, own_rstd, own_weight = at(all_h, j), at(all_g, j), at(all_gh, j), at(rstd, j), at(weight, j)
+    put(dweight, j, sum_dy_x_hat(sum_gh, sum_g, sum_h / count))
+    put(dbias, j, sum_g + at(m_dy, j) * at(np.float64(count), j))
+    put(scale, j, own_rstd * own_weight)
+    own_slope, own_offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, own_rstd, count)
+    put(slope, j, own_weight * own_slope)
+    put(offset, j, own_weight * own_offset)
 
 
 @block
 def _drop_untrue_shifts(sums, count, m_dy):
     """Whether some m_dy was far from its channel's mean of dy and is set to 0: then all sums are to be taken anew."""
     compact()
-    some = False
+    if _all_true(m_dy.size, sums[1], m_dy, count):
+        return False
     for j in range(m_dy.size):
-        if abs(m_dy[j]) > TRUE_TO * abs(m_dy[j] + sums[1][j] / count):
-            m_dy[j], some = 0, True
-    return some
+        if not _shift_is_true(m_dy[j], sums[1][j], count):
+            m_dy[j] = 0
+    return True
+
+
+@loop
+def _shift_is_true(m_dy, sum_g, count):
+    return abs(m_dy) <= abs(m_dy + sum_g / count) * TRUE_TO
+
+
+@checking
+def _all_true(j, sum_g, m_dy, count):
+    return _shift_is_true(at(m_dy, j), at(sum_g, j), count)
 
 
 @range_kernel
@@ -293,7 +330,7 @@ def whole_backward(lo, hi, streams, steps, dy, x, mean, rstd, weight, dx, dweigh
         while again:
             all_sums = np.zeros((GRADIENT_SUMS, c1 - c0))
             sums = all_sums[0], all_sums[1], all_sums[2]
-            _add_gradient_sums(dy, x, tile, m, r, m_dy, sums)
+            _add_gradient_sums(dy, x, tile, streams, m, r, m_dy, sums)
             again = _drop_untrue_shifts(sums, count, m_dy)
         linear = _finish_backward(sums, count, r, m_dy, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
         _apply_gradient_tile(streams, dy, x, tile, m, r, m_dy, *linear, dx)
@@ -301,14 +338,14 @@ def whole_backward(lo, hi, streams, steps, dy, x, mean, rstd, weight, dx, dweigh
 
 
 @range_kernel
-def gradient_sums(lo, hi, steps, dy, x, m, rstd, m_dy, partials):
+def gradient_sums(lo, hi, far, steps, dy, x, m, rstd, m_dy, partials):
     """Tiles lo to hi: the `row_gradient_sums` into partials (pieces, GRADIENT_SUMS, C), zero before."""
     compact()
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
         own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
-        _add_gradient_sums(dy, x, tile, m[c0:c1], rstd[c0:c1], m_dy[c0:c1], own)
+        _add_gradient_sums(dy, x, tile, far, m[c0:c1], rstd[c0:c1], m_dy[c0:c1], own)
 
 
 @range_kernel
@@ -331,13 +368,13 @@ _whole_backward, _gradient_sums, _apply_gradient = (
 
 
 @block
-def _all_gradient_sums(engine, dy, x, m, rstd, m_dy):
+def _all_gradient_sums(engine, far, dy, x, m, rstd, m_dy):
     """Each channel's `row_gradient_sums`."""
     compact()
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
     partials = np.zeros((pieces, GRADIENT_SUMS, m.size))
-    _gradient_sums(engine, tiles, grain, (steps, dy, x, m, rstd, m_dy, partials))
+    _gradient_sums(engine, tiles, grain, (far, steps, dy, x, m, rstd, m_dy, partials))
     sums = total(partials)
     return sums[0], sums[1], sums[2]
 
@@ -359,7 +396,7 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
     gradient_shift(dy, (0, C), m_dy)
     again = True
     while again:
-        sums = _all_gradient_sums(engine, dy, x, mean, rstd, m_dy)
+        sums = _all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
         again = _drop_untrue_shifts(sums, N * L, m_dy)
     linear = _finish_backward(sums, N * L, rstd, m_dy, weight, dweight, dbias)
     steps = apply_steps(x)
@@ -383,7 +420,7 @@ def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, d
     compact()
     m = mean.astype(x.dtype)
     zero = np.zeros_like(m)
-    _, sum_dy, sum_dy_h = _all_gradient_sums(engine, dy, x, m, rstd, zero)
+    _, sum_dy, sum_dy_h = _all_gradient_sums(engine, streams, dy, x, m, rstd, zero)
     for c in range(m.size):
         mean_h = (mean[c] - m[c]) * rstd[c]
         dweight[c], dbias[c] = sum_dy_x_hat(sum_dy_h[c], sum_dy[c], mean_h), sum_dy[c]

@@ -8,6 +8,7 @@ from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
     add_gradient_lines,
     add_row,
+    copy_row,
     gradients_row,
     input_gradient_row,
     normalize_affine_row,
@@ -16,7 +17,7 @@ from numbanorm.cpu.loops import (
     row_shift,
     row_sums,
 )
-from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, far_row_moments, moved, total
+from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, moved, total, wide_row_moments
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import (
     FEW,
@@ -24,7 +25,9 @@ from numbanorm.cpu.simd import (
     TERMS,
     before_a_line,
     eight,
+    every,
     expect_edges,
+    few,
     finish_stores,
     lane,
     pointer,
@@ -34,7 +37,7 @@ from numbanorm.cpu.tiles import PIECE
 
 GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
 GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
-GROUP_BYTES = 1 << 19  # of long rows: eight of them stay in the second, for their parameters to be read once
+GROUP_BYTES = 1 << 17  # of long rows: several stay in the second cache, for their parameters to be read once
 BLOCK = 1024  # columns of long rows to be written at a time: their parameters stay in the first cache
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
@@ -65,7 +68,7 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
             own_d, own_dd = row_sums(cols, row, shift)
             m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
         delta, var = moments(sum_d, sum_dd, cols)
-        if not _all_exact(count, delta, var, eps):
+        if not every(sums_are_exact(delta, var, eps), few(x, count)):
             m, delta, var = _mend_far_rows(count, cols, x, first, eps, m, delta, var)
         exact_rstd = reciprocal_std(var, eps)
         mean_h = delta * exact_rstd
@@ -82,14 +85,6 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     finish_stores(streams)
 
 
-@loop
-def _all_exact(count, delta, var, eps):
-    exact = True
-    for k in range(count):
-        exact &= sums_are_exact(lane(delta, k), lane(var, k), eps)
-    return exact
-
-
 @block
 def _mend_far_rows(count, cols, x, first, eps, m, delta, var):
     """m, delta and var, of the rows whose sums were not exact anew."""
@@ -97,7 +92,7 @@ def _mend_far_rows(count, cols, x, first, eps, m, delta, var):
     for k in range(count):
         if not sums_are_exact(lane(delta, k), lane(var, k), eps):
             own_m = np.float64(x.dtype.type(moved(lane(m, k), lane(delta, k))))
-            own_delta, own_var = far_row_moments(cols, pointer(x, (first + k) * cols), own_m)
+            own_delta, own_var = wide_row_moments(cols, pointer(x, (first + k) * cols), own_m)
             m, delta, var = with_lane(m, k, own_m), with_lane(delta, k, own_delta), with_lane(var, k, own_var)
     return m, delta, var
 
@@ -185,8 +180,8 @@ def _partials(size, count, most):
 def _store_total(partials, dweight, dbias):
     compact()
     sums = total(partials)
-    for j in range(dweight.size):
-        dweight[j], dbias[j] = sums[0, j], sums[1, j]
+    copy_row(False, dweight.size, dweight, sums[0])
+    copy_row(False, dbias.size, dbias, sums[1])
 
 
 @loop
@@ -207,7 +202,8 @@ def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         l1 = min(l0 + width, L)
         m, delta = np.empty(l1 - l0, x.dtype), np.empty(l1 - l0)
         var, scale, mean_h = np.empty_like(delta), np.empty_like(m), np.empty_like(m)
-        channel_moments(x[n].reshape((count, L, 1)), ((0, count), (l0, l1), (0, 1)), eps, m, delta, var)
+        tile = (0, count), (l0, l1), (0, 1)
+        channel_moments(x[n].reshape((count, L, 1)), tile, streams, eps, m, delta, var)
         for j in range(m.size):
             exact_rstd = reciprocal_std(var[j], eps)
             if mean.size > 0:
@@ -246,7 +242,7 @@ def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, part
             m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0 + LANES))
             m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
             start = n * count * L + l0
-            runs = pointer(x, start), L, pointer(dy, start), pointer(weight, 0)
+            runs = pointer(x, start), L, streams, pointer(dy, start), pointer(weight, 0)
             add_gradient_lines(sums, count, l1 - l0, *runs, m, scale, m_wdy)
             slope, offset = np.empty_like(m), np.empty_like(m)
             for j in range(m.size):

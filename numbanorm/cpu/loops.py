@@ -8,7 +8,21 @@ import numpy as np
 
 from numbanorm._math import affine, input_gradient, normalize, scaled_difference, shifted_gradient
 from numbanorm.cpu.jit import block, compact, loop
-from numbanorm.cpu.simd import FEW, add_to, adding_lines, at, elementwise, few, item, pointer, put, summing, total
+from numbanorm.cpu.simd import (
+    FEW,
+    LINES_AHEAD,
+    add_to,
+    adding_lines,
+    at,
+    elementwise,
+    expect_at,
+    few,
+    item,
+    pointer,
+    put,
+    summing,
+    total,
+)
 
 GRADIENT_SUMS = 3  # per statistic
 
@@ -42,8 +56,13 @@ def gradients_row(j, dx, dy, row, weight, m, rstd, mean_h, m_wdy, slope, offset,
 
 
 @elementwise
+def copy_row(j, y, row):
+    put(y, j, at(row, j))
+
+
+@elementwise
 def add_row(j, short, long):
-    """Add a run of x's dtype to one of float64."""
+    """Add a run to one of float64."""
     put(long, j, at(long, j) + at(short, j))
 
 
@@ -85,14 +104,22 @@ def parameter_gradient_sums(j, x, dy, m, rstd, mean_h):
 
 
 @adding_lines(2)
-def add_moment_lines(j, k, x, stride, m):
-    return _moment_terms(j, pointer(x, k * stride), m)
+def add_moment_lines(j, k, x, stride, far, m):
+    """`row_sums` of each index; far: whether the lines come from memory."""
+    line = pointer(x, k * stride)
+    if far:
+        expect_at(pointer(line, LINES_AHEAD * stride), j)
+    return _moment_terms(j, line, m)
 
 
 @adding_lines(GRADIENT_SUMS)
-def add_gradient_lines(j, k, x, stride, dy, weight, m, rstd, m_wdy):
-    line = k * stride
-    return _gradient_terms(j, pointer(x, line), pointer(dy, line), item(weight, k), m, rstd, m_wdy)
+def add_gradient_lines(j, k, x, stride, far, dy, weight, m, rstd, m_wdy):
+    """`row_gradient_sums` of each index."""
+    line, line_dy = pointer(x, k * stride), pointer(dy, k * stride)
+    if far:
+        expect_at(pointer(line, LINES_AHEAD * stride), j)
+        expect_at(pointer(line_dy, LINES_AHEAD * stride), j)
+    return _gradient_terms(j, line, line_dy, item(weight, k), m, rstd, m_wdy)
 
 
 @loop
@@ -103,11 +130,6 @@ def row_shift(size, row, weight):
         samples //= 2
     first = few(row, samples)
     return total(at(row, first) * at(weight, first) * (1.0 / samples))
-
-
-@elementwise
-def _copy_row(j, y, row):
-    put(y, j, at(row, j))
 
 
 @summing(1)
@@ -121,12 +143,12 @@ def repeat(values, L, width):
     compact()
     line, period = np.empty(width, values.dtype), values.size * L
     if L == 1:
-        _copy_row(False, period, line, values)
+        copy_row(False, period, line, values)
     else:
         for c in range(values.size):
-            _copy_row(False, L, line[c * L :], values[c])
+            copy_row(False, L, line[c * L :], values[c])
     for start in range(period, width, period):
-        _copy_row(False, min(period, width - start), line[start:], line)
+        copy_row(False, min(period, width - start), line[start:], line)
     return line
 
 

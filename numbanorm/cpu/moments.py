@@ -7,10 +7,10 @@ mean.
 
 import numpy as np
 
-from numbanorm._math import moments, sums_are_exact
+from numbanorm._math import choose, moments, sums_are_exact
 from numbanorm.cpu.jit import block, compact, loop
-from numbanorm.cpu.loops import add_moment_lines, fold, repeat, row_sums, wide_row_sums
-from numbanorm.cpu.simd import LANES, expect, pointer
+from numbanorm.cpu.loops import add_moment_lines, add_row, fold, repeat, row_sums, wide_row_sums
+from numbanorm.cpu.simd import LANES, at, checking, elementwise, expect, pointer, put
 from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
 
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
@@ -25,7 +25,7 @@ def moved(m, delta):
 
 
 @block
-def far_row_moments(size, row, m):
+def wide_row_moments(size, row, m):
     """delta and var of a row about a float64 m, where float32 did not do."""
     compact()
     sum_d, sum_dd = wide_row_sums(size, row, m)
@@ -49,12 +49,14 @@ def channel_shift(x, channels, m):
     """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
     compact()
     (c0, _), L, places = channels, x.shape[2], sample_places(x)
-    values = pointer(x, 0)
-    for j in range(m.size):
-        total = 0.0
-        for k in range(places.size):
-            total += values[places[k] + (c0 + j) * L]
-        m[j] = total / places.size
+    values, total = pointer(x, c0 * L), np.zeros(m.size)
+    for k in range(places.size):
+        if L == 1:
+            add_row(False, m.size, pointer(values, places[k]), total)
+        else:
+            for j in range(m.size):
+                total[j] += values[places[k] + j * L]
+    scaled_row(False, m.size, m, total, 1.0 / places.size)
 
 
 @block
@@ -63,16 +65,34 @@ def gradient_shift(dy, channels, m_dy):
     compact()
     channel_shift(dy, channels, m_dy)
     c0, L, places = channels[0], dy.shape[2], sample_places(dy)
-    values = pointer(dy, 0)
-    for j in range(m_dy.size):
-        for k in range(places.size):
-            if not OFFSET * abs(values[places[k] + (c0 + j) * L] - m_dy[j]) < abs(m_dy[j]):
-                m_dy[j] = 0
+    values, own = pointer(dy, c0 * L), np.empty_like(m_dy)
+    for k in range(places.size):
+        if L == 1:
+            keep_near(False, m_dy.size, m_dy, pointer(values, places[k]))
+        else:
+            for j in range(m_dy.size):
+                own[j] = values[places[k] + j * L]
+            keep_near(False, m_dy.size, m_dy, own)
+
+
+@elementwise
+def scaled_row(j, y, row, scale):
+    put(y, j, at(row, j) * at(scale, j))
+
+
+@elementwise
+def keep_near(j, m, values):
+    """m where OFFSET * abs(values - m) < abs(m), else 0."""
+    own = at(m, j)
+    put(m, j, choose(abs(at(values, j) - own) * OFFSET < abs(own), own, 0.0))
 
 
 @block
-def add_channel_sums(x, tile, m, sums):
-    """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L)."""
+def add_channel_sums(x, tile, far, m, sums):
+    """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L).
+
+    far: whether x lies in memory, not in a cache.
+    """
     compact()
     (l0, l1), L = tile[2], x.shape[2]
     if L >= LONG:
@@ -86,68 +106,79 @@ def add_channel_sums(x, tile, m, sums):
     width = line_width(x, tile)
     m, long = repeat(m, L, width), np.zeros((2, width + LANES))
     for start, stride, count, size in cut(x, tile, width):
-        add_moment_lines(long, count, size, pointer(x, start), stride, m)
+        add_moment_lines(long, count, size, pointer(x, start), stride, far, m)
     fold(long, width, L, sums)
 
 
 @block
-def add_far_sums(x, tile, m, far, sums):
-    """`add_channel_sums` in float64 of the channels that are far: slower, but it holds squares that float32 cannot."""
+def add_wide_sums(x, tile, m, inexact, sums):
+    """`add_channel_sums` in float64 of the channels that need it: slower, but it holds squares that float32 cannot."""
     compact()
     (n0, n1), (c0, c1), (l0, l1) = tile
     C, L = x.shape[1:]
     for n in range(n0, n1):
         for c in range(c0, c1):
             j = c - c0
-            if far[j]:
+            if inexact[j]:
                 sum_d, sum_dd = wide_row_sums(l1 - l0, pointer(x, (n * C + c) * L + l0), np.float64(m[j]))
                 sums[0][j] += sum_d
                 sums[1][j] += sum_dd
 
 
 @block
-def moments_of_sums(sums, count, m, delta, var, eps, far):
+def moments_of_sums(sums, count, m, delta, var, eps, inexact):
     """delta, var of each channel. Move each m whose sums were not exact; mark which, and say whether there are any."""
     compact()
+    _moments_row(False, m.size, delta, sums[0], sums[1], count, var)
+    if _all_exact(m.size, delta, var, eps):
+        return False
     for j in range(m.size):
-        delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
-    some = False
-    for j in range(m.size):
-        far[j] = not sums_are_exact(delta[j], var[j], eps)
-        if far[j]:
-            m[j], some = moved(m[j], delta[j]), True
+        inexact[j] = not sums_are_exact(delta[j], var[j], eps)
+        if inexact[j]:
+            m[j] = moved(m[j], delta[j])
             sums[0][j] = sums[1][j] = 0
-    return some
+    return True
+
+
+@elementwise
+def _moments_row(j, delta, sum_d, sum_dd, count, var):
+    own_delta, own_var = moments(at(sum_d, j), at(sum_dd, j), count)
+    put(delta, j, own_delta)
+    put(var, j, own_var)
+
+
+@checking
+def _all_exact(j, delta, var, eps):
+    return sums_are_exact(at(delta, j), at(var, j), eps)
 
 
 @block
-def moments_of_far_sums(sums, count, far, delta, var):
-    """delta, var of the channels that were far, and of no other: what is near does not depend on them."""
+def moments_of_wide_sums(sums, count, inexact, delta, var):
+    """delta, var of the channels that were inexact, and of no other: what is near does not depend on them."""
     compact()
-    for j in range(far.size):
-        if far[j]:
+    for j in range(inexact.size):
+        if inexact[j]:
             delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
 
 
 @block
-def channel_moments(x, tile, eps, m, delta, var):
+def channel_moments(x, tile, far, eps, m, delta, var):
     """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
     compact()
     count = x.shape[0] * x.shape[2]
-    sums, far = (np.zeros(m.size), np.zeros(m.size)), np.empty(m.size, np.bool_)
+    sums, inexact = (np.zeros(m.size), np.zeros(m.size)), np.empty(m.size, np.bool_)
     channel_shift(x, tile[1], m)
-    add_channel_sums(x, tile, m, sums)
-    if moments_of_sums(sums, count, m, delta, var, eps, far):
-        add_far_sums(x, tile, m, far, sums)
-        moments_of_far_sums(sums, count, far, delta, var)
+    add_channel_sums(x, tile, far, m, sums)
+    if moments_of_sums(sums, count, m, delta, var, eps, inexact):
+        add_wide_sums(x, tile, m, inexact, sums)
+        moments_of_wide_sums(sums, count, inexact, delta, var)
 
 
 @loop
 def total(partials):
     """The sum over the first axis, in its order."""
-    result = np.zeros(partials.shape[1:])
-    for i in range(partials.shape[0]):
-        for k in range(result.shape[0]):
-            for j in range(result.shape[1]):
-                result[k, j] += partials[i, k, j]
+    pieces, kinds, size = partials.shape
+    result = np.zeros((kinds, size))
+    for i in range(pieces):
+        add_row(False, kinds * size, pointer(partials, i * kinds * size), pointer(result, 0))
     return result

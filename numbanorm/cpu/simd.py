@@ -20,7 +20,7 @@ from numba.core import cgutils
 from numba.core.datamodel import PrimitiveModel, StructModel
 from numba.extending import intrinsic, lower_cast, overload, register_model
 
-from numbanorm._math import at_least_zero
+from numbanorm._math import choose
 from numbanorm.cpu.jit import compact, loop
 
 LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
@@ -30,6 +30,7 @@ AHEAD = 8  # cache lines
 STREAMABLE = 256  # values: streaming shorter runs is slow, unless they are whole lines
 FEW = 8  # lanes to the vector of a few values, of whatever dtype
 TOGETHER = 4  # lines to add up in registers, before memory is added to; at most TERMS
+LINES_AHEAD = 2 * TOGETHER  # to fetch, of lines from memory: the processor does not foresee so many
 
 _BIT, _INT32, _INT = ir.IntType(1), ir.IntType(32), ir.IntType(types.intp.bitwidth)
 
@@ -244,19 +245,20 @@ def _in_every_lane(builder, number, lanes):
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes))
 
 
-def _arithmetic(operation, instruction):
-    """Of two vectors, in the wider type, or of a vector and a number, in the vector's."""
+def _operator(operation, instruction, *predicate):
+    """Of two vectors, in the wider type, or of a vector and a number, in the vector's; with a predicate, a comparison."""
 
     @intrinsic
     def compute(typing_context, a, b):
         vectors = [operand for operand in (a, b) if isinstance(operand, Vector)]
         widest = max((vector.dtype for vector in vectors), key=lambda dtype: dtype.bitwidth)
-        result = Vector(widest, vectors[0].lanes)
+        common = Vector(widest, vectors[0].lanes)
 
         def codegen(context, builder, signature, args):
-            wide = [context.cast(builder, value, own, result) for value, own in zip(args, (a, b), strict=True)]
-            return getattr(builder, instruction)(*wide)
+            wide = [context.cast(builder, value, own, common) for value, own in zip(args, (a, b), strict=True)]
+            return getattr(builder, instruction)(*predicate, *wide)
 
+        result = Vector(types.boolean, common.lanes) if predicate else common
         return result(a, b), codegen
 
     @overload(operation)
@@ -267,10 +269,13 @@ def _arithmetic(operation, instruction):
             return lambda a, b: compute(a, b)
 
 
-_arithmetic(operator.add, "fadd")
-_arithmetic(operator.sub, "fsub")
-_arithmetic(operator.mul, "fmul")
-_arithmetic(operator.truediv, "fdiv")
+_operator(operator.add, "fadd")
+_operator(operator.sub, "fsub")
+_operator(operator.mul, "fmul")
+_operator(operator.truediv, "fdiv")
+_operator(operator.lt, "fcmp_ordered", "<")
+_operator(operator.le, "fcmp_ordered", "<=")
+_operator(operator.ge, "fcmp_ordered", ">=")
 
 
 @lower_cast(Vector, Vector)
@@ -314,18 +319,73 @@ def _sqrt(vector):
 
 
 @intrinsic
-def _at_least_zero(typing_context, vector):
+def _absolute(typing_context, vector):
     def codegen(context, builder, signature, args):
-        zero = ir.Constant(args[0].type, None)
-        return builder.select(builder.fcmp_ordered("<", args[0], zero), zero, args[0])
+        name = f"llvm.fabs.v{vector.lanes}f{vector.dtype.bitwidth}"
+        function = ir.FunctionType(args[0].type, [args[0].type])
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, name), args)
 
     return vector(vector), codegen
 
 
-@overload(at_least_zero)
-def _of_vector(number):
-    if isinstance(number, Vector):
-        return lambda number: _at_least_zero(number)
+@overload(abs)
+def _abs(vector):
+    if isinstance(vector, Vector):
+        return lambda vector: _absolute(vector)
+
+
+@intrinsic
+def _both(typing_context, a, b):
+    return a(a, b), lambda context, builder, signature, args: builder.and_(*args)
+
+
+@overload(operator.and_)
+def _and(a, b):
+    if isinstance(a, Vector) and a == b:
+        return lambda a, b: _both(a, b)
+
+
+@intrinsic
+def _opposite(typing_context, condition):
+    return condition(condition), lambda context, builder, signature, args: builder.not_(args[0])
+
+
+@overload(operator.invert)
+def _not(condition):
+    if isinstance(condition, Vector):
+        return lambda condition: _opposite(condition)
+
+
+@intrinsic
+def _choice(typing_context, condition, a, b):
+    """The lanes of a where the condition holds, of b elsewhere."""
+    vector = a if isinstance(a, Vector) else b
+
+    def codegen(context, builder, signature, args):
+        wide = [context.cast(builder, value, own, vector) for value, own in zip(args[1:], (a, b), strict=True)]
+        return builder.select(args[0], *wide)
+
+    return vector(condition, a, b), codegen
+
+
+@overload(choose)
+def _of_vectors(condition, a, b):
+    if isinstance(condition, Vector):
+        return lambda condition, a, b: _choice(condition, a, b)
+
+
+@intrinsic
+def every(typing_context, condition, j):
+    """Whether a condition holds in all lanes that count at index j."""
+
+    def codegen(context, builder, signature, args):
+        own = args[0]
+        if j.kind == PART:
+            own = builder.or_(own, builder.not_(_mask(builder, j, args[1])))
+        bits = builder.bitcast(own, ir.IntType(j.lanes))
+        return builder.icmp_unsigned("==", bits, bits.type((1 << j.lanes) - 1))
+
+    return types.boolean(condition, j), codegen
 
 
 def _zeros(wide):
@@ -437,6 +497,17 @@ def expect(run):
 
 
 @loop
+def expect_at(run, j):
+    """Fetch the cache line of a run at index j."""
+    _prefetch_to_read(pointer(run, _start(j)))
+
+
+@intrinsic
+def _start(typing_context, j):
+    return types.intp(j), lambda context, builder, signature, args: builder.extract_value(args[0], 0)
+
+
+@loop
 def expect_edges(streams, run, size):
     """Fetch the cache lines in which a run to be streamed begins and ends, if they are not all its own."""
     if streams:
@@ -539,6 +610,22 @@ def summing(count, wide=False):
         return sums
 
     return decorate
+
+
+def checking(condition):
+    """``holds(size, x, *operands)``: whether condition(j, x, *operands) is true at every index of a run."""
+    condition = loop(condition)
+
+    @loop
+    def holds(size, x, *operands):
+        compact()
+        step, result = lanes(x), True
+        for start in range(0, size, step):
+            j = _part(x, start, 0, size - start)
+            result &= every(condition(j, x, *operands), j)
+        return result
+
+    return holds
 
 
 def adding_lines(count):
