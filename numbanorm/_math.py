@@ -8,8 +8,7 @@ the mean of wdy = dy * weight, and g = wdy - m_wdy. Sums and what is made of the
 import math
 
 import numba
-from numba import types
-from numba.extending import overload
+from numba.extending import intrinsic
 
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
 scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
@@ -17,15 +16,14 @@ scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapp
 LEAST = 1e-36  # a variance below it is of squares that float32 cannot hold to their last digit
 
 
-def choose(condition, a, b):
-    """a where the condition holds, else b."""
-    return a if condition else b
+@intrinsic
+def choose(typing_context, condition, a, b):
+    """a where the condition holds, else b; in b's type."""
 
+    def codegen(context, builder, signature, args):
+        return builder.select(args[0], context.cast(builder, args[1], a, b), args[2])
 
-@overload(choose)
-def _choose(condition, a, b):
-    if isinstance(condition, types.Boolean):
-        return choose
+    return b(condition, a, b), codegen
 
 
 @scalar

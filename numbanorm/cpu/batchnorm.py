@@ -35,7 +35,7 @@ from numbanorm.cpu.moments import (
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import LANES, at, checking, elementwise, expect, expect_edges, finish_stores, pointer, put
+from numbanorm.cpu.simd import checking, each_vector, expect, expect_edges, finish_stores
 from numbanorm.cpu.tiles import (
     LONG,
     apply_steps,
@@ -49,6 +49,7 @@ from numbanorm.cpu.tiles import (
     whole_steps,
     work,
 )
+from numbanorm.cpu.vectors import LANES, at, pointer, put
 
 TRUE_TO = 16  # a shift of dy at most so many times the mean of dy costs none of the digits that count
 
@@ -127,11 +128,11 @@ def _finish(m, delta, var, weight, bias, eps, mean, rstd):
     """Fill mean and rstd; scale and offset."""
     compact()
     scale, offset = np.empty_like(m), np.empty_like(m)
-    _finish_row(False, m.size, mean, m, delta, var, weight, bias, eps, rstd, scale, offset)
+    _finish_row(m.size, mean, m, delta, var, weight, bias, eps, rstd, scale, offset)
     return scale, offset
 
 
-@elementwise
+@each_vector
 def _finish_row(j, mean, m, delta, var, weight, bias, eps, rstd, scale, offset):
     exact_rstd = reciprocal_std(at(var, j), eps)
     put(mean, j, at(delta, j) + at(m, j))
@@ -184,10 +185,10 @@ def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var
 def update_running(running, momentum, batch, factor):
     """Move running statistics towards factor * batch (float64)."""
     compact()
-    _average_row(False, running.size, running, batch, momentum, factor)
+    _average_row(running.size, running, batch, momentum, factor)
 
 
-@elementwise
+@each_vector
 def _average_row(j, running, batch, momentum, factor):
     put(running, j, moving_average(at(running, j), momentum, at(batch, j) * factor))
 
@@ -207,8 +208,8 @@ def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
     if not _none_negative(var.size, var):
         return False
     m, scale, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
-    copy_row(False, m.size, m, mean)
-    _inference_row(False, m.size, scale, mean, m, var, weight, bias, eps, offset)
+    copy_row(m.size, m, mean)
+    _inference_row(m.size, scale, mean, m, var, weight, bias, eps, offset)
     _apply_all(engine, streams, x, m, scale, offset, y)
     return True
 
@@ -218,7 +219,7 @@ def _none_negative(j, var):
     return ~(at(var, j) < 0.0)  # a NaN is none
 
 
-@elementwise
+@each_vector
 def _inference_row(j, scale, mean, m, var, weight, bias, eps, offset):
     rstd = reciprocal_std(at(var, j), eps)
     own_scale, own_offset = affine_of_d(at(mean, j) - at(m, j), rstd, at(weight, j), at(bias, j))
@@ -279,11 +280,11 @@ def _finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
     compact()
     scale, slope, offset = np.empty_like(rstd), np.empty_like(rstd), np.empty_like(rstd)
     linear = scale, slope, offset
-    _finish_backward_row(False, rstd.size, dweight, *sums, count, rstd, m_dy, weight, dbias, *linear)
+    _finish_backward_row(rstd.size, dweight, *sums, count, rstd, m_dy, weight, dbias, *linear)
     return linear
 
 
-@elementwise
+@each_vector
 def _finish_backward_row(j, dweight, all_h, all_g, all_gh, count, rstd, m_dy, weight, dbias, scale, slope, offset):
     sum_h, sum_g, sum_gh, own_rstd, own_weight = at(all_h, j), at(all_g, j), at(all_gh, j), at(rstd, j), at(weight, j)
     put(dweight, j, sum_dy_x_hat(sum_gh, sum_g, sum_h / count))

@@ -19,21 +19,9 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, moved, total, wide_row_moments
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import (
-    FEW,
-    LANES,
-    TERMS,
-    before_a_line,
-    eight,
-    every,
-    expect_edges,
-    few,
-    finish_stores,
-    lane,
-    pointer,
-    with_lane,
-)
+from numbanorm.cpu.simd import TERMS, before_a_line, expect_edges, finish_stores
 from numbanorm.cpu.tiles import PIECE
+from numbanorm.cpu.vectors import FEW, LANES, eight, every, few, lane, pointer, with_lane
 
 GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
 GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
@@ -146,7 +134,7 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                         own = mean[r], rstd[r], as_x(lane(mean_h, k)), *linear
                         gradients_row(streams, min(BLOCK, cols - c), *runs, *own, run[:, lead + c :], run.shape[1])
             for k in range(2):
-                add_row(False, cols, run[k, lead:], partials[i, k])
+                add_row(cols, pointer(run, k * run.shape[1] + lead), pointer(partials, (i * 2 + k) * cols))
     finish_stores(streams)
 
 
@@ -180,8 +168,8 @@ def _partials(size, count, most):
 def _store_total(partials, dweight, dbias):
     compact()
     sums = total(partials)
-    copy_row(False, dweight.size, dweight, sums[0])
-    copy_row(False, dbias.size, dbias, sums[1])
+    copy_row(dweight.size, dweight, sums[0])
+    copy_row(dbias.size, dbias, sums[1])
 
 
 @loop

@@ -8,21 +8,8 @@ import numpy as np
 
 from numbanorm._math import affine, input_gradient, normalize, scaled_difference, shifted_gradient
 from numbanorm.cpu.jit import block, compact, loop
-from numbanorm.cpu.simd import (
-    FEW,
-    LINES_AHEAD,
-    add_to,
-    adding_lines,
-    at,
-    elementwise,
-    expect_at,
-    few,
-    item,
-    pointer,
-    put,
-    summing,
-    total,
-)
+from numbanorm.cpu.simd import LINES_AHEAD, adding_lines, each_vector, elementwise, expect_at, summing
+from numbanorm.cpu.vectors import FEW, add_to, at, few, item, pointer, put, total
 
 GRADIENT_SUMS = 3  # per statistic
 
@@ -55,12 +42,12 @@ def gradients_row(j, dx, dy, row, weight, m, rstd, mean_h, m_wdy, slope, offset,
     put(dx, j, input_gradient(g, h, rstd, at(slope, j), at(offset, j)))
 
 
-@elementwise
+@each_vector
 def copy_row(j, y, row):
     put(y, j, at(row, j))
 
 
-@elementwise
+@each_vector
 def add_row(j, short, long):
     """Add a run to one of float64."""
     put(long, j, at(long, j) + at(short, j))
@@ -143,12 +130,12 @@ def repeat(values, L, width):
     compact()
     line, period = np.empty(width, values.dtype), values.size * L
     if L == 1:
-        copy_row(False, period, line, values)
+        copy_row(period, line, values)
     else:
         for c in range(values.size):
-            copy_row(False, L, line[c * L :], values[c])
+            copy_row(L, pointer(line, c * L), values[c])
     for start in range(period, width, period):
-        copy_row(False, min(period, width - start), line[start:], line)
+        copy_row(min(period, width - start), pointer(line, start), line)
     return line
 
 
@@ -160,7 +147,7 @@ def fold(lines, width, L, sums):
         line, own = lines[k], sums[k]
         for start in range(0, width, own.size * L):
             if L == 1:
-                add_row(False, own.size, line[start:], own)
+                add_row(own.size, pointer(line, start), own)
             else:
                 for c in range(own.size):
                     own[c] += _row_sum(L, pointer(line, start + c * L))[0]

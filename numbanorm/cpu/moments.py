@@ -10,8 +10,9 @@ import numpy as np
 from numbanorm._math import choose, moments, sums_are_exact
 from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.loops import add_moment_lines, add_row, fold, repeat, row_sums, wide_row_sums
-from numbanorm.cpu.simd import LANES, at, checking, elementwise, expect, pointer, put
+from numbanorm.cpu.simd import checking, each_vector, expect
 from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
+from numbanorm.cpu.vectors import LANES, at, pointer, put
 
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever
@@ -52,11 +53,11 @@ def channel_shift(x, channels, m):
     values, total = pointer(x, c0 * L), np.zeros(m.size)
     for k in range(places.size):
         if L == 1:
-            add_row(False, m.size, pointer(values, places[k]), total)
+            add_row(m.size, pointer(values, places[k]), total)
         else:
             for j in range(m.size):
                 total[j] += values[places[k] + j * L]
-    scaled_row(False, m.size, m, total, 1.0 / places.size)
+    scaled_row(m.size, m, total, 1.0 / places.size)
 
 
 @block
@@ -68,23 +69,23 @@ def gradient_shift(dy, channels, m_dy):
     values, own = pointer(dy, c0 * L), np.empty_like(m_dy)
     for k in range(places.size):
         if L == 1:
-            keep_near(False, m_dy.size, m_dy, pointer(values, places[k]))
+            keep_near(m_dy.size, m_dy, pointer(values, places[k]))
         else:
             for j in range(m_dy.size):
                 own[j] = values[places[k] + j * L]
-            keep_near(False, m_dy.size, m_dy, own)
+            keep_near(m_dy.size, m_dy, own)
 
 
-@elementwise
+@each_vector
 def scaled_row(j, y, row, scale):
     put(y, j, at(row, j) * at(scale, j))
 
 
-@elementwise
+@each_vector
 def keep_near(j, m, values):
-    """m where OFFSET * abs(values - m) < abs(m), else 0."""
+    """0 where abs(m) <= OFFSET * abs(values - m)."""
     own = at(m, j)
-    put(m, j, choose(abs(at(values, j) - own) * OFFSET < abs(own), own, 0.0))
+    put(m, j, choose(abs(own) <= abs(at(values, j) - own) * OFFSET, 0.0, own))
 
 
 @block
@@ -129,7 +130,7 @@ def add_wide_sums(x, tile, m, inexact, sums):
 def moments_of_sums(sums, count, m, delta, var, eps, inexact):
     """delta, var of each channel. Move each m whose sums were not exact; mark which, and say whether there are any."""
     compact()
-    _moments_row(False, m.size, delta, sums[0], sums[1], count, var)
+    _moments_row(m.size, delta, sums[0], sums[1], count, var)
     if _all_exact(m.size, delta, var, eps):
         return False
     for j in range(m.size):
@@ -140,7 +141,7 @@ def moments_of_sums(sums, count, m, delta, var, eps, inexact):
     return True
 
 
-@elementwise
+@each_vector
 def _moments_row(j, delta, sum_d, sum_dd, count, var):
     own_delta, own_var = moments(at(sum_d, j), at(sum_dd, j), count)
     put(delta, j, own_delta)
@@ -180,5 +181,5 @@ def total(partials):
     pieces, kinds, size = partials.shape
     result = np.zeros((kinds, size))
     for i in range(pieces):
-        add_row(False, kinds * size, pointer(partials, i * kinds * size), pointer(result, 0))
+        add_row(kinds * size, pointer(partials, i * kinds * size), pointer(result, 0))
     return result

@@ -6,7 +6,7 @@ repeats each channel's number over its L values, and over as many n as fit a lin
 """
 
 from numbanorm.cpu.jit import block, compact, loop, plain
-from numbanorm.cpu.simd import LANES
+from numbanorm.cpu.vectors import LANES
 
 LONG = 256  # values that make a run worth reading as a row
 LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
