@@ -6,6 +6,7 @@ from numbanorm import _checks
 from numbanorm._arrays import Split, see
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
+from numbanorm.cpu.longrows import layer_norm_backward_long, layer_norm_forward_long, long_backward, long_forward
 from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
 
@@ -186,7 +187,12 @@ def layer_norm_backward(
     dx = seen.target(out, seen.rows, x)
     dweight, dbias = np.empty(seen.own, seen.dtype), np.empty(seen.own, seen.dtype)
     if x.size > 0:
-        kernel = kernels.layer_norm_backward if seen.inner == 1 else kernels.layer_norm_columns_backward
+        if seen.inner > 1:
+            kernel = kernels.layer_norm_columns_backward
+        elif long_backward(seen.own):
+            kernel = layer_norm_backward_long
+        else:
+            kernel = kernels.layer_norm_backward
         statistics = seen.load(mean, seen.reduced), seen.load(rstd, seen.reduced)
         arrays = seen.load(dy, seen.rows), seen.load(x, seen.rows), *statistics
         stream = not seen.small and streams(3 * x.nbytes)
@@ -215,7 +221,12 @@ def _normalize(
 
     y = seen.target(out, seen.rows, x)
     if x.size > 0:
-        kernel = kernels.layer_norm_forward if seen.inner == 1 else kernels.layer_norm_columns_forward
+        if seen.inner > 1:
+            kernel = kernels.layer_norm_columns_forward
+        else:
+            kernel = (
+                layer_norm_forward_long if long_forward(seen.own, seen.dtype.itemsize) else kernels.layer_norm_forward
+            )
         own_x = x if seen.direct else seen.load(x, seen.rows)
         stream = not seen.small and streams(2 * x.nbytes)
         kernel(engine(), stream, own_x, own_weight, own_bias, eps, y, mean, rstd)

@@ -20,6 +20,8 @@ from tests.cases import values
 SHAPES = {  # of each way that kernels go
     "layer_norm rows": ((700, 768), -1),
     "layer_norm short rows": ((5003, 33), -1),
+    "layer_norm panels of long rows": ((100, 3001), -1),
+    "layer_norm pieces of long rows": ((3, 300000), -1),
     "layer_norm middle axis": ((5, 96, 1000), 1),
     "batch_norm tiles of rows": ((20011, 64), 1),
     "batch_norm tiles of wide rows": ((700, 1100), 1),
@@ -90,7 +92,19 @@ def test_streaming_changes_no_bit(expected, monkeypatch):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("start", [0, 1, 3, 5, 15])
-@pytest.mark.parametrize(("shape", "axis"), [((300, 515), -1), ((600, 64), -1), ((3, 20, 730), 1), ((90, 9, 49), 1)])
+@pytest.mark.parametrize(
+    ("shape", "axis"),
+    [
+        ((300, 515), -1),
+        ((600, 64), -1),
+        ((2500, 33), -1),
+        ((2, 20001), -1),
+        ((30, 2500), -1),
+        ((2, 280000), -1),
+        ((3, 20, 730), 1),
+        ((90, 9, 49), 1),
+    ],
+)
 def test_streams_write_their_own_memory_only(shape, axis, start, dtype, monkeypatch):
     """Wherever it begins, and with rows that are no whole number of cache lines."""
     x, dy = values(shape, dtype), values(shape, dtype, seed=2)

@@ -19,14 +19,21 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, moved, total, wide_row_moments
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import TERMS, before_a_line, expect_edges, finish_stores
-from numbanorm.cpu.tiles import PIECE
-from numbanorm.cpu.vectors import FEW, LANES, eight, every, few, lane, pointer, with_lane
+from numbanorm.cpu.simd import (
+    TERMS,
+    before_a_line,
+    expect_edges,
+    finish_stores,
+    needs_stage,
+    store_staged,
+    stream_staged,
+)
+from numbanorm.cpu.tiles import BLOCK, PIECE, block_of, blocks_to, edge_of
+from numbanorm.cpu.vectors import FEW, LANES, eight, every, few, lane, lanes, pointer, with_lane
 
 GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
 GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
 GROUP_BYTES = 1 << 17  # of long rows: several stay in the second cache, for their parameters to be read once
-BLOCK = 1024  # columns of long rows to be written at a time: their parameters stay in the first cache
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
 
@@ -45,13 +52,16 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     """Rows lo to hi, group by group."""
     compact()
     cols, as_x = x.shape[1], x.dtype.type
-    group = _rows_to_a_group(cols, cols * x.itemsize)
+    group, edge = _rows_to_a_group(cols, cols * x.itemsize), edge_of(y, cols)
+    staged, stage = needs_stage(streams, y, cols), np.empty(GROUP_VALUES + 2 * LANES, x.dtype)
+    direct, lead = streams and not staged, -before_a_line(pointer(y, lo * cols)) % lanes(y)
+    skip = lead
     for first in range(lo, hi, group):
         count = min(group, hi - first)
         m = sum_d = sum_dd = eight(0.0)
         for k in range(count):
             row = pointer(x, (first + k) * cols)
-            expect_edges(streams, pointer(y, (first + k) * cols), cols)
+            expect_edges(direct, pointer(y, (first + k) * cols), cols)
             shift = as_x(row_shift(cols, row, 1.0))
             own_d, own_dd = row_sums(cols, row, shift)
             m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
@@ -63,13 +73,18 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         if mean.size > 0:
             for k in range(count):
                 mean[first + k], rstd[first + k] = lane(m, k) + lane(delta, k), lane(exact_rstd, k)
-        for c in range(0, cols, BLOCK):
+        for i in range(blocks_to(cols, edge)):
+            c, end = block_of(i, cols, edge)
             affine = pointer(weight, c), pointer(bias, c)
             for k in range(count):
                 start = (first + k) * cols + c
-                runs = pointer(y, start), pointer(x, start)
+                result = pointer(stage, lead + k * cols) if staged else pointer(y, start)
                 own = as_x(lane(m, k)), as_x(lane(exact_rstd, k)), as_x(lane(mean_h, k))
-                normalize_affine_row(streams, min(BLOCK, cols - c), *runs, *own, *affine)
+                normalize_affine_row(direct, end - c, result, pointer(x, start), *own, *affine)
+        if staged:
+            lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(y, first * cols))
+    if staged:
+        store_staged(stage, lead, skip, pointer(y, hi * cols))
     finish_stores(streams)
 
 
@@ -104,9 +119,12 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
     """
     compact()
     (rows, cols), as_x = x.shape, x.dtype.type
-    group = _rows_to_a_group(cols, 2 * cols * x.itemsize)
+    group, edge = _rows_to_a_group(cols, 2 * cols * x.itemsize), edge_of(dx, cols)
     run = np.empty((2, cols // LANES * LANES + 4 * LANES), x.dtype)
-    lead = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # to lie in cache lines as dx does
+    margin = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # to lie in cache lines as dx does
+    staged, stage = needs_stage(streams, dx, cols), np.empty(GROUP_VALUES + 2 * LANES, x.dtype)
+    direct, lead = streams and not staged, -before_a_line(pointer(dx, lo * chunk * cols)) % lanes(dx)
+    skip = lead
     for i in range(lo, hi):
         end = min((i + 1) * chunk, rows)
         for start in range(i * chunk, end, TERMS):
@@ -118,7 +136,7 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                 for k in range(count):
                     r = first + k
                     row_dy, row = pointer(dy, r * cols), pointer(x, r * cols)
-                    expect_edges(streams, pointer(dx, r * cols), cols)
+                    expect_edges(direct, pointer(dx, r * cols), cols)
                     shift = as_x(row_shift(cols, row_dy, weight))
                     own_h, own_g, own_gh = row_gradient_sums(cols, row, row_dy, weight, mean[r], rstd[r], shift)
                     m_wdy, own_rstd = with_lane(m_wdy, k, shift), with_lane(own_rstd, k, rstd[r])
@@ -126,15 +144,21 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                     sum_gh = with_lane(sum_gh, k, own_gh)
                 slope, offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, own_rstd, cols)
                 mean_h = sum_h / cols  # what the stored mean lacks, being rounded
-                for c in range(0, cols, BLOCK):
+                for b in range(blocks_to(cols, edge)):
+                    c, last = block_of(b, cols, edge)
                     for k in range(count):
                         r, start = first + k, (first + k) * cols + c
-                        runs = pointer(dx, start), pointer(dy, start), pointer(x, start), pointer(weight, c)
+                        result = pointer(stage, lead + k * cols) if staged else pointer(dx, start)
+                        runs = result, pointer(dy, start), pointer(x, start), pointer(weight, c)
                         linear = as_x(lane(m_wdy, k)), as_x(lane(slope, k)), as_x(lane(offset, k))
                         own = mean[r], rstd[r], as_x(lane(mean_h, k)), *linear
-                        gradients_row(streams, min(BLOCK, cols - c), *runs, *own, run[:, lead + c :], run.shape[1])
+                        gradients_row(direct, last - c, *runs, *own, run[:, margin + c :], run.shape[1])
+                if staged:
+                    lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(dx, first * cols))
             for k in range(2):
-                add_row(cols, pointer(run, k * run.shape[1] + lead), pointer(partials, (i * 2 + k) * cols))
+                add_row(cols, pointer(run, k * run.shape[1] + margin), pointer(partials, (i * 2 + k) * cols))
+    if staged:
+        store_staged(stage, lead, skip, pointer(dx, min(hi * chunk, rows) * cols))
     finish_stores(streams)
 
 
@@ -157,10 +181,9 @@ def layer_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
 def _partials(size, count, most):
     """How many partial sums of the parameter gradients, 2 * count float64 values each: fixed by the shape.
 
-    They take 1 MB or an eighth of x at the most, and one of more than two stands for TERMS rows or more.
+    More than two take 1 MB at the most, and each of them stands for TERMS rows or more.
     """
-    rows = size // count
-    affordable = min(max(PARTIAL_BYTES // (16 * count), rows // 32), max(2, rows // TERMS))
+    affordable = min(max(2, PARTIAL_BYTES // (16 * count)), max(2, size // count // TERMS))
     return max(1, min(size // (2 * PIECE), PARTIALS, affordable, most))
 
 

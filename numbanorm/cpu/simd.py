@@ -16,6 +16,7 @@ from numbanorm.cpu.vectors import (
     LINE_BYTES,
     across,
     add_to,
+    at,
     data,
     every,
     lanes,
@@ -23,6 +24,7 @@ from numbanorm.cpu.vectors import (
     part,
     plus,
     pointer,
+    put,
     stream,
     whole,
     wide_zeros,
@@ -105,6 +107,52 @@ def finish_stores(streams):
         store_fence()
 
 
+@intrinsic
+def _address(typing_context, run):
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(data(context, builder, run, args[0]), _INT)
+
+    return types.intp(run), codegen
+
+
+@loop
+def before_a_line(y):
+    """Values before the first that begins a cache line."""
+    return -_address(y) % LINE_BYTES // (LINE_BYTES // lanes(y))
+
+
+@loop
+def needs_stage(streams, y, size):
+    """Whether rows of y are too short to stream one by one, and share cache lines."""
+    return streams and size < STREAMABLE and (size % lanes(y) > 0 or before_a_line(y) > 0)
+
+
+@loop
+def stream_staged(stage, lead, size, skip, y):
+    """Stream what is staged: `size` results for y, after `lead` values of the cache line in which y begins.
+
+    The first `skip` of those are not ours. What does not fill a line stays in the stage: the next lead and skip.
+    """
+    step = lanes(y)
+    lines, end, start = pointer(y, -lead), (lead + size) // step * step, 0
+    if skip > 0 and end > 0:
+        j = part(y, 0, skip, step)
+        put(lines, j, at(stage, j))
+        start, skip = step, 0
+    for k in range(start, end, step):
+        put(lines, stream(y, k, 0, step), at(stage, whole(y, k, 0, step)))
+    put(stage, whole(y, 0, 0, step), at(stage, whole(y, end, 0, step)))
+    return lead + size - end, skip
+
+
+@loop
+def store_staged(stage, lead, skip, y):
+    """The rest of it, with y where the next results would begin."""
+    if lead > skip:
+        j = part(y, 0, skip, lead)
+        put(pointer(y, -lead), j, at(stage, j))
+
+
 def elementwise(body):
     """``run(streams, size, y, *operands)``: body(j, y, *operands) at every index of a run; y streams if asked to."""
     body = loop(body)
@@ -147,20 +195,6 @@ def each_vector(body):
             body(part(y, end, 0, size - end), y, *operands)
 
     return run
-
-
-@intrinsic
-def _address(typing_context, run):
-    def codegen(context, builder, signature, args):
-        return builder.ptrtoint(data(context, builder, run, args[0]), _INT)
-
-    return types.intp(run), codegen
-
-
-@loop
-def before_a_line(y):
-    """Values before the first that begins a cache line."""
-    return -_address(y) % LINE_BYTES // (LINE_BYTES // lanes(y))
 
 
 def summing(count, wide=False):

@@ -2,11 +2,13 @@
 
 A tile is a triple of ranges ((n0, n1), (c0, c1), (l0, l1)). Channels whose L values fill a run of memory are read as
 rows, with one number per statistic. Shorter ones are read as lines of many channels, with an array per statistic that
-repeats each channel's number over its L values, and over as many n as fit a line.
+repeats each channel's number over its L values, and over as many n as fit a line. The rows of layer normalization, if
+they are long, are written in blocks of columns.
 """
 
 from numbanorm.cpu.jit import block, compact, loop, plain
-from numbanorm.cpu.vectors import LANES
+from numbanorm.cpu.simd import before_a_line
+from numbanorm.cpu.vectors import LANES, lanes
 
 LONG = 256  # values that make a run worth reading as a row
 LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
@@ -14,6 +16,7 @@ SUMS = 40000  # of each kind, over all channels and pieces, while one piece has 
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
 FEWEST_TILES = 16
+BLOCK = 1024  # columns of long rows to be written at a time: their parameters stay in the first cache
 WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over it stay in the cache
 
 
@@ -132,3 +135,21 @@ def cut(x, tile, width):
         return (start, C * L, n1 - n0, width), (start, 0, 0, 0)
     values = (n1 - n0) * C * L
     return (start, width, values // width, width), (start + values // width * width, 0, 1, values % width)
+
+
+@loop
+def edge_of(y, cols):
+    """Columns before the first cache line, if it is the same in every row."""
+    return before_a_line(y) if cols % lanes(y) == 0 else 0
+
+
+@loop
+def blocks_to(cols, edge):
+    """Blocks of columns of a row."""
+    return max(1, (cols - edge + BLOCK - 1) // BLOCK)
+
+
+@loop
+def block_of(i, cols, edge):
+    """Where block i begins and ends: with whole cache lines, but for the first and the last."""
+    return (edge + i * BLOCK if i > 0 else 0), min(edge + (i + 1) * BLOCK, cols)
