@@ -98,7 +98,8 @@ def test_squares_beyond_float32(shape, axis, scale):
     expected = reference.layer_norm_forward(x, None, None, axis, 0.0)
     assert_normalized(y, expected.y, expected.x_hat)
     gradients = layer_norm_backward(dy, x, mean, rstd, axis=axis)
-    assert_gradients(gradients, reference.layer_norm_backward(dy, x, None, axis, 0.0), few=False)
+    few = x.size // x.shape[axis] < 4  # to a sum of dweight
+    assert_gradients(gradients, reference.layer_norm_backward(dy, x, None, axis, 0.0), few)
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
