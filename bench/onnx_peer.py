@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 EPS = 1e-5
 OPSET = 17
+SPIN = "2000"  # us that its threads wait for the next call; by default a second, for which all others run at half speed
 
 
 def layer_norm(x, weight, bias, axis):
@@ -98,4 +99,5 @@ def _session(nodes, inputs, constants, outputs):
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = numba.get_num_threads()
     options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

@@ -47,6 +47,9 @@ class Result(NamedTuple):
 
 def measure(console: Console, quick: bool, dtype: type = np.float32, names: tuple[str, ...] = peers.BASIC):
     """Check and time the cases, or the short selection of them, beside the peers of these names; the results."""
+    # The C library returns large blocks to the system until it has seen one freed. From then on, as in every process
+    # that has run for a while, it keeps those of up to 32 MB: for the first case as for the last.
+    np.empty(31 << 20, np.uint8)
     cases = [case for case in all_cases(dtype) if case.shape.quick or not quick]
     return [_measure_case(case, quick, names) for case in track(cases, "speed", console=console)]
 
