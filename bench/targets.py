@@ -46,7 +46,7 @@ def _verdict(group: list[Result], at_least: float, measured) -> list[str]:
     worst = min(group, key=measured)
     reached = sum(measured(result) >= at_least for result in group)
     verdict = "yes" if reached == len(group) else "NO"
-    case = f"{worst.case.operation.name}, {worst.case.shape}, {worst.best_peer}"
+    case = f"{worst.case.operation.name}, {worst.case.shape}; best peer {worst.best_peer}"
     return [f"{measured(worst):.2f}", f"{reached} of {len(group)}", verdict, case]
 
 
