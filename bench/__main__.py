@@ -3,25 +3,23 @@
 import argparse
 import sys
 
+import numpy as np
 from rich.console import Console
 
-from bench import accuracy, peers, readme, speed, train
+from bench import accuracy, growth, memory, overhead, peers, readme, speed, start, targets, train
 from bench.environment import machine_line
-
-PARTS = ("train", "accuracy", "speed")
 
 
 def main() -> None:
     """Run the parts that the command line asks for."""
     options = _options()
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(machine_line(), soft_wrap=True)
+    console = Console(width=None if sys.stdout.isatty() else 250)
+    console.print(machine_line(options.peers), soft_wrap=True)
     console.print("The first run compiles, which takes longer than all else; later ones load what it has compiled.")
-    if peers.MISSING:
-        console.print(peers.MISSING)
-    parts = {"train": _train, "accuracy": _accuracy, "speed": _speed}
+    for sentence in peers.missing(_peer_names(options)):
+        console.print(sentence)
     for name in options.parts or PARTS:
-        parts[name](console, options)
+        PARTS[name](console, options)
 
 
 def _options() -> argparse.Namespace:
@@ -32,14 +30,25 @@ def _options() -> argparse.Namespace:
         metavar="part",
         help="train: a network on scikit-learn's digits without norm, with BatchNorm and with LayerNorm; "
         "accuracy: the error of y far from zero; "
-        "speed: every operation beside NumPy, PyTorch and the memory's ceiling. All three if none is named.",
+        "speed: every operation beside NumPy, PyTorch and the memory's ceiling; "
+        "overhead: tiny arrays, beside the bare kernel; "
+        "growth: time and memory as x grows; "
+        "start: imports, first results, compiling. All if none is named.",
     )
-    parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds: within a minute on 2 cores")
+    parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
+    parser.add_argument(
+        "--peers", action="store_true", help="speed: also beside torch.compile, JAX and ONNX Runtime; and the targets"
+    )
+    parser.add_argument("--float64", action="store_true", help="speed: arrays of float64")
     parser.add_argument("--readme", action="store_true", help="also write the accuracy and speed tables into README.md")
     options = parser.parse_args()
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"part: {', '.join(sorted(unknown))}, must be among {', '.join(PARTS)}")
     return options
+
+
+def _peer_names(options) -> tuple[str, ...]:
+    return peers.ALL if options.peers else peers.BASIC
 
 
 def _train(console: Console, options) -> None:
@@ -53,17 +62,49 @@ def _accuracy(console: Console, options) -> None:
     table.show(console)
     console.print(f"All figures: {accuracy.save(table)}")
     if options.readme:
-        readme.write("accuracy", [table])
+        readme.write("accuracy", [table], machine_line())
 
 
 def _speed(console: Console, options) -> None:
-    results = speed.measure(console, options.quick)
-    for table in speed.tables(results):
+    names = _peer_names(options)
+    results = speed.measure(console, options.quick, np.float64 if options.float64 else np.float32, names)
+    for table in speed.tables(results, names):
         table.show(console)
+    if options.peers:
+        targets.table(results).show(console)
     console.print(f"All figures: {speed.save(results)}")
     if options.readme:
-        readme.write("speed", speed.tables([result for result in results if result.case.shape.quick]))
+        short = [result for result in results if result.case.shape.quick]
+        readme.write("speed", speed.tables(short, names), machine_line(options.peers))
 
+
+def _overhead(console: Console, options) -> None:
+    results = overhead.measure(options.quick)
+    overhead.table(results).show(console)
+    console.print(f"All figures: {overhead.save(results)}")
+
+
+def _growth(console: Console, options) -> None:
+    for part in (growth, memory):
+        results = part.measure(console, options.quick)
+        part.table(results).show(console)
+        console.print(f"All figures: {part.save(results)}")
+
+
+def _start(console: Console, options) -> None:
+    figures = start.measure(options.quick)
+    start.table(figures).show(console)
+    console.print(f"All figures: {start.save(figures)}")
+
+
+PARTS = {
+    "train": _train,
+    "accuracy": _accuracy,
+    "speed": _speed,
+    "overhead": _overhead,
+    "growth": _growth,
+    "start": _start,
+}
 
 if __name__ == "__main__":
     main()

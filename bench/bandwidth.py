@@ -1,12 +1,13 @@
 """The ceiling: how long the machine takes to move the fewest bytes that an operation must move.
 
 One array is written and as many are read as the operation must read (their sum is stored, which costs nothing beside
-the memory), by all threads, with ordinary stores and with streaming ones. Ordinary stores first read the line that they
-overwrite; streaming stores do not, but put the line into memory even where a cache could have held it. The ceiling is
-the faster of the two, on aligned buffers that exist already: nothing that moves as many bytes can do better.
+the memory), by all threads, on aligned buffers that exist already. Streaming stores do not read the line that they
+overwrite, as ordinary ones do, but put the line into memory even where a cache could have held it. So the ceiling is
+the streaming copy, and where all arrays stay in the cache, whichever of the two is faster there.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numba
 import numpy as np
@@ -14,30 +15,37 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
+from numbanorm.cpu.machine import last_level_cache
 from numbanorm.cpu.simd import store_fence
 
-LINE = 16  # float32 values to a cache line
+ORDINARY, STREAMING = "ordinary copy", "streaming copy"
+LINE = 16  # float32 values to a cache line, whatever the bytes are
+LINE_BYTES = 64
 WORTH_A_THREAD = 1024  # lines: below that a launch costs more than it saves
 PAGE = 4096
 
 _VECTOR = ir.VectorType(ir.FloatType(), LINE)
 
 
-def copies(reads: int, size: int) -> dict[str, Callable]:
-    """Calls that read `reads` arrays of `size` float32 values and write one, by the kind of store."""
-    lines = -(-size // LINE)
+def copies(reads: int, nbytes: int) -> dict[str, Callable]:
+    """Calls that read `reads` arrays of `nbytes` and write one, by the kind of store; the fastest is the ceiling."""
+    lines = -(-nbytes // LINE_BYTES)
     sources = tuple(_buffer(lines, k) for k in range(reads))
     target = _buffer(lines, reads)
     threads = min(numba.get_num_threads(), max(1, lines // WORTH_A_THREAD))
     if threads == 1:
-        return {
-            "ordinary copy": lambda: _copy_lines(0, lines, sources, target),
-            "streaming copy": lambda: _stream_lines(0, lines, sources, target),
-        }
-    return {
-        "ordinary copy": lambda: _copy(threads, lines, sources, target),
-        "streaming copy": lambda: _stream(threads, lines, sources, target),
-    }
+        ordinary, streaming = partial(_copy_lines, 0), partial(_stream_lines, 0)
+    else:
+        ordinary, streaming = partial(_copy, threads), partial(_stream, threads)
+    calls = {STREAMING: partial(streaming, lines, sources, target)}
+    if in_cache((reads + 1) * nbytes):
+        calls[ORDINARY] = partial(ordinary, lines, sources, target)
+    return calls
+
+
+def in_cache(nbytes: int) -> bool:
+    """Whether arrays of so many bytes in all stay in the last-level cache beside what else is there: half of it."""
+    return nbytes < last_level_cache() // 2
 
 
 def _buffer(lines: int, k: int) -> np.ndarray:

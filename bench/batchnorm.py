@@ -1,6 +1,6 @@
 """Batch normalization: what is timed, and the bytes that it must move.
 
-For x of n float32 values (all else is one value per channel, small beside it)::
+For x of n values of 4 bytes (all else is one value per channel, small beside it)::
 
     batch_norm            reads x,      writes y     8 n bytes
     batch_norm_forward    reads x,      writes y     8 n bytes
@@ -22,7 +22,9 @@ SHAPES = (
     Shape("ResNet-50", (32, 7, 7, 2048), -1),
     Shape("MLP", (2048, 512), 1, quick=True),
     Shape("MLP", (64, 4096), 1),
+    Shape("MLP", (8192, 1024), 1),
     Shape("narrow", (65536, 64), 1, quick=True),
+    Shape("large", (65536, 256), 1),
     Shape("tiny", (60, 100), 1),
 )
 
@@ -52,4 +54,6 @@ OPERATIONS = (
     Operation("batch_norm_backward", "channel_axis", 2, _backward_arrays),
 )
 
-CASES = [Case(operation, shape) for operation in OPERATIONS for shape in SHAPES]
+
+def cases(dtype: type) -> list[Case]:
+    return [Case(operation, shape, dtype) for operation in OPERATIONS for shape in SHAPES]

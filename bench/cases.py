@@ -1,5 +1,6 @@
 """What is timed: an operation on arrays of one shape, by every system."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
@@ -32,7 +33,7 @@ class Operation(NamedTuple):
     name: str
     axis_name: str
     reads: int  # arrays of x's size that it must read; it writes one
-    arrays: Callable[[Shape], tuple[np.ndarray, ...]]  # its arguments
+    arrays: Callable[[Shape], tuple[np.ndarray, ...]]  # its arguments, float32
 
 
 class Case(NamedTuple):
@@ -40,26 +41,29 @@ class Case(NamedTuple):
 
     operation: Operation
     shape: Shape
+    dtype: type = np.float32
 
     @property
-    def size(self) -> int:
-        """Values in x."""
-        return int(np.prod(self.shape.sizes))
+    def nbytes(self) -> int:
+        """Of x."""
+        return math.prod(self.shape.sizes) * np.dtype(self.dtype).itemsize
 
     @property
     def megabytes(self) -> float:
-        """The fewest that float32 arrays of this size let the operation move."""
-        return (self.operation.reads + 1) * 4 * self.size / 1e6
+        """The fewest that the operation must move."""
+        return (self.operation.reads + 1) * self.nbytes / 1e6
 
 
-def calls(case: Case) -> dict[str, Callable]:
-    """The same call to each system, on the same values."""
-    operation, shape = case
-    arrays = operation.arrays(shape)
+def calls(case: Case, names: tuple[str, ...] = peers.BASIC) -> dict[str, Callable]:
+    """The same call to each system, on the same values; `names` are those of the peers."""
+    operation, shape, dtype = case
+    arrays = [a.astype(dtype, copy=False) for a in operation.arrays(shape)]
     own = partial(getattr(numbanorm, operation.name), *arrays, **{operation.axis_name: shape.axis})
-    systems: dict[str, Callable] = {"numbanorm": own, "out=": partial(own, out=np.empty(shape.sizes, np.float32))}
-    for name, peer in peers.installed().items():
-        systems[name] = getattr(peer, operation.name)(*arrays, shape.axis)
+    systems: dict[str, Callable] = {"numbanorm": own, "out=": partial(own, out=np.empty(shape.sizes, dtype))}
+    for name, peer in peers.installed(names).items():
+        make = getattr(peer, operation.name, None)
+        if make and (call := make(*arrays, shape.axis)):
+            systems[name] = call
     return systems
 
 

@@ -2,4 +2,4 @@
 
 from bench import peers
 
-collect_ignore = [] if peers.HAS_TORCH else ["torch_peer.py"]
+collect_ignore = [f"{peers.MODULES[name]}.py" for name in peers.ALL if peers.lacks(name)]

@@ -33,15 +33,18 @@ def environment() -> dict[str, object]:
         "numpy": version("numpy"),
         "numba": version("numba"),
         "torch": _version_or_dash("torch"),
+        "jax": _version_or_dash("jax"),
+        "onnxruntime": _version_or_dash("onnxruntime"),
     }
 
 
-def machine_line() -> str:
+def machine_line(all_peers: bool = False) -> str:
     """The environment as a sentence."""
     e = environment()
+    more = f", JAX {e['jax']}, ONNX Runtime {e['onnxruntime']}" if all_peers else ""
     return (
         f"{e['machine']}, {e['cores']} cores, {e['threads']} threads; Python {e['python']}, NumPy {e['numpy']}, "
-        f"Numba {e['numba']}, PyTorch {e['torch']}; numbanorm {e['numbanorm']} at commit {e['commit']}"
+        f"Numba {e['numba']}, PyTorch {e['torch']}{more}; numbanorm {e['numbanorm']} at commit {e['commit']}"
     )
 
 

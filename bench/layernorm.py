@@ -1,6 +1,6 @@
 """Layer normalization: what is timed, and the bytes that it must move.
 
-For x of n float32 values (weight, bias, mean and rstd are small beside it)::
+For x of n values of 4 bytes (weight, bias, mean and rstd are small beside it)::
 
     layer_norm            reads x,      writes y     8 n bytes
     layer_norm_forward    reads x,      writes y     8 n bytes
@@ -21,7 +21,12 @@ SHAPES = (
     Shape("narrow", (65536, 64), -1),
     Shape("wide", (256, 8192), -1, quick=True),
     Shape("wide", (1024, 8192), -1),
-    Shape("wide", (512, 32768), -1),
+    Shape("large", (262144, 64), -1),
+    Shape("large", (65536, 256), -1),
+    Shape("large", (16384, 1024), -1),
+    Shape("large", (8192, 2048), -1),
+    Shape("large", (2048, 8192), -1),
+    Shape("large", (512, 32768), -1),
     Shape("tiny", (60, 100), -1),
     Shape("tiny", (1, 768), -1, quick=True),
 )
@@ -46,4 +51,6 @@ OPERATIONS = (
     Operation("layer_norm_backward", "axis", 2, _backward_arrays),
 )
 
-CASES = [Case(operation, shape) for operation in OPERATIONS for shape in SHAPES]
+
+def cases(dtype: type) -> list[Case]:
+    return [Case(operation, shape, dtype) for operation in OPERATIONS for shape in SHAPES]

@@ -4,12 +4,12 @@ import pytest
 
 from bench import peers
 from bench.cases import calls, check_agreement
-from bench.speed import CASES
+from bench.speed import all_cases
 
 SYSTEMS = ("numbanorm", "out=", *peers.installed())
 
 
-@pytest.fixture(scope="module", params=CASES, ids=lambda case: f"{case.operation.name}, {case.shape}")
+@pytest.fixture(scope="module", params=all_cases(), ids=lambda case: f"{case.operation.name}, {case.shape}")
 def systems(request):
     """The calls of one case; they agree."""
     systems = calls(request.param)

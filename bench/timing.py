@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable
-from statistics import quantiles
+from statistics import median, quantiles
 from typing import NamedTuple
 
 PAUSE = 0.003  # seconds, in which the threads of the call before stop spinning and free the cores
@@ -10,16 +10,29 @@ SAMPLE = 200e-6  # seconds: shorter calls are repeated until a sample lasts so l
 
 
 class Timing(NamedTuple):
-    """Seconds per call: the median and the quartiles."""
+    """Seconds per call, one sample for each round."""
 
-    low: float
-    median: float
-    high: float
+    samples: list[float]
+
+    @property
+    def median(self) -> float:
+        return median(self.samples)
+
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        low, _, high = quantiles(self.samples, n=4, method="inclusive")
+        return low, high
 
     @property
     def spread(self) -> float:
         """Half the distance between the quartiles."""
-        return (self.high - self.low) / 2
+        low, high = self.quartiles
+        return (high - low) / 2
+
+
+def ratio(numerator: Timing, denominator: Timing) -> float:
+    """The median of the rounds' ratios: the memory's pace changes from round to round, and both share it in each."""
+    return median(a / b for a, b in zip(numerator.samples, denominator.samples, strict=True))
 
 
 def time_calls(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
@@ -31,7 +44,7 @@ def time_calls(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
             time.sleep(PAUSE)
             _sample(call, repeats[name])  # wakes the threads and brings back what the caches can hold
             samples[name].append(_sample(call, repeats[name]))
-    return {name: Timing(*quantiles(taken, n=4, method="inclusive")) for name, taken in samples.items()}
+    return {name: Timing(taken) for name, taken in samples.items()}
 
 
 def _repeats(call) -> int:
