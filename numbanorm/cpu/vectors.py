@@ -153,7 +153,7 @@ def put(typing_context, run, j, values):
 def add_to(typing_context, run, stride, j, terms):
     """Add each of a tuple of vectors to the values at index j of as many runs, `stride` values apart.
 
-    Of a part, zeros are added to the lanes that do not count, for which the runs need room: LANES values around them.
+    Of a part, the lanes that do not count are written as they were, for which the runs need room: LANES values around.
     A masked store would make the next load wait until it has left the core.
     """
     whole, vector = Index(j.lanes, WHOLE), Vector(run.dtype, j.lanes)
@@ -163,19 +163,22 @@ def add_to(typing_context, run, stride, j, terms):
             begin = builder.gep(data(context, builder, run, args[0]), [builder.mul(args[1], _INT(k))])
             place = _place(context, builder, types.CPointer(run.dtype), vector, (begin, args[2]))
             own = context.cast(builder, builder.extract_value(args[3], k), term, vector)
-            own = _what_counts(builder, own, j, args[2])
             before = _read(context, builder, vector, place, whole, args[2])
-            _write(context, builder, builder.fadd(before, own), place, run, whole, args[2])
+            _write(context, builder, _add_what_counts(builder, before, own, j, args[2]), place, run, whole, args[2])
         return context.get_dummy_value()
 
     return types.void(run, types.intp, j, terms), codegen
 
 
-def _what_counts(builder, values, index, j):
-    """Zeros in the lanes that do not count."""
+def _add_what_counts(builder, before, values, index, j):
+    """The sum, and what was before in the lanes that do not count.
+
+    Chosen after the addition: with a product it is one operation, whose result is rounded once, for all kinds of index.
+    """
+    after = builder.fadd(before, values)
     if not isinstance(index, Index) or index.kind != PART:
-        return values
-    return builder.select(_mask(builder, index, j), values, ir.Constant(values.type, None))
+        return after
+    return builder.select(_mask(builder, index, j), after, before)
 
 
 def _place(context, builder, run, vector, args):
@@ -348,8 +351,7 @@ def plus(typing_context, sums, j, terms):
         values = []
         for k, (total, term) in enumerate(zip(sums, terms, strict=True)):
             own = context.cast(builder, builder.extract_value(args[2], k), term, total)
-            own = _what_counts(builder, own, j, args[1])
-            values.append(builder.fadd(builder.extract_value(args[0], k), own))
+            values.append(_add_what_counts(builder, builder.extract_value(args[0], k), own, j, args[1]))
         return context.make_tuple(builder, sums, values)
 
     return sums(sums, j, terms), codegen
