@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,12 @@ import numpy as np
 import pytest
 
 import numbanorm
-from numbanorm import layernorm
+from numbanorm import Gradients, layernorm
 from numbanorm.cpu import parallel
 from numbanorm.cpu.jit import range_kernel
 from numbanorm.cpu.layernorm import layer_norm_forward, rows_forward
-from tests.cases import values
+from tests import reference
+from tests.cases import assert_gradients, assert_normalized, values
 
 SHAPES = {  # of each way that kernels go
     "layer_norm rows": ((700, 768), -1),
@@ -57,6 +59,34 @@ def fingerprint():
 @pytest.fixture(scope="module")
 def expected():
     return fingerprint()
+
+
+def assert_contract():
+    """Every result, streamed or not, within what the accuracy contract allows."""
+    for name, (shape, axis) in SHAPES.items():
+        x, dy, (weight, bias) = values(shape, offset=3), values(shape, seed=2), values((2, shape[axis]), seed=1)
+        y, _, _, *gradients = every_result(shape, axis, name.startswith("batch_norm"))
+        stem = name.partition(" ")[0]
+        expected = getattr(reference, f"{stem}_forward")(x, weight, bias, axis)
+        assert_normalized(y, expected.y, expected.x_hat, np.abs(weight).max())
+        assert_gradients(Gradients(*gradients[:3]), getattr(reference, f"{stem}_backward")(dy, x, weight, axis))
+
+
+@pytest.mark.parametrize("cpu", ["generic", "haswell"])
+def test_processors_without_wide_vectors(cpu):
+    """What this processor computes is held against the same contract in the tests of each norm."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("their names are those of x86 processors")
+    command = (
+        "from tests.test_parallel import assert_contract, fingerprint, numbanorm\n"
+        "assert_contract()\n"
+        "expected = fingerprint()\n"
+        "for module in (numbanorm.layernorm, numbanorm.batchnorm): module.streams = lambda nbytes: True\n"
+        "assert fingerprint() == expected"
+    )
+    features = {"generic": "", "haswell": "+avx2,+fma"}[cpu]
+    environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
+    subprocess.run([sys.executable, "-W", "error", "-c", command], env=environment, timeout=600, check=True)
 
 
 def test_repeats_agree(expected):
