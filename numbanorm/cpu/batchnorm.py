@@ -245,9 +245,10 @@ def _add_gradient_sums(dy, x, tile, far, m, rstd, m_dy, sums):
     width = line_width(x, tile)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
     long = np.zeros((GRADIENT_SUMS, width + LANES))
+    short = np.zeros(long.shape, x.dtype)
     for start, stride, count, size in cut(x, tile, width):
         runs = pointer(x, start), stride, far, pointer(dy, start)
-        add_gradient_lines(long, count, size, *runs, one, m, rstd, m_dy)
+        add_gradient_lines(long, short, count, size, *runs, one, m, rstd, m_dy)
     fold(long, width, L, sums)
 
 

@@ -254,7 +254,7 @@ def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, part
             m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
             start = n * count * L + l0
             runs = pointer(x, start), L, streams, pointer(dy, start), pointer(weight, 0)
-            add_gradient_lines(sums, count, l1 - l0, *runs, m, scale, m_wdy)
+            add_gradient_lines(sums, np.zeros(sums.shape, x.dtype), count, l1 - l0, *runs, m, scale, m_wdy)
             slope, offset = np.empty_like(m), np.empty_like(m)
             for j in range(m.size):
                 mean_h[j] = sums[0, j] / count

@@ -106,8 +106,9 @@ def add_channel_sums(x, tile, far, m, sums):
         return
     width = line_width(x, tile)
     m, long = repeat(m, L, width), np.zeros((2, width + LANES))
+    short = np.zeros(long.shape, x.dtype)
     for start, stride, count, size in cut(x, tile, width):
-        add_moment_lines(long, count, size, pointer(x, start), stride, far, m)
+        add_moment_lines(long, short, count, size, pointer(x, start), stride, far, m)
     fold(long, width, L, sums)
 
 

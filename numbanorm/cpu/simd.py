@@ -33,7 +33,7 @@ from numbanorm.cpu.vectors import (
 TERMS = 16  # values of x's dtype to an accumulator, before it is added to one of float64
 AHEAD = 8  # cache lines
 STREAMABLE = 256  # values: streaming shorter runs is slow, unless they are whole lines
-TOGETHER = 4  # lines to add up in registers, before memory is added to; at most TERMS
+TOGETHER = 4  # lines to add up in registers, before memory is added to; a divisor of TERMS
 LINES_AHEAD = 2 * TOGETHER  # to fetch, of lines from memory: the processor does not foresee so many
 
 _INT32, _INT = ir.IntType(32), ir.IntType(types.intp.bitwidth)
@@ -246,19 +246,26 @@ def checking(condition):
     return holds
 
 
-def adding_lines(count):
-    """``add(sums, lines, width, x, *operands)``: add up terms(j, k, x, *operands) over lines k, for every index j.
+@each_vector
+def _move_sums(j, long, short):
+    """Add to sums of float64, and begin anew."""
+    put(long, j, at(long, j) + at(short, j))
+    put(short, j, at(0.0, j))
 
-    sums is a float64 array of (count, width + LANES).
+
+def adding_lines(count):
+    """``add(long, short, lines, width, x, *operands)``: add up terms(j, k, x, *operands) over lines k, at every j.
+
+    long and short are zero arrays (count, width + LANES) of float64 and of x's dtype; the sums end in long.
     """
 
     def decorate(terms):
         terms = loop(terms)
 
         @loop
-        def add(sums, lines, width, x, *operands):
+        def add(long, short, lines, width, x, *operands):
             compact()
-            step, stride = lanes(x), sums.shape[1]
+            step, stride = lanes(x), long.shape[1]
             end = width // step * step
             for first in range(0, lines, TOGETHER):
                 last = min(first + TOGETHER, lines)
@@ -266,12 +273,14 @@ def adding_lines(count):
                     j, added = whole(x, start, 0, step), narrow_zeros(x, count)
                     for k in range(first, last):
                         added = plus(added, None, terms(j, k, x, *operands))
-                    add_to(sums, stride, j, added)
+                    add_to(short, stride, j, added)
                 if end < width:
                     rest, added = part(x, end, 0, width - end), narrow_zeros(x, count)
                     for k in range(first, last):
                         added = plus(added, None, terms(rest, k, x, *operands))
-                    add_to(sums, stride, rest, added)
+                    add_to(short, stride, rest, added)
+                if last % TERMS == 0 or last == lines:
+                    _move_sums(count * stride, pointer(long, 0), short)
 
         return add
 
