@@ -12,7 +12,9 @@ from bench.environment import ROOT
 def run(*arguments: str, **environment: str):
     """What ``python arguments`` prints, as JSON; None if it is silent."""
     command = [sys.executable, *arguments]
-    finished = subprocess.run(command, cwd=ROOT, env=os.environ | environment, stdout=subprocess.PIPE, check=True)
+    whole = os.environ | environment
+    whole.pop("PYTHONDONTWRITEBYTECODE", None)  # each would compile all of Python's source that is not installed
+    finished = subprocess.run(command, cwd=ROOT, env=whole, stdout=subprocess.PIPE, check=True)
     return json.loads(finished.stdout) if finished.stdout else None
 
 

@@ -130,17 +130,19 @@ def piece_gradient_sums(lo, hi, first, dy, x, mean, rstd, weight, sums):
 
 
 @range_kernel
-def column_gradients(lo, hi, streams, rows, dy, x, mean, rstd, weight, linear, dx, totals):
-    """Blocks lo to hi of columns of a panel: dx, and its sums of dy * x_hat and dy added to totals (2, cols).
+def column_gradients(lo, hi, streams, rows, dy, x, mean, rstd, weight, linear, dx, totals, dweight, dbias):
+    """Blocks lo to hi of columns of a panel: dx, and its sums of dy * x_hat and dy.
 
+    They are added to totals (2, cols) or, if that is empty since there is no other panel, they are dweight and dbias.
     rows: the panel's first, and the one after its last; linear (rows of x, 4): their m_wdy, mean_h, slope and offset.
     """
     compact()
     (first, stop), cols = rows, x.shape[1]
-    run = np.empty((2, BLOCK + 4 * LANES), x.dtype)
+    run, own_totals = np.empty((2, BLOCK + 4 * LANES), x.dtype), np.empty((2, BLOCK + LANES))
     edge = edge_of(dx, cols)
     for i in range(lo, hi):
         c, end = block_of(i, cols, edge)
+        own_totals[:] = 0
         lead = LANES + (before_a_line(run) - before_a_line(pointer(dx, c))) % LANES  # to lie in cache lines as dx does
         for start in range(first, stop, TERMS):
             run[:] = 0
@@ -152,7 +154,13 @@ def column_gradients(lo, hi, streams, rows, dy, x, mean, rstd, weight, linear, d
                 own = mean[r], rstd[r], mean_h, m_wdy, slope, offset
                 gradients_row(streams, end - c, *runs, *own, run[:, lead:], run.shape[1])
             for k in range(2):
-                add_row(end - c, pointer(run, k * run.shape[1] + lead), pointer(totals, k * cols + c))
+                add_row(end - c, pointer(run, k * run.shape[1] + lead), own_totals[k])
+        if totals.size > 0:
+            for k in range(2):
+                add_row(end - c, own_totals[k], pointer(totals, k * cols + c))
+        else:
+            copy_row(end - c, pointer(dweight, c), own_totals[0])
+            copy_row(end - c, pointer(dbias, c), own_totals[1])
     finish_stores(streams)
 
 
@@ -166,7 +174,9 @@ def layer_norm_backward_long(engine, streams, dy, x, mean, rstd, weight, dx, dwe
     (rows, cols), as_x = x.shape, x.dtype.type
     pieces = _pieces_to(cols)
     panel = max(1, PANEL_BYTES // (TERMS * cols * x.itemsize)) * TERMS
-    totals, linear = np.zeros((2, cols)), np.empty((rows, 4), x.dtype)
+    if cols * x.itemsize > ROW_BYTES // 2:
+        panel = rows  # no panel would stay in a cache
+    totals, linear = np.zeros((2, cols if panel < rows else 0)), np.empty((rows, 4), x.dtype)
     sums = np.empty((min(panel, rows) * pieces, GRADIENT_SUMS))
     for first in range(0, rows, panel):
         stop = min(first + panel, rows)
@@ -175,10 +185,11 @@ def layer_norm_backward_long(engine, streams, dy, x, mean, rstd, weight, dx, dwe
             _finish_sums(sums, (r - first) * pieces, pieces, cols, rstd[r], linear[r])
             linear[r, 0] = as_x(row_shift(cols, pointer(dy, r * cols), weight))
         blocks = blocks_to(cols, edge_of(dx, cols))
-        rest = (first, stop), dy, x, mean, rstd, weight, linear, dx, totals
+        rest = (first, stop), dy, x, mean, rstd, weight, linear, dx, totals, dweight, dbias
         _column_gradients(engine, blocks, 1, (streams, *rest))
-    copy_row(cols, dweight, totals[0])
-    copy_row(cols, dbias, totals[1])
+    if totals.size > 0:
+        copy_row(cols, dweight, totals[0])
+        copy_row(cols, dbias, totals[1])
 
 
 @block
