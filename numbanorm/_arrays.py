@@ -137,9 +137,23 @@ def _of(
 ) -> Split:
     outer, own, inner = planes
     rows, reduced = ((outer, own), (outer,)) if inner == 1 else (planes, (outer, inner))
-    nothing, small = np.empty([0] * len(reduced), dtype), prod(planes) * dtype.itemsize < _memory.LARGE
-    shapes = planes, rows, reduced, dtype, shape, kept_shape, parameter_shape
-    return Split(*planes, *shapes, order, parameter_order, nothing, small, direct=False)
+    return Split(
+        outer,
+        own,
+        inner,
+        planes,
+        rows,
+        reduced,
+        dtype,
+        shape,
+        kept_shape,
+        parameter_shape,
+        order,
+        parameter_order,
+        nothing=np.empty([0] * len(reduced), dtype),
+        small=prod(planes) * dtype.itemsize < _memory.LARGE,
+        direct=False,
+    )
 
 
 def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
