@@ -6,24 +6,20 @@ launch reads x once; otherwise one launch sums, tile by tile, and a second appli
 
 import numpy as np
 
-from numbanorm._math import (
-    affine_of_d,
-    input_gradient_of_sums,
-    moving_average,
-    reciprocal_std,
-    sum_dy_x_hat,
+from numbanorm._math import sum_dy_x_hat
+from numbanorm.cpu.channels import (
+    add_gradient_sums,
+    apply_gradient_tile,
+    apply_tile,
+    average_row,
+    drop_untrue_shifts,
+    finish_backward,
+    finish_forward,
+    inference_row,
+    none_negative,
 )
-from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
-from numbanorm.cpu.loops import (
-    GRADIENT_SUMS,
-    add_gradient_lines,
-    affine_row,
-    copy_row,
-    fold,
-    input_gradient_row,
-    repeat,
-    row_gradient_sums,
-)
+from numbanorm.cpu.jit import block, compact, launcher, range_kernel
+from numbanorm.cpu.loops import GRADIENT_SUMS, copy_row
 from numbanorm.cpu.moments import (
     add_channel_sums,
     add_wide_sums,
@@ -35,42 +31,8 @@ from numbanorm.cpu.moments import (
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import checking, each_vector, expect, expect_edges, finish_stores
-from numbanorm.cpu.tiles import (
-    LONG,
-    apply_steps,
-    cut,
-    line_width,
-    row_of,
-    rows_to,
-    sum_steps,
-    tile_of,
-    tiles_to,
-    whole_steps,
-    work,
-)
-from numbanorm.cpu.vectors import LANES, at, pointer, put
-
-TRUE_TO = 16  # a shift of dy at most so many times the mean of dy costs none of the digits that count
-
-
-@block
-def _apply_tile(streams, x, tile, m, scale, offset, y):
-    """y = (x - m) * scale + offset."""
-    compact()
-    (l0, l1), L = tile[2], x.shape[2]
-    if L >= LONG:
-        for i in range(rows_to(tile)):
-            start, j = row_of(x, tile, i)
-            expect_edges(streams, pointer(y, row_of(x, tile, i + 1)[0]), l1 - l0)
-            affine_row(streams, l1 - l0, pointer(y, start), pointer(x, start), m[j], scale[j], offset[j])
-        return
-    width = line_width(x, tile)
-    m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
-    for start, stride, count, size in cut(x, tile, width):
-        for k in range(count):
-            line = start + k * stride
-            affine_row(streams, size, pointer(y, line), pointer(x, line), m, scale, offset)
+from numbanorm.cpu.streaming import finish_stores
+from numbanorm.cpu.tiles import apply_steps, sum_steps, tile_of, tiles_to, whole_steps, work
 
 
 @range_kernel
@@ -82,8 +44,8 @@ def whole_forward(lo, hi, streams, steps, x, weight, bias, eps, y, mean, rstd, v
         c0, c1 = tile[1]
         m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
         channel_moments(x, tile, streams, eps, m, delta, var[c0:c1])
-        affine = _finish(m, delta, var[c0:c1], weight[c0:c1], bias[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
-        _apply_tile(streams, x, tile, m, *affine, y)
+        affine = finish_forward(m, delta, var[c0:c1], weight[c0:c1], bias[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
+        apply_tile(streams, x, tile, m, *affine, y)
     finish_stores(streams)
 
 
@@ -115,31 +77,12 @@ def apply(lo, hi, streams, steps, x, m, scale, offset, y):
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, tiles_to(x, steps) - 1 - i)
         c0, c1 = tile[1]
-        _apply_tile(streams, x, tile, m[c0:c1], scale[c0:c1], offset[c0:c1], y)
+        apply_tile(streams, x, tile, m[c0:c1], scale[c0:c1], offset[c0:c1], y)
     finish_stores(streams)
 
 
 _whole_forward, _apply = parallel_for(whole_forward), parallel_for(apply)
 _sums, _wide_sums = parallel_for(sums), parallel_for(wide_sums)
-
-
-@block
-def _finish(m, delta, var, weight, bias, eps, mean, rstd):
-    """Fill mean and rstd; scale and offset."""
-    compact()
-    scale, offset = np.empty_like(m), np.empty_like(m)
-    _finish_row(m.size, mean, m, delta, var, weight, bias, eps, rstd, scale, offset)
-    return scale, offset
-
-
-@each_vector
-def _finish_row(j, mean, m, delta, var, weight, bias, eps, rstd, scale, offset):
-    exact_rstd = reciprocal_std(at(var, j), eps)
-    put(mean, j, at(delta, j) + at(m, j))
-    put(rstd, j, exact_rstd)
-    own_scale, own_offset = affine_of_d(at(delta, j), exact_rstd, at(weight, j), at(bias, j))
-    put(scale, j, own_scale)
-    put(offset, j, own_offset)
 
 
 @launcher
@@ -167,7 +110,7 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
         _wide_sums(engine, tiles, grain, (steps, x, m, inexact, partials))
         sums = total(partials)
         moments_of_wide_sums((sums[0], sums[1]), N * L, inexact, delta, var)
-    scale, offset = _finish(m, delta, var, weight, bias, eps, mean, rstd)
+    scale, offset = finish_forward(m, delta, var, weight, bias, eps, mean, rstd)
     _apply_all(engine, streams, x, m, scale, offset, y)
 
 
@@ -185,12 +128,7 @@ def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var
 def update_running(running, momentum, batch, factor):
     """Move running statistics towards factor * batch (float64)."""
     compact()
-    _average_row(running.size, running, batch, momentum, factor)
-
-
-@each_vector
-def _average_row(j, running, batch, momentum, factor):
-    put(running, j, moving_average(at(running, j), momentum, at(batch, j) * factor))
+    average_row(running.size, running, batch, momentum, factor)
 
 
 @block
@@ -205,117 +143,13 @@ def _apply_all(engine, streams, x, m, scale, offset, y):
 def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
     """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
     compact()
-    if not _none_negative(var.size, var):
+    if not none_negative(var.size, var):
         return False
     m, scale, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
     copy_row(m.size, m, mean)
-    _inference_row(m.size, scale, mean, m, var, weight, bias, eps, offset)
+    inference_row(m.size, scale, mean, m, var, weight, bias, eps, offset)
     _apply_all(engine, streams, x, m, scale, offset, y)
     return True
-
-
-@checking
-def _none_negative(j, var):
-    return ~(at(var, j) < 0.0)  # a NaN is none
-
-
-@each_vector
-def _inference_row(j, scale, mean, m, var, weight, bias, eps, offset):
-    rstd = reciprocal_std(at(var, j), eps)
-    own_scale, own_offset = affine_of_d(at(mean, j) - at(m, j), rstd, at(weight, j), at(bias, j))
-    put(scale, j, own_scale)
-    put(offset, j, own_offset)
-
-
-@block
-def _add_gradient_sums(dy, x, tile, far, m, rstd, m_dy, sums):
-    """Add to sums (GRADIENT_SUMS float64 arrays) each channel's `row_gradient_sums` over a tile."""
-    compact()
-    (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
-    if L >= LONG:
-        for i in range(rows_to(tile)):
-            start, j = row_of(x, tile, i)
-            following = row_of(x, tile, i + 1)[0]
-            expect(pointer(x, following))
-            expect(pointer(dy, following))
-            own = row_gradient_sums(l1 - l0, pointer(x, start), pointer(dy, start), one, m[j], rstd[j], m_dy[j])
-            for k in range(GRADIENT_SUMS):
-                sums[k][j] += own[k]
-        return
-    width = line_width(x, tile)
-    m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
-    long = np.zeros((GRADIENT_SUMS, width + LANES))
-    short = np.zeros(long.shape, x.dtype)
-    for start, stride, count, size in cut(x, tile, width):
-        runs = pointer(x, start), stride, far, pointer(dy, start)
-        add_gradient_lines(long, short, count, size, *runs, one, m, rstd, m_dy)
-    fold(long, width, L, sums)
-
-
-@block
-def _apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offset, dx):
-    """dx = (dy - m_dy) * scale + h * slope + offset."""
-    compact()
-    (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
-    if L >= LONG:
-        for i in range(rows_to(tile)):
-            start, j = row_of(x, tile, i)
-            expect_edges(streams, pointer(dx, row_of(x, tile, i + 1)[0]), l1 - l0)
-            runs = pointer(dx, start), pointer(dy, start), pointer(x, start)
-            own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
-            input_gradient_row(streams, l1 - l0, *runs, one, *own)
-        return
-    width = line_width(x, tile)
-    m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
-    scale, slope, offset = repeat(scale, L, width), repeat(slope, L, width), repeat(offset, L, width)
-    for start, stride, count, size in cut(x, tile, width):
-        for k in range(count):
-            line = start + k * stride
-            runs = pointer(dx, line), pointer(dy, line), pointer(x, line)
-            input_gradient_row(streams, size, *runs, one, m, rstd, m_dy, scale, slope, offset)
-
-
-@block
-def _finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
-    """Fill dweight and dbias; scale, slope and offset."""
-    compact()
-    scale, slope, offset = np.empty_like(rstd), np.empty_like(rstd), np.empty_like(rstd)
-    linear = scale, slope, offset
-    _finish_backward_row(rstd.size, dweight, *sums, count, rstd, m_dy, weight, dbias, *linear)
-    return linear
-
-
-@each_vector
-def _finish_backward_row(j, dweight, all_h, all_g, all_gh, count, rstd, m_dy, weight, dbias, scale, slope, offset):
-    sum_h, sum_g, sum_gh, own_rstd, own_weight = at(all_h, j), at(all_g, j), at(all_gh, j), at(rstd, j), at(weight, j)
-    put(dweight, j, sum_dy_x_hat(sum_gh, sum_g, sum_h / count))
-    put(dbias, j, sum_g + at(m_dy, j) * at(np.float64(count), j))
-    put(scale, j, own_rstd * own_weight)
-    own_slope, own_offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, own_rstd, count)
-    put(slope, j, own_weight * own_slope)
-    put(offset, j, own_weight * own_offset)
-
-
-@block
-def _drop_untrue_shifts(sums, count, m_dy):
-    """Whether some m_dy was far from its channel's mean of dy and is set to 0: then all sums are to be taken anew."""
-    compact()
-    if _all_true(m_dy.size, sums[1], m_dy, count):
-        return False
-    for j in range(m_dy.size):
-        if not _shift_is_true(m_dy[j], sums[1][j], count):
-            m_dy[j] = 0
-    return True
-
-
-@loop
-def _shift_is_true(m_dy, sum_g, count):
-    return abs(m_dy) <= abs(m_dy + sum_g / count) * TRUE_TO
-
-
-@checking
-def _all_true(j, sum_g, m_dy, count):
-    return _shift_is_true(at(m_dy, j), at(sum_g, j), count)
 
 
 @range_kernel
@@ -332,10 +166,10 @@ def whole_backward(lo, hi, streams, steps, dy, x, mean, rstd, weight, dx, dweigh
         while again:
             all_sums = np.zeros((GRADIENT_SUMS, c1 - c0))
             sums = all_sums[0], all_sums[1], all_sums[2]
-            _add_gradient_sums(dy, x, tile, streams, m, r, m_dy, sums)
-            again = _drop_untrue_shifts(sums, count, m_dy)
-        linear = _finish_backward(sums, count, r, m_dy, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
-        _apply_gradient_tile(streams, dy, x, tile, m, r, m_dy, *linear, dx)
+            add_gradient_sums(dy, x, tile, streams, m, r, m_dy, sums)
+            again = drop_untrue_shifts(sums, count, m_dy)
+        linear = finish_backward(sums, count, r, m_dy, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
+        apply_gradient_tile(streams, dy, x, tile, m, r, m_dy, *linear, dx)
     finish_stores(streams)
 
 
@@ -347,7 +181,7 @@ def gradient_sums(lo, hi, far, steps, dy, x, m, rstd, m_dy, partials):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
         own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
-        _add_gradient_sums(dy, x, tile, far, m[c0:c1], rstd[c0:c1], m_dy[c0:c1], own)
+        add_gradient_sums(dy, x, tile, far, m[c0:c1], rstd[c0:c1], m_dy[c0:c1], own)
 
 
 @range_kernel
@@ -358,7 +192,7 @@ def apply_gradient(lo, hi, streams, steps, dy, x, m, rstd, m_dy, scale, slope, o
         tile, _ = tile_of(x, steps, tiles_to(x, steps) - 1 - i)
         c0, c1 = tile[1]
         own = m[c0:c1], rstd[c0:c1], m_dy[c0:c1], scale[c0:c1], slope[c0:c1], offset[c0:c1]
-        _apply_gradient_tile(streams, dy, x, tile, *own, dx)
+        apply_gradient_tile(streams, dy, x, tile, *own, dx)
     finish_stores(streams)
 
 
@@ -399,8 +233,8 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
     again = True
     while again:
         sums = _all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
-        again = _drop_untrue_shifts(sums, N * L, m_dy)
-    linear = _finish_backward(sums, N * L, rstd, m_dy, weight, dweight, dbias)
+        again = drop_untrue_shifts(sums, N * L, m_dy)
+    linear = finish_backward(sums, N * L, rstd, m_dy, weight, dweight, dbias)
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
     _apply_gradient(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, m_dy, *linear, dx))

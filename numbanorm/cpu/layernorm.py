@@ -19,15 +19,8 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, moved, total, wide_row_moments
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import (
-    TERMS,
-    before_a_line,
-    expect_edges,
-    finish_stores,
-    needs_stage,
-    store_staged,
-    stream_staged,
-)
+from numbanorm.cpu.simd import TERMS
+from numbanorm.cpu.streaming import before_a_line, expect_edges, finish_stores, needs_stage, store_staged, stream_staged
 from numbanorm.cpu.tiles import BLOCK, PIECE, block_of, blocks_to, edge_of
 from numbanorm.cpu.vectors import FEW, LANES, eight, every, few, lane, lanes, pointer, with_lane
 

@@ -21,7 +21,8 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.moments import moved, wide_row_moments
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import TERMS, before_a_line, expect_edges, finish_stores
+from numbanorm.cpu.simd import TERMS
+from numbanorm.cpu.streaming import before_a_line, expect_edges, finish_stores
 from numbanorm.cpu.tiles import BLOCK, block_of, blocks_to, edge_of
 from numbanorm.cpu.vectors import LANES, pointer
 

@@ -8,7 +8,8 @@ import numpy as np
 
 from numbanorm._math import affine, input_gradient, normalize, scaled_difference, shifted_gradient
 from numbanorm.cpu.jit import block, compact, loop
-from numbanorm.cpu.simd import LINES_AHEAD, adding_lines, each_vector, elementwise, expect_at, summing
+from numbanorm.cpu.simd import LINES_AHEAD, adding_lines, each_vector, elementwise, summing
+from numbanorm.cpu.streaming import expect_at
 from numbanorm.cpu.vectors import FEW, add_to, at, few, item, pointer, put, total
 
 GRADIENT_SUMS = 3  # per statistic

@@ -10,7 +10,8 @@ import numpy as np
 from numbanorm._math import choose, moments, sums_are_exact
 from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.loops import add_moment_lines, add_row, fold, repeat, row_sums, wide_row_sums
-from numbanorm.cpu.simd import checking, each_vector, expect
+from numbanorm.cpu.simd import checking, each_vector
+from numbanorm.cpu.streaming import expect
 from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
 from numbanorm.cpu.vectors import LANES, at, pointer, put
 

@@ -7,7 +7,7 @@ they are long, are written in blocks of columns.
 """
 
 from numbanorm.cpu.jit import block, compact, loop, plain
-from numbanorm.cpu.simd import before_a_line
+from numbanorm.cpu.streaming import before_a_line
 from numbanorm.cpu.vectors import LANES, lanes
 
 LONG = 256  # values that make a run worth reading as a row

@@ -1,0 +1,174 @@
+"""What batch normalization does to a tile of x (N, C, L), and to the numbers that each of its channels has."""
+
+import numpy as np
+
+from numbanorm._math import (
+    affine_of_d,
+    input_gradient_of_sums,
+    moving_average,
+    reciprocal_std,
+    sum_dy_x_hat,
+)
+from numbanorm.cpu.jit import block, compact, loop
+from numbanorm.cpu.loops import (
+    GRADIENT_SUMS,
+    add_gradient_lines,
+    affine_row,
+    fold,
+    input_gradient_row,
+    repeat,
+    row_gradient_sums,
+)
+from numbanorm.cpu.simd import checking, each_vector
+from numbanorm.cpu.streaming import expect, expect_edges
+from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
+from numbanorm.cpu.vectors import LANES, at, pointer, put
+
+TRUE_TO = 16  # a shift of dy at most so many times the mean of dy costs none of the digits that count
+
+
+@block
+def apply_tile(streams, x, tile, m, scale, offset, y):
+    """y = (x - m) * scale + offset."""
+    compact()
+    (l0, l1), L = tile[2], x.shape[2]
+    if L >= LONG:
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            expect_edges(streams, pointer(y, row_of(x, tile, i + 1)[0]), l1 - l0)
+            affine_row(streams, l1 - l0, pointer(y, start), pointer(x, start), m[j], scale[j], offset[j])
+        return
+    width = line_width(x, tile)
+    m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
+    for start, stride, count, size in cut(x, tile, width):
+        for k in range(count):
+            line = start + k * stride
+            affine_row(streams, size, pointer(y, line), pointer(x, line), m, scale, offset)
+
+
+@block
+def finish_forward(m, delta, var, weight, bias, eps, mean, rstd):
+    """Fill mean and rstd; scale and offset."""
+    compact()
+    scale, offset = np.empty_like(m), np.empty_like(m)
+    _finish_forward_row(m.size, mean, m, delta, var, weight, bias, eps, rstd, scale, offset)
+    return scale, offset
+
+
+@each_vector
+def _finish_forward_row(j, mean, m, delta, var, weight, bias, eps, rstd, scale, offset):
+    exact_rstd = reciprocal_std(at(var, j), eps)
+    put(mean, j, at(delta, j) + at(m, j))
+    put(rstd, j, exact_rstd)
+    own_scale, own_offset = affine_of_d(at(delta, j), exact_rstd, at(weight, j), at(bias, j))
+    put(scale, j, own_scale)
+    put(offset, j, own_offset)
+
+
+@each_vector
+def average_row(j, running, batch, momentum, factor):
+    put(running, j, moving_average(at(running, j), momentum, at(batch, j) * factor))
+
+
+@checking
+def none_negative(j, var):
+    return ~(at(var, j) < 0.0)  # a NaN is none
+
+
+@each_vector
+def inference_row(j, scale, mean, m, var, weight, bias, eps, offset):
+    rstd = reciprocal_std(at(var, j), eps)
+    own_scale, own_offset = affine_of_d(at(mean, j) - at(m, j), rstd, at(weight, j), at(bias, j))
+    put(scale, j, own_scale)
+    put(offset, j, own_offset)
+
+
+@block
+def add_gradient_sums(dy, x, tile, far, m, rstd, m_dy, sums):
+    """Add to sums (GRADIENT_SUMS float64 arrays) each channel's `row_gradient_sums` over a tile."""
+    compact()
+    (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
+    if L >= LONG:
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            following = row_of(x, tile, i + 1)[0]
+            expect(pointer(x, following))
+            expect(pointer(dy, following))
+            own = row_gradient_sums(l1 - l0, pointer(x, start), pointer(dy, start), one, m[j], rstd[j], m_dy[j])
+            for k in range(GRADIENT_SUMS):
+                sums[k][j] += own[k]
+        return
+    width = line_width(x, tile)
+    m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
+    long = np.zeros((GRADIENT_SUMS, width + LANES))
+    short = np.zeros(long.shape, x.dtype)
+    for start, stride, count, size in cut(x, tile, width):
+        runs = pointer(x, start), stride, far, pointer(dy, start)
+        add_gradient_lines(long, short, count, size, *runs, one, m, rstd, m_dy)
+    fold(long, width, L, sums)
+
+
+@block
+def apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offset, dx):
+    """dx = (dy - m_dy) * scale + h * slope + offset."""
+    compact()
+    (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
+    if L >= LONG:
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            expect_edges(streams, pointer(dx, row_of(x, tile, i + 1)[0]), l1 - l0)
+            runs = pointer(dx, start), pointer(dy, start), pointer(x, start)
+            own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
+            input_gradient_row(streams, l1 - l0, *runs, one, *own)
+        return
+    width = line_width(x, tile)
+    m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
+    scale, slope, offset = repeat(scale, L, width), repeat(slope, L, width), repeat(offset, L, width)
+    for start, stride, count, size in cut(x, tile, width):
+        for k in range(count):
+            line = start + k * stride
+            runs = pointer(dx, line), pointer(dy, line), pointer(x, line)
+            input_gradient_row(streams, size, *runs, one, m, rstd, m_dy, scale, slope, offset)
+
+
+@block
+def finish_backward(sums, count, rstd, m_dy, weight, dweight, dbias):
+    """Fill dweight and dbias; scale, slope and offset."""
+    compact()
+    scale, slope, offset = np.empty_like(rstd), np.empty_like(rstd), np.empty_like(rstd)
+    linear = scale, slope, offset
+    _finish_backward_row(rstd.size, dweight, *sums, count, rstd, m_dy, weight, dbias, *linear)
+    return linear
+
+
+@each_vector
+def _finish_backward_row(j, dweight, all_h, all_g, all_gh, count, rstd, m_dy, weight, dbias, scale, slope, offset):
+    sum_h, sum_g, sum_gh, own_rstd, own_weight = at(all_h, j), at(all_g, j), at(all_gh, j), at(rstd, j), at(weight, j)
+    put(dweight, j, sum_dy_x_hat(sum_gh, sum_g, sum_h / count))
+    put(dbias, j, sum_g + at(m_dy, j) * at(np.float64(count), j))
+    put(scale, j, own_rstd * own_weight)
+    own_slope, own_offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, own_rstd, count)
+    put(slope, j, own_weight * own_slope)
+    put(offset, j, own_weight * own_offset)
+
+
+@block
+def drop_untrue_shifts(sums, count, m_dy):
+    """Whether some m_dy was far from its channel's mean of dy and is set to 0: then all sums are to be taken anew."""
+    compact()
+    if _all_true(m_dy.size, sums[1], m_dy, count):
+        return False
+    for j in range(m_dy.size):
+        if not _shift_is_true(m_dy[j], sums[1][j], count):
+            m_dy[j] = 0
+    return True
+
+
+@loop
+def _shift_is_true(m_dy, sum_g, count):
+    return abs(m_dy) <= abs(m_dy + sum_g / count) * TRUE_TO
+
+
+@checking
+def _all_true(j, sum_g, m_dy, count):
+    return _shift_is_true(at(m_dy, j), at(sum_g, j), count)
