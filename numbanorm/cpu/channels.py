@@ -43,6 +43,8 @@ def apply_tile(streams, x, tile, m, scale, offset, y):
     for start, stride, count, size in cut(x, tile, width):
         for k in range(count):
             line = start + k * stride
+            if stride > size:
+                expect(pointer(x, line + stride))
             affine_row(streams, size, pointer(y, line), pointer(x, line), m, scale, offset)
 
 
@@ -127,6 +129,9 @@ def apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offse
     for start, stride, count, size in cut(x, tile, width):
         for k in range(count):
             line = start + k * stride
+            if stride > size:
+                expect(pointer(x, line + stride))
+                expect(pointer(dy, line + stride))
             runs = pointer(dx, line), pointer(dy, line), pointer(x, line)
             input_gradient_row(streams, size, *runs, one, m, rstd, m_dy, scale, slope, offset)
 

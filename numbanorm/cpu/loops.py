@@ -129,6 +129,8 @@ def _row_sum(j, x):
 def repeat(values, L, width):
     """A number per channel -> a number per value of a line, L at a time, over and over."""
     compact()
+    if width == values.size:
+        return values
     line, period = np.empty(width, values.dtype), values.size * L
     if L == 1:
         copy_row(period, line, values)

@@ -22,9 +22,11 @@ WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over 
 
 @plain
 def _channels_to_a_line(C, L):
-    """So many that lines have LINE values or more, and each as many cache lines: then all of them begin one."""
+    """All, or so many that lines have LINE values or more, and each as many cache lines: then all of them begin one."""
     if L >= LONG:
         return 1
+    if C * L <= 2 * LINE:
+        return C
     multiple, odd = LANES, L
     while multiple > 1 and odd % 2 == 0:
         multiple, odd = multiple // 2, odd // 2
