@@ -113,6 +113,8 @@ def channel_axes(axis: Any, x: Array) -> Shape:
 
 
 def eps(value: Any) -> float:
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
     return _number("eps", value, 0.0, math.inf)
 
 
@@ -121,8 +123,6 @@ def momentum(value: Any) -> float:
 
 
 def _number(name: str, value: Any, least: float, most: float) -> float:
-    if type(value) is float and least <= value <= most and value < math.inf:
-        return value
     if not isinstance(value, Real) or isinstance(value, bool):
         raise TypeError(f"{name}: {value!r}, must be a number")
     try:

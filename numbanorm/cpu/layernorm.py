@@ -46,7 +46,8 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     compact()
     cols, as_x = x.shape[1], x.dtype.type
     group, edge = _rows_to_a_group(cols, cols * x.itemsize), edge_of(y, cols)
-    staged, stage = needs_stage(streams, y, cols), np.empty(GROUP_VALUES + 2 * LANES, x.dtype)
+    staged = needs_stage(streams, y, cols)
+    stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
     direct, lead = streams and not staged, -before_a_line(pointer(y, lo * cols)) % lanes(y)
     skip = lead
     for first in range(lo, hi, group):
@@ -115,7 +116,8 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
     group, edge = _rows_to_a_group(cols, 2 * cols * x.itemsize), edge_of(dx, cols)
     run = np.empty((2, cols // LANES * LANES + 4 * LANES), x.dtype)
     margin = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # to lie in cache lines as dx does
-    staged, stage = needs_stage(streams, dx, cols), np.empty(GROUP_VALUES + 2 * LANES, x.dtype)
+    staged = needs_stage(streams, dx, cols)
+    stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
     direct, lead = streams and not staged, -before_a_line(pointer(dx, lo * chunk * cols)) % lanes(dx)
     skip = lead
     for i in range(lo, hi):
