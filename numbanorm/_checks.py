@@ -119,6 +119,8 @@ def eps(value: Any) -> float:
 
 
 def momentum(value: Any) -> float:
+    if type(value) is float and 0.0 <= value <= 1.0:
+        return value
     return _number("momentum", value, 0.0, 1.0)
 
 
