@@ -11,7 +11,7 @@ from numbanorm.cpu.streaming import before_a_line
 from numbanorm.cpu.vectors import LANES, lanes
 
 LONG = 256  # values that make a run worth reading as a row
-LINE = 512  # values to a line: sums of it, and the next of several that are read at once, stay in the first cache
+LINE = 2048  # bytes to a line: sums of it, and the next of several that are read at once, stay in the first cache
 SUMS = 40000  # of each kind, over all channels and pieces, while one piece has no more: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
@@ -21,23 +21,23 @@ WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over 
 
 
 @plain
-def _channels_to_a_line(C, L):
-    """All, or so many that lines have LINE values or more, and each as many cache lines: then all of them begin one."""
+def _channels_to_a_line(C, L, itemsize):
+    """All, or so many that lines have LINE bytes or more, and each as many cache lines: then all of them begin one."""
     if L >= LONG:
         return 1
-    if C * L <= 2 * LINE:
+    if C * L * itemsize <= 2 * LINE:
         return C
     multiple, odd = LANES, L
     while multiple > 1 and odd % 2 == 0:
         multiple, odd = multiple // 2, odd // 2
-    return min(C, (LINE // L + multiple - 1) // multiple * multiple)
+    return min(C, (LINE // (L * itemsize) + multiple - 1) // multiple * multiple)
 
 
 @plain
 def whole_steps(shape, itemsize):
     """Steps of n, c and l to tiles of whole channels; whether those are small enough to be read twice at no cost."""
     N, C, L = shape
-    c_step = _channels_to_a_line(C, L)
+    c_step = _channels_to_a_line(C, L, itemsize)
     if L >= LONG:
         c_step = max(1, min(C // FEWEST_TILES, WHOLE_CHANNELS_BYTES // 2 // (N * L * itemsize)))
     return (N, c_step, L), N * c_step * L * itemsize <= WHOLE_CHANNELS_BYTES
@@ -49,7 +49,7 @@ def sum_steps(x):
     compact()
     N, C, L = x.shape
     pieces = max(1, SUMS // C)
-    c_step, l_step = _channels_to_a_line(C, L), L
+    c_step, l_step = _channels_to_a_line(C, L, x.itemsize), L
     if L >= LONG:
         l_step = min(L, max(TILE, (L - 1) // pieces + 1))
         pieces = max(1, pieces // ((L - 1) // l_step + 1))
@@ -63,7 +63,7 @@ def apply_steps(x):
     N, C, L = x.shape
     values = min(TILE, max(PIECE, x.size // 64))
     l_step = min(L, values)
-    c_step = _channels_to_a_line(C, L) if 1 < L < LONG else min(C, max(1, values // l_step))
+    c_step = _channels_to_a_line(C, L, x.itemsize) if 1 < L < LONG else min(C, max(1, values // l_step))
     return min(N, max(1, values // (c_step * l_step))), c_step, l_step
 
 
@@ -112,14 +112,14 @@ def row_of(x, tile, i):
 
 @block
 def line_width(x, tile):
-    """Values to a line of a tile of short channels: at least LINE where it holds all channels and so much."""
+    """Values to a line of a tile of short channels: at least LINE bytes where it holds all channels and so much."""
     compact()
     (n0, n1), (c0, c1), _ = tile
     _, C, L = x.shape
     width = (c1 - c0) * L
     several = 1
     if c1 - c0 == C:
-        while several * width < LINE and several < n1 - n0:
+        while several * width * x.itemsize < LINE and several < n1 - n0:
             several *= 2
     return several * width
 
