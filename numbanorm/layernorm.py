@@ -223,10 +223,10 @@ def _normalize(
     if x.size > 0:
         if seen.inner > 1:
             kernel = kernels.layer_norm_columns_forward
+        elif not seen.small and long_forward(seen.own, seen.dtype.itemsize):
+            kernel = layer_norm_forward_long
         else:
-            kernel = (
-                layer_norm_forward_long if long_forward(seen.own, seen.dtype.itemsize) else kernels.layer_norm_forward
-            )
+            kernel = kernels.layer_norm_forward
         own_x = x if seen.direct else seen.load(x, seen.rows)
         stream = not seen.small and streams(2 * x.nbytes)
         kernel(engine(), stream, own_x, own_weight, own_bias, eps, y, mean, rstd)

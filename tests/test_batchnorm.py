@@ -244,6 +244,24 @@ def test_non_finite_values_stay_in_their_channel(shape, bad):
         np.testing.assert_array_equal(result, without)
 
 
+@pytest.mark.parametrize("bad", [[np.nan], [np.inf], [np.inf, -np.inf], [3e38, 3e38, -3e38, -3e38]])
+@pytest.mark.parametrize("shape", [(60, 5), (5000, 64), (7, 5, 49), (30, 3, 100, 100)])
+def test_a_gradient_that_is_not_finite_stays_in_its_channel(shape, bad):
+    """Also one whose sums overflow: they are taken anew once, not for ever."""
+    x, dy = values(shape), values(shape, seed=2)
+    _, mean, rstd = batch_norm_forward(x)
+    clean = batch_norm_backward(dy, x, mean, rstd)
+    dy[(slice(None), 1)] += 5  # to be summed about a shift, which is then found to be wrong
+    dy[(slice(3, 3 + len(bad)), 1) + (2,) * (len(shape) - 2)] = bad
+    gradients = batch_norm_backward(dy, x, mean, rstd)
+    if not np.isfinite(bad).all():
+        assert not np.isfinite(gradients.dx[:, 1]).any()
+        assert not np.isfinite(gradients.dbias[1])
+    for result, without in zip(gradients, clean, strict=True):
+        result, without = (np.delete(a, 1, axis=min(1, a.ndim - 1)) for a in (result, without))
+        np.testing.assert_array_equal(result, without)
+
+
 def test_what_the_mask_leaves_out_does_not_matter():
     x, dy = values((6, 5, 4)), values((6, 5, 4), seed=2)
     mask = np.random.default_rng(4).random((6, 5)) < 0.6

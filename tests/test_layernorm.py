@@ -187,7 +187,7 @@ def test_constant_rows_give_exactly_the_bias(shape, axis, value):
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 @pytest.mark.parametrize("place", [0, 1, 600])
-@pytest.mark.parametrize(("shape", "axis"), [((5, 700), -1), ((2, 700, 30), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((5, 700), -1), ((40, 3001), -1), ((3, 280000), -1), ((2, 700, 30), 1)])
 def test_non_finite_values_stay_in_their_row(shape, axis, bad, place):
     x = values(shape)
     where = (1, place) if x.ndim == 2 else (1, place, 7)
@@ -200,7 +200,10 @@ def test_non_finite_values_stay_in_their_row(shape, axis, bad, place):
         dx = layer_norm_backward(dy, x, mean, rstd, axis=axis).dx
     expected, clean_mean, clean_rstd = layer_norm_forward(clean, axis=axis)
     expected_dx = layer_norm_backward(dy, clean, clean_mean, clean_rstd, axis=axis).dx
-    for result, without in ((y, expected), (dx, expected_dx)):
+    bad_dy = dy.copy()
+    bad_dy[where] = bad
+    dx_of_bad_dy = layer_norm_backward(bad_dy, clean, clean_mean, clean_rstd, axis=axis).dx
+    for result, without in ((y, expected), (dx, expected_dx), (dx_of_bad_dy, expected_dx.copy())):
         assert not np.isfinite(result[own]).any()
         result[own] = without[own] = 0
         np.testing.assert_array_equal(result, without)

@@ -162,12 +162,12 @@ def whole_backward(lo, hi, streams, steps, dy, x, mean, rstd, weight, dx, dweigh
         c0, c1 = tile[1]
         m, r, m_dy = mean[c0:c1], rstd[c0:c1], np.empty(c1 - c0, x.dtype)
         gradient_shift(dy, tile[1], m_dy)
-        again = True
-        while again:
-            all_sums = np.zeros((GRADIENT_SUMS, c1 - c0))
-            sums = all_sums[0], all_sums[1], all_sums[2]
+        all_sums = np.zeros((GRADIENT_SUMS, c1 - c0))
+        sums = all_sums[0], all_sums[1], all_sums[2]
+        add_gradient_sums(dy, x, tile, streams, m, r, m_dy, sums)
+        if drop_untrue_shifts(sums, count, m_dy):
+            all_sums[:] = 0
             add_gradient_sums(dy, x, tile, streams, m, r, m_dy, sums)
-            again = drop_untrue_shifts(sums, count, m_dy)
         linear = finish_backward(sums, count, r, m_dy, weight[c0:c1], dweight[c0:c1], dbias[c0:c1])
         apply_gradient_tile(streams, dy, x, tile, m, r, m_dy, *linear, dx)
     finish_stores(streams)
@@ -230,10 +230,9 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
     compact()
     (N, C, L), m_dy = x.shape, np.empty_like(mean)
     gradient_shift(dy, (0, C), m_dy)
-    again = True
-    while again:
+    sums = _all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
+    if drop_untrue_shifts(sums, N * L, m_dy):
         sums = _all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
-        again = drop_untrue_shifts(sums, N * L, m_dy)
     linear = finish_backward(sums, N * L, rstd, m_dy, weight, dweight, dbias)
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)

@@ -142,9 +142,9 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                 for b in range(blocks_to(cols, edge)):
                     c, last = block_of(b, cols, edge)
                     for k in range(count):
-                        r, start = first + k, (first + k) * cols + c
-                        result = pointer(stage, lead + k * cols) if staged else pointer(dx, start)
-                        runs = result, pointer(dy, start), pointer(x, start), pointer(weight, c)
+                        r, place = first + k, (first + k) * cols + c
+                        result = pointer(stage, lead + k * cols) if staged else pointer(dx, place)
+                        runs = result, pointer(dy, place), pointer(x, place), pointer(weight, c)
                         linear = as_x(lane(m_wdy, k)), as_x(lane(slope, k)), as_x(lane(offset, k))
                         own = mean[r], rstd[r], as_x(lane(mean_h, k)), *linear
                         gradients_row(direct, last - c, *runs, *own, run[:, margin + c :], run.shape[1])

@@ -135,7 +135,7 @@ def column_gradients(lo, hi, streams, rows, dy, x, mean, rstd, weight, linear, d
     """Blocks lo to hi of columns of a panel: dx, and its sums of dy * x_hat and dy.
 
     They are added to totals (2, cols) or, if that is empty since there is no other panel, they are dweight and dbias.
-    rows: the panel's first, and the one after its last; linear (rows of x, 4): their m_wdy, mean_h, slope and offset.
+    rows: the panel's first, and the one after its last; linear (rows of the panel, 4): m_wdy, mean_h, slope, offset.
     """
     compact()
     (first, stop), cols = rows, x.shape[1]
@@ -149,11 +149,12 @@ def column_gradients(lo, hi, streams, rows, dy, x, mean, rstd, weight, linear, d
             run[:] = 0
             for r in range(start, min(start + TERMS, stop)):
                 place = r * cols + c
-                m_wdy, mean_h, slope, offset = linear[r, 0], linear[r, 1], linear[r, 2], linear[r, 3]
+                own = linear[r - first]
+                m_wdy, mean_h, slope, offset = own[0], own[1], own[2], own[3]
                 expect_edges(streams, pointer(dx, place), end - c)
                 runs = pointer(dx, place), pointer(dy, place), pointer(x, place), pointer(weight, c)
-                own = mean[r], rstd[r], mean_h, m_wdy, slope, offset
-                gradients_row(streams, end - c, *runs, *own, run[:, lead:], run.shape[1])
+                statistics = mean[r], rstd[r], mean_h, m_wdy, slope, offset
+                gradients_row(streams, end - c, *runs, *statistics, run[:, lead:], run.shape[1])
             for k in range(2):
                 add_row(end - c, pointer(run, k * run.shape[1] + lead), own_totals[k])
         if totals.size > 0:
@@ -175,16 +176,17 @@ def layer_norm_backward_long(engine, streams, dy, x, mean, rstd, weight, dx, dwe
     (rows, cols), as_x = x.shape, x.dtype.type
     pieces = _pieces_to(cols)
     panel = max(1, PANEL_BYTES // (TERMS * cols * x.itemsize)) * TERMS
-    if cols * x.itemsize > ROW_BYTES // 2:
-        panel = rows  # no panel would stay in a cache
-    totals, linear = np.zeros((2, cols if panel < rows else 0)), np.empty((rows, 4), x.dtype)
-    sums = np.empty((min(panel, rows) * pieces, GRADIENT_SUMS))
+    if cols * x.itemsize > ROW_BYTES // 3:
+        panel = rows  # none would stay in a cache, and totals would take more than 1 MB and a row
+    panel = min(panel, rows)
+    totals, linear = np.zeros((2, cols if panel < rows else 0)), np.empty((panel, 4), x.dtype)
+    sums = np.empty((panel * pieces, GRADIENT_SUMS))
     for first in range(0, rows, panel):
         stop = min(first + panel, rows)
         _piece_gradient_sums(engine, (stop - first) * pieces, 1, (first, dy, x, mean, rstd, weight, sums))
         for r in range(first, stop):
-            _finish_sums(sums, (r - first) * pieces, pieces, cols, rstd[r], linear[r])
-            linear[r, 0] = as_x(row_shift(cols, pointer(dy, r * cols), weight))
+            _finish_sums(sums, (r - first) * pieces, pieces, cols, rstd[r], linear[r - first])
+            linear[r - first, 0] = as_x(row_shift(cols, pointer(dy, r * cols), weight))
         blocks = blocks_to(cols, edge_of(dx, cols))
         rest = (first, stop), dy, x, mean, rstd, weight, linear, dx, totals, dweight, dbias
         _column_gradients(engine, blocks, 1, (streams, *rest))
