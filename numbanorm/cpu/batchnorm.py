@@ -241,7 +241,7 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
 
 @launcher
 def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """dy, x, dx: (N, C, L); all else (C,)."""
+    """dy, x, dx: (N, C, L); all else (C,), and of x's dtype."""
     compact()
     if whole_steps(x.shape, x.itemsize)[1]:
         batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
