@@ -8,7 +8,7 @@ but kept for the next result of the same size, up to a limit over all sizes.
 import threading
 from collections import OrderedDict
 from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -20,6 +20,14 @@ _LINE, _PAGE = 64, 4096
 _KEPT = 256 << 20  # bytes, unless told otherwise
 
 
+class _Memory(NamedTuple):
+    """Bytes that were asked of the system once, and where they lie, which it takes NumPy a microsecond to say."""
+
+    array: Array
+    address: int
+    nbytes: int
+
+
 class _Pool:
     """Memory that waits for its next use, by size; the size that came back last is at the end.
 
@@ -29,10 +37,10 @@ class _Pool:
 
     def __init__(self) -> None:
         self.limit, self.held = _KEPT, 0
-        self.waiting: OrderedDict[int, list[Array]] = OrderedDict()
+        self.waiting: OrderedDict[int, list[_Memory]] = OrderedDict()
         self.lock = threading.Lock()
 
-    def take(self, nbytes: int) -> Array | None:
+    def take(self, nbytes: int) -> _Memory | None:
         """Memory of so many bytes, if there is any."""
         if not self.lock.acquire(blocking=False):
             return None
@@ -41,7 +49,7 @@ class _Pool:
         finally:
             self.lock.release()
 
-    def give(self, memory: Array) -> None:
+    def give(self, memory: _Memory) -> None:
         """Keep memory, and let go of what is then too much."""
         if memory.nbytes > self.limit or not self.lock.acquire(blocking=False):
             return
@@ -67,7 +75,7 @@ class _Pool:
         while self.held > self.limit:
             self._pop(next(iter(self.waiting)))
 
-    def _pop(self, nbytes: int) -> Array:
+    def _pop(self, nbytes: int) -> _Memory:
         memories = self.waiting[nbytes]
         memory = memories.pop()
         if not memories:
@@ -82,10 +90,10 @@ _pool = _Pool()
 class _Loan:
     """The base of a result in recycled memory: it lives as long as an array or a view of it does."""
 
-    def __init__(self, memory: Array, shape: Shape, dtype: np.dtype[Any], start: int) -> None:
+    def __init__(self, memory: _Memory, shape: Shape, dtype: np.dtype[Any], start: int) -> None:
         self.memory, self.pool = memory, _pool
-        address = memory.__array_interface__["data"][0] + start
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": (address, False)}
+        data = memory.address + start, False
+        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": data}
 
     def __del__(self) -> None:
         self.pool.give(self.memory)
@@ -138,8 +146,13 @@ def empty(shape: Shape, dtype: np.dtype[Any], beside: Array) -> Array:
     size = (nbytes + 2 * _PAGE - 1) // _PAGE * _PAGE
     memory = _pool.take(size)
     if memory is None:
-        memory = np.empty(size, np.uint8)
-    away = beside.__array_interface__["data"][0] + _PAGE // 2 - memory.__array_interface__["data"][0]
-    start = away % _PAGE // _LINE * _LINE
-    start += -(memory.__array_interface__["data"][0] + start) % _LINE
+        array = np.empty(size, np.uint8)
+        memory = _Memory(array, _address(array), size)
+    start = (_address(beside) + _PAGE // 2 - memory.address) % _PAGE // _LINE * _LINE
+    start += -(memory.address + start) % _LINE
     return np.asarray(_Loan(memory, shape, dtype, start))
+
+
+def _address(a: Array) -> int:
+    address: int = a.__array_interface__["data"][0]
+    return address
