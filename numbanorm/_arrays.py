@@ -5,9 +5,10 @@ others. An array whose axes lie densely in memory, in whatever order, is seen so
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -17,7 +18,8 @@ from numbanorm._types import Array, Shape
 _SHORT = 1 << 16  # values: longer numbers in place of a parameter are not kept
 
 
-class Split(NamedTuple):
+@dataclass(slots=True)
+class Split:
     """How arrays of x's shape are seen as (outer, own, inner)."""
 
     outer: int
@@ -34,7 +36,13 @@ class Split(NamedTuple):
     parameter_order: Shape | None  # the same of the normalised axes alone
     nothing: Array  # for a kernel, in place of a statistic that nobody wants
     small: bool  # whether results of x's size need no recycled memory
-    direct: bool  # whether the x that was seen is what kernels of rows take
+    usual: bool  # whether the x that was seen is a plain C-ordered array: to reshape it is enough
+
+    def load_x(self, x: Array, shape: Shape) -> Array:
+        """`load` of the x that was seen."""
+        if self.usual:
+            return x if self.shape == shape else x.reshape(shape)
+        return self.load(x, shape)
 
     def load(self, a: Array, shape: Shape) -> Array:
         """An array of x's shape or `kept_shape`, seen in the order of (outer, own, inner), as x's dtype."""
@@ -66,8 +74,7 @@ class Split(NamedTuple):
     def deliver(self, result: Array, out: Array | None) -> Array:
         """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
         if out is None:
-            done = self.order is None and result.shape == self.shape
-            return result if done else _back(result, self.shape, self.order)
+            return _back(result, self.shape, self.order)
         if result is not out and not np.may_share_memory(result, out):
             np.copyto(out, _back(result, self.shape, self.order))
         return out
@@ -76,7 +83,7 @@ class Split(NamedTuple):
         return _back(a, self.kept_shape, self.order)
 
     def deliver_parameter(self, a: Array) -> Array:
-        return a if a.shape == self.parameter_shape else _back(a, self.parameter_shape, self.parameter_order)
+        return _back(a, self.parameter_shape, self.parameter_order)
 
 
 def see(x: Array, axis: Any, axes: Callable[[Any, Array], Shape]) -> Split:
@@ -96,7 +103,7 @@ def _usual(shape: Shape, dtype: np.dtype[Any], axis: int) -> Split | None:
     if not (known and len(shape) > 1 and -len(shape) <= axis < len(shape)):
         return None
     seen = _c_ordered(shape, axis % len(shape), axis % len(shape) + 1, dtype)
-    return seen._replace(direct=seen.rows == shape)
+    return replace(seen, usual=True)
 
 
 def split(x: Array, axes: Shape) -> Split:
@@ -152,16 +159,19 @@ def _of(
         parameter_order,
         nothing=np.empty([0] * len(reduced), dtype),
         small=prod(planes) * dtype.itemsize < _memory.LARGE,
-        direct=False,
+        usual=False,
     )
 
 
 def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
     """C-ordered, aligned, of this dtype, and writable as far as Numba can tell, else it would compile anew."""
-    if a.flags.carray and a.dtype == dtype and type(a) is np.ndarray:
+    if a.dtype is not dtype and a.dtype != dtype:
+        return np.asarray(a).astype(dtype, "C")
+    flags = a.flags
+    if type(a) is np.ndarray and flags.carray:
         return a
     a = np.asarray(a)  # not a subclass
-    if a.dtype != dtype or not (a.flags.c_contiguous and a.flags.aligned):
+    if not (flags.c_contiguous and flags.aligned):
         return a.astype(dtype, "C")
     return a if a.flags.writeable else np.asarray(_Writable(a))
 
@@ -178,7 +188,7 @@ def _kept_numbers(size: int, number: float, dtype: np.dtype[Any]) -> Array:
 
 def _back(a: Array, shape: Shape, order: Shape | None) -> Array:
     if order is None:
-        return a.reshape(shape)
+        return a if a.shape == shape else a.reshape(shape)
     return a.reshape([shape[i] for i in order]).transpose(np.argsort(order))
 
 

@@ -12,6 +12,7 @@ from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 from numbanorm._types import Array, Shape
 
 FLOATS = (np.float32, np.float64)
+FLOAT64 = np.dtype(np.float64)
 _INSTEAD = {
     "b": "x.astype(np.float32) for a float array",
     "i": "x.astype(np.float32) for a float array",
@@ -63,7 +64,7 @@ def parameter(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None
 
 def statistic(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
     """An array of this shape, no less precise than x."""
-    if type(value) is np.ndarray and value.shape == shape and value.dtype is dtype:
+    if type(value) is np.ndarray and value.shape == shape and (value.dtype is dtype or value.dtype is FLOAT64):
         return
     array(name, value)
     _shape(name, value, shape)
@@ -190,15 +191,11 @@ def several_values(x: Array, count: int, masked: bool) -> None:
 
 def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
     """Writable, like x, each of `same` either its very memory or apart from it, all of `apart` apart from it."""
-    if value is None:
-        return
     like("out", value, x)
     _written("out", value)
-    for name, other in same.items():
-        if value is not other and not _same_memory(value, other):
+    for name, other in _not_plainly_apart(value, same | apart):
+        if name not in same or not _same_memory(value, other):
             _no_overlap("out", value, name, other)
-    for name, other in apart.items():
-        _no_overlap("out", value, name, other)
 
 
 def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], apart: dict[str, Any]) -> None:
@@ -207,7 +204,7 @@ def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], apart: di
         return
     statistic(name, value, shape, dtype)
     _written(name, value)
-    for other_name, other in apart.items():
+    for other_name, other in _not_plainly_apart(value, apart):
         _no_overlap(name, value, other_name, other)
 
 
@@ -227,21 +224,23 @@ def _may_overlap_itself(value: Array) -> bool:
     return False
 
 
+def _not_plainly_apart(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
+    """Without those that lie elsewhere, or have memory of their own as value has."""
+    own = value.flags.owndata
+    return [
+        (name, other)
+        for name, other in others.items()
+        if not (other is None or (own and other is not value and other.flags.owndata))
+        and np.may_share_memory(value, other)
+    ]
+
+
 def _same_memory(a: Array, b: Array) -> bool:
-    if _apart(a, b):
-        return False
     start, other_start = (c.__array_interface__["data"][0] for c in (a, b))
     return start == other_start and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
 
 
-def _apart(a: Array, b: Array) -> bool:
-    """Whether that is plain to see: each has its own memory, or these lie apart."""
-    return (a is not b and a.flags.owndata and b.flags.owndata) or not np.may_share_memory(a, b)
-
-
-def _no_overlap(name: str, value: Array, other_name: str, other: Any) -> None:
-    if other is None or _apart(value, other):
-        return
+def _no_overlap(name: str, value: Array, other_name: str, other: Array) -> None:
     try:
         overlap = np.shares_memory(value, other, max_work=1_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:

@@ -12,7 +12,6 @@ from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
 from numbanorm.cpu.tiles import whole_steps
 
-_FLOAT64 = np.dtype(np.float64)
 
 
 def batch_norm(
@@ -82,7 +81,7 @@ def batch_norm(
     y = seen.target(out, seen.planes, x)
     if x.size > 0:
         stream = not seen.small and streams(2 * x.nbytes)
-        given = seen.load(x, seen.planes), behaved(mean, _FLOAT64), behaved(var, _FLOAT64), *affine
+        given = seen.load_x(x, seen.planes), behaved(mean, _checks.FLOAT64), behaved(var, _checks.FLOAT64), *affine
         if not kernels.batch_norm(engine(), stream, *given, eps, y):
             raise ValueError(f"var: {np.nanmin(var)} in it, must not be negative")
     return seen.deliver(y, out)
@@ -267,7 +266,7 @@ def batch_norm_backward(
     if out is not None:
         _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
 
-    statistics = behaved(mean, _FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
+    statistics = behaved(mean, _checks.FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
     if mask is None:
         return _backward(seen, dy, x, *statistics, own_weight, frozen, out)
     packed, packed_dy = _positions(x, channel_axis)[mask], _positions(dy, channel_axis)[mask]
@@ -283,7 +282,7 @@ def _forward(
     y, C = seen.target(out, seen.planes, x), seen.own
     mean, var, rstd = np.empty(C), np.empty(C), np.empty(C, seen.dtype)
     if x.size > 0:
-        own_x = seen.load(x, seen.planes)
+        own_x = seen.load_x(x, seen.planes)
         whole = _whole_tiles_are_small(seen.planes, seen.dtype.itemsize)
         kernel = kernels.batch_norm_forward_whole if whole else kernels.batch_norm_forward_parts
         kernel(engine(), not seen.small and streams(2 * x.nbytes), own_x, weight, bias, eps, y, mean, rstd, var)
@@ -305,7 +304,7 @@ def _backward(
             kernel = kernels.batch_norm_backward_whole
         else:
             kernel = kernels.batch_norm_backward_parts
-        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), mean, rstd, weight
+        arrays = seen.load(dy, seen.planes), seen.load_x(x, seen.planes), mean, rstd, weight
         kernel(engine(), not seen.small and streams(3 * x.nbytes), *arrays, dx, dweight, dbias)
     else:
         dweight.fill(0)

@@ -182,7 +182,8 @@ def layer_norm_backward(
     _checks.statistic("mean", mean, seen.kept_shape, seen.dtype)
     _checks.statistic("rstd", rstd, seen.kept_shape, seen.dtype)
     own_weight = seen.parameter("weight", weight, 1)
-    _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
+    if out is not None:
+        _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
 
     dx = seen.target(out, seen.rows, x)
     dweight, dbias = np.empty(seen.own, seen.dtype), np.empty(seen.own, seen.dtype)
@@ -194,7 +195,7 @@ def layer_norm_backward(
         else:
             kernel = kernels.layer_norm_backward
         statistics = seen.load(mean, seen.reduced), seen.load(rstd, seen.reduced)
-        arrays = seen.load(dy, seen.rows), seen.load(x, seen.rows), *statistics
+        arrays = seen.load(dy, seen.rows), seen.load_x(x, seen.rows), *statistics
         stream = not seen.small and streams(3 * x.nbytes)
         kernel(engine(), stream, *arrays, own_weight, dx, dweight, dbias)
     else:
@@ -227,7 +228,6 @@ def _normalize(
             kernel = layer_norm_forward_long
         else:
             kernel = kernels.layer_norm_forward
-        own_x = x if seen.direct else seen.load(x, seen.rows)
         stream = not seen.small and streams(2 * x.nbytes)
-        kernel(engine(), stream, own_x, own_weight, own_bias, eps, y, mean, rstd)
-    return y if seen.direct and out is None else seen.deliver(y, out)
+        kernel(engine(), stream, seen.load_x(x, seen.rows), own_weight, own_bias, eps, y, mean, rstd)
+    return seen.deliver(y, out)
