@@ -13,7 +13,6 @@ from numbanorm.cpu.parallel import engine
 from numbanorm.cpu.tiles import whole_steps
 
 
-
 def batch_norm(
     x: Array,
     mean: Array,

@@ -14,18 +14,46 @@ from numbanorm.cpu.loops import (
     normalize_affine_row,
     parameter_gradient_sums,
     row_gradient_sums,
+    row_lane_sums,
     row_shift,
     row_sums,
+    shift_samples,
+    shift_terms,
 )
 from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, moved, total, wide_row_moments
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import TERMS
-from numbanorm.cpu.streaming import before_a_line, expect_edges, finish_stores, needs_stage, store_staged, stream_staged
+from numbanorm.cpu.streaming import (
+    before_a_line,
+    expect_edges,
+    expect_row,
+    finish_stores,
+    needs_stage,
+    store_staged,
+    stream_staged,
+)
 from numbanorm.cpu.tiles import BLOCK, PIECE, block_of, blocks_to, edge_of
-from numbanorm.cpu.vectors import FEW, LANES, eight, every, few, lane, lanes, pointer, with_lane
+from numbanorm.cpu.vectors import (
+    FEW,
+    LANES,
+    across_rows,
+    at,
+    eight,
+    every,
+    few,
+    first_few,
+    lane,
+    lanes,
+    pointer,
+    put,
+    whole,
+    with_lane,
+)
 
 GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
 GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
+NARROW = 256  # bytes to a row: of those that have no more, GROUP are added up together
+NARROW_AHEAD = 2048  # bytes to fetch ahead of them: the processor does not foresee enough
 GROUP_BYTES = 1 << 17  # of long rows: several stay in the second cache, for their parameters to be read once
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
@@ -44,42 +72,76 @@ def _rows_to_a_group(cols, row_bytes):
 def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     """Rows lo to hi, group by group."""
     compact()
-    cols, as_x = x.shape[1], x.dtype.type
+    cols = x.shape[1]
     group, edge = _rows_to_a_group(cols, cols * x.itemsize), edge_of(y, cols)
     staged = needs_stage(streams, y, cols)
     stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
     direct, lead = streams and not staged, -before_a_line(pointer(y, lo * cols)) % lanes(y)
     skip = lead
+    sums, own = np.empty(2 * GROUP * LANES, np.float64), np.empty(3 * GROUP, x.dtype)
     for first in range(lo, hi, group):
         count = min(group, hi - first)
-        m = sum_d = sum_dd = eight(0.0)
         for k in range(count):
-            row = pointer(x, (first + k) * cols)
             expect_edges(direct, pointer(y, (first + k) * cols), cols)
-            shift = as_x(row_shift(cols, row, 1.0))
-            own_d, own_dd = row_sums(cols, row, shift)
-            m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
+        if cols * x.itemsize <= NARROW:
+            m, sum_d, sum_dd = _sums_of_narrow_rows(first, count, streams, x, sums, own)
+        else:
+            m, sum_d, sum_dd = _sums_row_by_row(first, count, x)
         delta, var = moments(sum_d, sum_dd, cols)
         if not every(sums_are_exact(delta, var, eps), few(x, count)):
             m, delta, var = _mend_far_rows(count, cols, x, first, eps, m, delta, var)
         exact_rstd = reciprocal_std(var, eps)
-        mean_h = delta * exact_rstd
+        put(own, first_few(x), m)
+        put(pointer(own, GROUP), first_few(x), exact_rstd)
+        put(pointer(own, 2 * GROUP), first_few(x), delta * exact_rstd)
         if mean.size > 0:
-            for k in range(count):
-                mean[first + k], rstd[first + k] = lane(m, k) + lane(delta, k), lane(exact_rstd, k)
+            put(pointer(mean, first), few(x, count), m + delta)
+            put(pointer(rstd, first), few(x, count), exact_rstd)
         for i in range(blocks_to(cols, edge)):
             c, end = block_of(i, cols, edge)
             affine = pointer(weight, c), pointer(bias, c)
             for k in range(count):
                 start = (first + k) * cols + c
                 result = pointer(stage, lead + k * cols) if staged else pointer(y, start)
-                own = as_x(lane(m, k)), as_x(lane(exact_rstd, k)), as_x(lane(mean_h, k))
-                normalize_affine_row(direct, end - c, result, pointer(x, start), *own, *affine)
+                statistics = own[k], own[GROUP + k], own[2 * GROUP + k]
+                normalize_affine_row(direct, end - c, result, pointer(x, start), *statistics, *affine)
         if staged:
             lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(y, first * cols))
     if staged:
         store_staged(stage, lead, skip, pointer(y, hi * cols))
     finish_stores(streams)
+
+
+@loop
+def _sums_row_by_row(first, count, x):
+    """The shift m of each of `count` rows, and its `row_sums`, in the lanes of vectors."""
+    m = sum_d = sum_dd = eight(0.0)
+    cols, as_x = x.shape[1], x.dtype.type
+    for k in range(count):
+        row = pointer(x, (first + k) * cols)
+        shift = as_x(row_shift(cols, row, 1.0))
+        own_d, own_dd = row_sums(cols, row, shift)
+        m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
+    return m, sum_d, sum_dd
+
+
+@loop
+def _sums_of_narrow_rows(first, count, far, x, sums, shifts):
+    """The same of rows so short that to add up the lanes of each would take longest: of all of them at once."""
+    cols = x.shape[1]
+    one_row, one_each, samples = whole(x, 0, 0, 0), first_few(x), shift_samples(cols)
+    for k in range(count):
+        row = pointer(x, (first + k) * cols)
+        if far:
+            expect_row(row, NARROW_AHEAD // x.itemsize, cols)
+        put(pointer(sums, k * GROUP), one_each, shift_terms(samples, row, 1.0))
+    put(shifts, one_each, across_rows(sums, one_each))
+    for k in range(count):
+        own_d, own_dd = row_lane_sums(cols, pointer(x, (first + k) * cols), shifts[k])
+        put(pointer(sums, k * lanes(x)), one_row, own_d)
+        put(pointer(sums, (GROUP + k) * lanes(x)), one_row, own_dd)
+    sum_d, sum_dd = across_rows(sums, one_row), across_rows(pointer(sums, GROUP * lanes(x)), one_row)
+    return eight(0.0) + at(shifts, one_each), sum_d, sum_dd
 
 
 @block

@@ -10,7 +10,7 @@ from numbanorm._math import affine, input_gradient, normalize, scaled_difference
 from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.simd import LINES_AHEAD, adding_lines, each_vector, elementwise, summing
 from numbanorm.cpu.streaming import expect_at
-from numbanorm.cpu.vectors import FEW, add_to, at, few, item, pointer, put, total
+from numbanorm.cpu.vectors import FEW, across, add_to, at, few, item, pointer, put, total
 
 GRADIENT_SUMS = 3  # per statistic
 
@@ -67,10 +67,16 @@ def _gradient_terms(j, x, dy, weight, m, rstd, m_wdy):
     return h, g, g * h
 
 
-@summing(2)
-def row_sums(j, x, m):
+@summing(2, lanes_apart=True)
+def row_lane_sums(j, x, m):
     """Of d and d * d, d = x - m."""
     return _moment_terms(j, x, m)
+
+
+@loop
+def row_sums(size, x, m):
+    """`row_lane_sums`, added up."""
+    return across(row_lane_sums(size, x, m))
 
 
 @summing(2, wide=True)
@@ -111,13 +117,25 @@ def add_gradient_lines(j, k, x, stride, far, dy, weight, m, rstd, m_wdy):
 
 
 @loop
-def row_shift(size, row, weight):
-    """The mean of a row's first values times weight, exact when they are equal: of 8, 4, 2 or 1 of them."""
+def shift_samples(size):
+    """How many of a row's first values make its shift: 8, 4, 2 or 1."""
     samples = FEW
     while samples > size:
         samples //= 2
+    return samples
+
+
+@loop
+def shift_terms(samples, row, weight):
+    """What adds up to the mean of a row's first values times weight, exact when they are equal."""
     first = few(row, samples)
-    return total(at(row, first) * at(weight, first) * (1.0 / samples))
+    return at(row, first) * at(weight, first) * (1.0 / samples)
+
+
+@loop
+def row_shift(size, row, weight):
+    """A number near the mean of a row times weight."""
+    return total(shift_terms(shift_samples(size), row, weight))
 
 
 @summing(1)

@@ -43,9 +43,10 @@ def elementwise(body):
         else:
             for j in range(first, end, step):
                 body(whole(y, j, 0, step), y, *operands)
-        for start, skip, count in ((first - step, step - first, step), (end, 0, size - end)):
-            if skip < count:
-                body(part(y, start, skip, count), y, *operands)
+        if first > 0 or end < size:
+            for start, skip, count in ((first - step, step - first, step), (end, 0, size - end)):
+                if skip < count:
+                    body(part(y, start, skip, count), y, *operands)
 
     return run
 
@@ -67,10 +68,10 @@ def each_vector(body):
     return run
 
 
-def summing(count, wide=False):
+def summing(count, wide=False, lanes_apart=False):
     """``sums(size, x, *operands)``: the float64 sums of each of `count` terms(j, x, *operands) over a run.
 
-    With `wide`, the terms are float64 too.
+    With `wide`, the terms are float64 too. With `lanes_apart`, a sum is left as a vector of the sums of each lane.
     """
     zeros = wide_zeros if wide else narrow_zeros
 
@@ -93,7 +94,7 @@ def summing(count, wide=False):
                     last = part(x, j, 0, end - j)
                     even = plus(even, last, terms(last, x, *operands))
                 total = plus(total, None, plus(even, None, odd))
-            return across(total)
+            return total if lanes_apart else across(total)
 
         return sums
 

@@ -47,6 +47,13 @@ def expect(run):
 
 
 @loop
+def expect_row(row, ahead, size):
+    """Fetch as many values as a row has, so many ahead of it."""
+    for j in range(ahead, ahead + size, lanes(row)):
+        _prefetch_to_read(pointer(row, j))
+
+
+@loop
 def expect_at(run, j):
     """Fetch the cache line of a run at index j."""
     _prefetch_to_read(pointer(run, _start(j)))

@@ -84,13 +84,19 @@ def _index(kind, lanes=None):
 
 
 whole, part, stream = _index(WHOLE), _index(PART), _index(STREAM)
-_few, _eight = _index(PART, FEW), _index(WHOLE, FEW)
+_few, _first = _index(PART, FEW), _index(WHOLE, FEW)
 
 
 @loop
 def few(run, count):
     """The index of the first `count` values of a run, at most FEW."""
     return _few(run, 0, 0, count)
+
+
+@loop
+def first_few(run):
+    """The index of the first FEW values of a run."""
+    return _first(run, 0, 0, FEW)
 
 
 @intrinsic
@@ -368,12 +374,46 @@ def across(typing_context, sums):
     return types.UniTuple(sums.dtype.dtype, len(sums))(sums), codegen
 
 
+@intrinsic
+def across_rows(typing_context, run, j):
+    """The sums of the lanes of each of FEW vectors of FEW lanes or more, as wide as index j, that follow each other.
+
+    One sum to a lane, each in pairs as `across` adds them.
+    """
+
+    def codegen(context, builder, signature, args):
+        vector = Vector(run.dtype, j.lanes)
+        begin = data(context, builder, run, args[0])
+        rows = []
+        for k in range(FEW):
+            place = builder.gep(begin, [_INT(k * j.lanes)])
+            place = builder.bitcast(place, context.get_value_type(vector).as_pointer())
+            rows.append(_half_lanes(builder, builder.load(place, align=8), j.lanes, FEW))
+        width = FEW  # lanes to a row, in vectors that hold ever more rows
+        while width > 1:
+            width //= 2
+            first = [i for i in range(2 * FEW) if i % (2 * width) < width]
+            halves = [ir.Constant(ir.VectorType(_INT32, FEW), [i + half for i in first]) for half in (0, width)]
+            rows = [
+                builder.fadd(*(builder.shuffle_vector(a, b, half) for half in halves))
+                for a, b in zip(rows[::2], rows[1::2], strict=True)
+            ]
+        return rows[0]
+
+    return Vector(run.dtype, FEW)(run, j), codegen
+
+
 def _add_lanes(builder, vector, lanes):
-    while lanes > 1:
+    return builder.extract_element(_half_lanes(builder, vector, lanes, 1), _INT32(0))
+
+
+def _half_lanes(builder, vector, lanes, until):
+    """Add the second half of the lanes to the first, until so many are left."""
+    while lanes > until:
         lanes //= 2
         halves = [ir.Constant(ir.VectorType(_INT32, lanes), [*range(k, k + lanes)]) for k in (0, lanes)]
         vector = builder.fadd(*(builder.shuffle_vector(vector, vector, half) for half in halves))
-    return builder.extract_element(vector, _INT32(0))
+    return vector
 
 
 @loop
@@ -395,7 +435,7 @@ def with_lane(typing_context, vector, k, number):
 @loop
 def eight(number):
     """A vector of FEW lanes."""
-    return at(number, _eight(number, 0, 0, FEW))
+    return at(number, first_few(number))
 
 
 @intrinsic
