@@ -87,6 +87,7 @@ def axes(axis: Any, x: Array) -> Shape:
     if type(axis) is int and -x.ndim <= axis < x.ndim:
         return (axis % x.ndim,)
     try:
+        _no_bool(*axis if isinstance(axis, tuple | list) else (axis,))
         found = tuple(sorted(normalize_axis_tuple(axis, x.ndim, argname="axis")))
     except TypeError:
         raise TypeError(f"axis: {axis!r}, must be an int or a tuple of ints") from None
@@ -103,6 +104,7 @@ def channel_axis(axis: Any, x: Array) -> int:
     if x.ndim < 2:
         raise ValueError(f"x: shape {x.shape}, must have at least 2 axes")
     try:
+        _no_bool(axis)
         return normalize_axis_index(axis, x.ndim, msg_prefix="channel_axis")
     except TypeError:
         raise TypeError(f"channel_axis: {axis!r}, must be an int") from None
@@ -146,9 +148,16 @@ def flag(name: str, value: Any) -> None:
 def index(name: str, value: Any) -> int:
     """A whole number."""
     try:
+        _no_bool(value)
         return operator.index(value)
     except TypeError:
         raise TypeError(f"{name}: {value!r}, must be an int") from None
+
+
+def _no_bool(*values: Any) -> None:
+    """Python takes True for 1, but who passes it means something else."""
+    if any(isinstance(value, bool | np.bool_) for value in values):
+        raise TypeError
 
 
 def size(name: str, value: Any) -> int:

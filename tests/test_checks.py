@@ -179,6 +179,8 @@ def test_momentum(momentum):
         (10**30, ValueError, r"axis: 10+, must be in \[-2, 1\]"),
         (1.0, TypeError, "axis: 1.0, must be an int or a tuple of ints"),
         ("1", TypeError, "axis: '1', must be an int or a tuple of ints"),
+        (True, TypeError, "axis: True, must be an int or a tuple of ints"),
+        ((0, True), TypeError, r"axis: \(0, True\), must be an int or a tuple of ints"),
     ],
 )
 def test_axis(name, axis, error, message):
@@ -189,6 +191,7 @@ def test_axis(name, axis, error, message):
 def test_channel_axis(name):
     refused(name, np.exceptions.AxisError, "channel_axis: axis 2 is out of bounds", channel_axis=2)
     refused(name, TypeError, r"channel_axis: \(0, 1\), must be an int", channel_axis=(0, 1))
+    refused(name, TypeError, "channel_axis: True, must be an int", channel_axis=True)
     refused(name, ValueError, r"x: shape \(4,\), must have at least 2 axes", x=C)
 
 
