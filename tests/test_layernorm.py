@@ -78,7 +78,7 @@ def test_the_error_does_not_grow_with_the_count():
 
 
 @pytest.mark.parametrize("trend", ["first values far from the mean", "one huge value", "two clusters"])
-@pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((20, 60), -1), ((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
 def test_a_bad_first_guess_at_the_mean_is_made_good(shape, axis, trend):
     x = np.moveaxis(values(shape), axis, 0)
     if trend == "first values far from the mean":
@@ -91,7 +91,7 @@ def test_a_bad_first_guess_at_the_mean_is_made_good(shape, axis, trend):
 
 
 @pytest.mark.parametrize("scale", [1e25, 1e-12, 1e-19, 1e-22, 1e-30])
-@pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((20, 60), -1), ((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
 def test_squares_beyond_float32(shape, axis, scale):
     x, dy = values(shape) * np.float32(scale), values(shape, seed=2)
     y, mean, rstd = layer_norm_forward(x, axis=axis, eps=0.0)
@@ -102,7 +102,7 @@ def test_squares_beyond_float32(shape, axis, scale):
     assert_gradients(gradients, reference.layer_norm_backward(dy, x, None, axis, 0.0), few)
 
 
-@pytest.mark.parametrize(("shape", "axis"), [((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
+@pytest.mark.parametrize(("shape", "axis"), [((20, 60), -1), ((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
 def test_sums_beyond_float32(shape, axis):
     x = np.clip(values(shape), -3.5, 3.5) * np.float32(1e37)
     expected = reference.layer_norm_forward(x, None, None, axis)
@@ -186,10 +186,12 @@ def test_constant_rows_give_exactly_the_bias(shape, axis, value):
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("place", [0, 1, 600])
-@pytest.mark.parametrize(("shape", "axis"), [((5, 700), -1), ((40, 3001), -1), ((3, 280000), -1), ((2, 700, 30), 1)])
+@pytest.mark.parametrize("place", [0, 1, -100])
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((10, 60), -1), ((5, 700), -1), ((40, 3001), -1), ((3, 280000), -1), ((2, 700, 30), 1)]
+)
 def test_non_finite_values_stay_in_their_row(shape, axis, bad, place):
-    x = values(shape)
+    x, place = values(shape), place % shape[axis]
     where = (1, place) if x.ndim == 2 else (1, place, 7)
     x[where] = bad
     own = tuple(slice(None) if i == axis % x.ndim else k for i, k in enumerate(where))

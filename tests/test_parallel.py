@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numba
 import numpy as np
@@ -21,7 +22,8 @@ from tests.cases import assert_gradients, assert_normalized, values
 
 SHAPES = {  # of each way that kernels go
     "layer_norm rows": ((700, 768), -1),
-    "layer_norm short rows": ((5003, 33), -1),
+    "layer_norm narrow rows": ((5003, 33), -1),
+    "layer_norm short rows": ((1003, 100), -1),
     "layer_norm panels of long rows": ((100, 3001), -1),
     "layer_norm pieces of long rows": ((3, 300000), -1),
     "layer_norm middle axis": ((5, 96, 1000), 1),
@@ -113,6 +115,26 @@ def test_the_serial_way_agrees(expected, monkeypatch):
     for module in (numbanorm.layernorm, numbanorm.batchnorm):
         monkeypatch.setattr(module, "engine", lambda: parallel.SERIAL)
     assert fingerprint() == expected
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cols", [1, 7, 16, 33, 64, 100, 700, 2500])
+def test_any_range_of_rows_agrees(cols, dtype):
+    """The public range kernel: streamed or not, whatever rows are normalised together."""
+    rows = 43
+    x, (weight, bias) = values((rows, cols), dtype, offset=3), values((2, cols), dtype, seed=1)
+    results = []
+    for streams in (False, True):
+        for cuts in ([0, rows], [0, 1, 2, 19, 32, rows]):
+            y, (mean, rstd) = np.zeros_like(x), np.zeros((2, rows), dtype)
+            for lo, hi in pairwise(cuts):
+                rows_forward(lo, hi, streams, x, weight, bias, 1e-5, y, mean, rstd)
+            results.append((y, mean, rstd))
+    y, mean, rstd = numbanorm.layer_norm_forward(x, weight, bias)
+    expected = y, mean.ravel(), rstd.ravel()
+    for result in results:
+        for own, public in zip(result, expected, strict=True):
+            np.testing.assert_array_equal(own, public)
 
 
 def test_streaming_changes_no_bit(expected, monkeypatch):

@@ -52,8 +52,8 @@ from numbanorm.cpu.vectors import (
 
 GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
 GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
-NARROW = 256  # bytes to a row: of those that have no more, GROUP are added up together
-NARROW_AHEAD = 2048  # bytes to fetch ahead of them: the processor does not foresee enough
+NARROW = 256  # bytes to a row, at most, for the lanes of GROUP rows to be added up together
+NARROW_AHEAD = 2048  # bytes to fetch ahead of such rows: the processor does not foresee enough
 GROUP_BYTES = 1 << 17  # of long rows: several stay in the second cache, for their parameters to be read once
 PARTIALS = 64  # at most so many partial sums of the parameter gradients
 PARTIAL_BYTES = 1 << 20
