@@ -20,7 +20,7 @@ _SHORT = 1 << 16  # values: longer numbers in place of a parameter are not kept
 
 @dataclass(slots=True)
 class Split:
-    """How arrays of x's shape are seen as (outer, own, inner)."""
+    """How arrays of x's shape are seen as (outer, own, inner). Calls share it: it is not to be changed."""
 
     outer: int
     own: int
@@ -36,7 +36,7 @@ class Split:
     parameter_order: Shape | None  # the same of the normalised axes alone
     nothing: Array  # for a kernel, in place of a statistic that nobody wants
     small: bool  # whether results of x's size need no recycled memory
-    usual: bool  # whether the x that was seen is a plain C-ordered array: to reshape it is enough
+    usual: bool  # whether x was seen by `_usual`: to reshape it is enough
 
     def load_x(self, x: Array, shape: Shape) -> Array:
         """`load` of the x that was seen."""
@@ -165,13 +165,11 @@ def _of(
 
 def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
     """C-ordered, aligned, of this dtype, and writable as far as Numba can tell, else it would compile anew."""
-    if a.dtype is not dtype and a.dtype != dtype:
-        return np.asarray(a).astype(dtype, "C")
-    flags = a.flags
-    if type(a) is np.ndarray and flags.carray:
+    flags, other = a.flags, a.dtype is not dtype and a.dtype != dtype  # most are the same object, which is soon said
+    if flags.carray and not other and type(a) is np.ndarray:
         return a
     a = np.asarray(a)  # not a subclass
-    if not (flags.c_contiguous and flags.aligned):
+    if other or not (flags.c_contiguous and flags.aligned):
         return a.astype(dtype, "C")
     return a if a.flags.writeable else np.asarray(_Writable(a))
 

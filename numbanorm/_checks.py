@@ -87,7 +87,7 @@ def axes(axis: Any, x: Array) -> Shape:
     if type(axis) is int and -x.ndim <= axis < x.ndim:
         return (axis % x.ndim,)
     try:
-        _no_bool(*axis if isinstance(axis, tuple | list) else (axis,))
+        _no_bool(axis, *(axis if isinstance(axis, tuple | list) else ()))
         found = tuple(sorted(normalize_axis_tuple(axis, x.ndim, argname="axis")))
     except TypeError:
         raise TypeError(f"axis: {axis!r}, must be an int or a tuple of ints") from None
@@ -155,7 +155,7 @@ def index(name: str, value: Any) -> int:
 
 
 def _no_bool(*values: Any) -> None:
-    """Python takes True for 1, but who passes it means something else."""
+    """TypeError, for the caller to name the argument: Python takes True for 1, but none means it so."""
     if any(isinstance(value, bool | np.bool_) for value in values):
         raise TypeError
 
@@ -202,7 +202,7 @@ def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> No
     """Writable, like x, each of `same` either its very memory or apart from it, all of `apart` apart from it."""
     like("out", value, x)
     _written("out", value)
-    for name, other in _not_plainly_apart(value, same | apart):
+    for name, other in _near(value, same | apart):
         if name not in same or not _same_memory(value, other):
             _no_overlap("out", value, name, other)
 
@@ -213,7 +213,7 @@ def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], apart: di
         return
     statistic(name, value, shape, dtype)
     _written(name, value)
-    for other_name, other in _not_plainly_apart(value, apart):
+    for other_name, other in _near(value, apart):
         _no_overlap(name, value, other_name, other)
 
 
@@ -233,15 +233,15 @@ def _may_overlap_itself(value: Array) -> bool:
     return False
 
 
-def _not_plainly_apart(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
-    """Without those that lie elsewhere, or have memory of their own as value has."""
-    own = value.flags.owndata
-    return [
-        (name, other)
-        for name, other in others.items()
-        if not (other is None or (own and other is not value and other.flags.owndata))
-        and np.may_share_memory(value, other)
-    ]
+def _near(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
+    """Those of the others that may share memory with value, as far as owners and bounds tell."""
+    near, owns = [], value.flags.owndata
+    for name, other in others.items():
+        if other is None or (owns and other is not value and other.flags.owndata):
+            continue
+        if np.may_share_memory(value, other):
+            near.append((name, other))
+    return near
 
 
 def _same_memory(a: Array, b: Array) -> bool:

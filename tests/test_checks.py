@@ -242,3 +242,9 @@ def test_running_statistics_are_written_in_place(argument):
     refused(
         "batch_norm_forward", ValueError, "^running_var: overlaps running_mean", running_mean=shared, running_var=shared
     )
+
+
+def test_out_is_no_parameter():
+    """Where they have one shape."""
+    weight = np.ones((6, 4), np.float32)
+    refused("layer_norm", ValueError, "^out: overlaps weight", axis=(0, 1), weight=weight, bias=None, out=weight)

@@ -32,7 +32,7 @@ def address(a):
 
 
 def lent(y):
-    """Where the memory of a result begins; the result begins in it where it suits x."""
+    """Which memory a result has. Where in it the result begins depends on x."""
     return y.base.memory.address
 
 

@@ -70,7 +70,10 @@ def _rows_to_a_group(cols, row_bytes):
 
 @range_kernel
 def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
-    """Rows lo to hi, group by group."""
+    """Rows lo to hi, group by group.
+
+    x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or both (0,) if nobody wants them. All C-ordered.
+    """
     compact()
     cols = x.shape[1]
     group, edge = _rows_to_a_group(cols, cols * x.itemsize), edge_of(y, cols)
@@ -78,7 +81,8 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
     direct, lead = streams and not staged, -before_a_line(pointer(y, lo * cols)) % lanes(y)
     skip = lead
-    sums, own = np.empty(2 * GROUP * LANES, np.float64), np.empty(3 * GROUP, x.dtype)
+    sums = np.empty(2 * GROUP * LANES, np.float64)  # of each lane of the rows of a group
+    own = np.empty(3 * GROUP, x.dtype)  # their m, then their rstd, then their mean_h
     for first in range(lo, hi, group):
         count = min(group, hi - first)
         for k in range(count):
@@ -127,7 +131,10 @@ def _sums_row_by_row(first, count, x):
 
 @loop
 def _sums_of_narrow_rows(first, count, far, x, sums, shifts):
-    """The same of rows so short that to add up the lanes of each would take longest: of all of them at once."""
+    """The same of rows so short that to add up the lanes of each would take longest: of all of them at once.
+
+    In the lanes from `count` on is what was in sums before.
+    """
     cols = x.shape[1]
     one_row, one_each, samples = whole(x, 0, 0, 0), first_few(x), shift_samples(cols)
     for k in range(count):
@@ -141,7 +148,7 @@ def _sums_of_narrow_rows(first, count, far, x, sums, shifts):
         put(pointer(sums, k * lanes(x)), one_row, own_d)
         put(pointer(sums, (GROUP + k) * lanes(x)), one_row, own_dd)
     sum_d, sum_dd = across_rows(sums, one_row), across_rows(pointer(sums, GROUP * lanes(x)), one_row)
-    return eight(0.0) + at(shifts, one_each), sum_d, sum_dd
+    return eight(0.0) + at(shifts, one_each), sum_d, sum_dd  # all of float64, as of wider rows
 
 
 @block

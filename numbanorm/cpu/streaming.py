@@ -48,7 +48,7 @@ def expect(run):
 
 @loop
 def expect_row(row, ahead, size):
-    """Fetch as many values as a row has, so many ahead of it."""
+    """Fetch the cache lines of `size` values that begin `ahead` values after a row does."""
     for j in range(ahead, ahead + size, lanes(row)):
         _prefetch_to_read(pointer(row, j))
 
