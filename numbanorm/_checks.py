@@ -245,6 +245,8 @@ def _near(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
 
 
 def _same_memory(a: Array, b: Array) -> bool:
+    if a is b:
+        return True
     start, other_start = (c.__array_interface__["data"][0] for c in (a, b))
     return start == other_start and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
 

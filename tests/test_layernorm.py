@@ -1,11 +1,14 @@
 """Layer normalization against the float64 reference."""
 
+import numba
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from numbanorm import layer_norm, layer_norm_backward, layer_norm_forward
+from numbanorm.cpu import layernorm as kernels
+from numbanorm.cpu.vectors import LANES, first_few, put
 from tests import reference
 from tests.cases import (
     LAYER_NORM_CASES,
@@ -88,6 +91,31 @@ def test_a_bad_first_guess_at_the_mean_is_made_good(shape, axis, trend):
     else:
         x[::2] += 1e4
     check(np.ascontiguousarray(np.moveaxis(x, 0, axis)), axis)
+
+
+@numba.njit
+def _sums_of_narrow_rows(first, count, x, m, sum_d, sum_dd):
+    scratch, shifts = np.zeros(2 * kernels.GROUP * LANES), np.zeros(kernels.GROUP, x.dtype)
+    found = kernels._sums_of_narrow_rows(first, count, True, x, scratch, shifts)
+    put(m, first_few(m), found[0])
+    put(sum_d, first_few(m), found[1])
+    put(sum_dd, first_few(m), found[2])
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("cols", [1, 3, 7, 8, 16, 31, 32, 64])
+def test_sums_of_narrow_rows(cols, dtype):
+    """Wrong ones would be found inexact and made good, slowly: no result would show it."""
+    x, (m, sum_d, sum_dd) = values((13, cols), dtype, offset=3), np.zeros((3, kernels.GROUP))
+    for first, count in ((0, 8), (8, 5)):
+        _sums_of_narrow_rows(first, count, x, m, sum_d, sum_dd)
+        rows = x[first : first + count].astype(np.float64)
+        samples = 1 << min(cols, 8).bit_length() - 1  # 8, 4, 2 or 1
+        np.testing.assert_allclose(m[:count], rows[:, :samples].mean(1), rtol=4 * np.finfo(dtype).eps)
+        d = rows - m[:count, None]
+        rounding = 2 * np.finfo(dtype).eps * np.abs(d).sum(1).max()  # of d, and of the few that share a lane
+        np.testing.assert_allclose(sum_d[:count], d.sum(1), rtol=0, atol=rounding)
+        np.testing.assert_allclose(sum_dd[:count], (d * d).sum(1), rtol=4 * np.finfo(dtype).eps)
 
 
 @pytest.mark.parametrize("scale", [1e25, 1e-12, 1e-19, 1e-22, 1e-30])
