@@ -4,6 +4,7 @@ from numbanorm._memory import recycle_memory
 from numbanorm._types import Forward, Gradients
 from numbanorm._version import __version__
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
+from numbanorm.cpu.engines import get_num_threads, set_num_threads
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
 from numbanorm.layers import BatchNorm, LayerNorm
 
@@ -16,8 +17,10 @@ __all__ = [
     "batch_norm",
     "batch_norm_backward",
     "batch_norm_forward",
+    "get_num_threads",
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
     "recycle_memory",
+    "set_num_threads",
 ]

@@ -11,14 +11,16 @@ from itertools import pairwise
 import numba
 import numpy as np
 import pytest
+from numba import types
 
 import numbanorm
 from numbanorm import Gradients, layernorm
-from numbanorm.cpu import parallel
-from numbanorm.cpu.jit import range_kernel
+from numbanorm.cpu import engines, parallel
 from numbanorm.cpu.layernorm import layer_norm_forward, rows_forward
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, values
+
+ENGINES = sorted({"prange", engines.engine_name()})  # those of this system
 
 SHAPES = {  # of each way that kernels go
     "layer_norm rows": ((700, 768), -1),
@@ -97,9 +99,16 @@ def test_repeats_agree(expected):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-def test_any_number_of_threads_agrees(threads, expected):
-    command = "from tests.test_parallel import fingerprint; print(fingerprint())"
-    environment = os.environ | {"NUMBA_NUM_THREADS": str(threads)}
+@pytest.mark.parametrize("engine", ENGINES)
+def test_any_number_of_threads_agrees(engine, threads, expected):
+    """More of them than processors, too."""
+    command = (
+        "from numbanorm.cpu import engines\n"
+        f"engines.thread_count = lambda asked: {threads}\n"
+        "from tests.test_parallel import fingerprint; print(fingerprint())\n"
+        f"assert engines.get_num_threads() == {threads}"
+    )
+    environment = os.environ | {"NUMBANORM_ENGINE": engine, "NUMBA_NUM_THREADS": str(threads)}
     run = subprocess.run(
         [sys.executable, "-W", "error", "-c", command],
         env=environment,
@@ -189,16 +198,12 @@ def test_streams_write_their_own_memory_only(shape, axis, start, dtype, monkeypa
 
 
 def test_calls_from_several_threads_at_once(expected):
-    """Where Numba's threading layer allows them: OpenMP and TBB do."""
-    parallel.engine()
-    if numba.threading_layer() == "workqueue":
-        pytest.skip("Numba's workqueue layer serves one caller at a time; install OpenMP or TBB")
     with ThreadPoolExecutor(4) as pool:
         assert set(pool.map(lambda _: fingerprint(), range(4))) == {expected}
 
 
 def test_a_lack_of_memory_in_a_kernel_reaches_the_caller():
-    @range_kernel
+    @numba.njit(nogil=True)
     def lack(lo, hi, times):
         for i in range(lo, hi):
             if i == 7:
@@ -219,13 +224,17 @@ def test_a_lack_of_memory_in_a_kernel_reaches_the_caller():
         np.testing.assert_array_equal(times, 1)
 
 
-def test_work_is_spread_over_threads():
+@pytest.mark.parametrize("name", ENGINES)
+def test_work_is_spread_over_threads(name, monkeypatch):
     """What the agreement above would not show: each item is done once, by more than one thread where there are some."""
+    pthread_self = types.ExternalFunction("pthread_self", types.intp())
+    usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
-    @range_kernel
+    @numba.njit(nogil=True)
     def record(lo, hi, threads, times):
         for i in range(lo, hi):
-            threads[i] = numba.get_thread_id()
+            usleep(1000)
+            threads[i] = pthread_self()
             times[i] += 1
 
     launch = parallel.parallel_for(record)
@@ -234,11 +243,16 @@ def test_work_is_spread_over_threads():
     def run(engine, grain, threads, times):
         launch(engine, threads.size, grain, (threads, times))
 
-    for engine, grain, several in ((parallel.engine(), 3, True), (parallel.engine(), 100, False), (0, 3, False)):
-        threads, times = np.full(100, -1), np.zeros(100, int)
+    monkeypatch.setenv("NUMBANORM_ENGINE", name)
+    monkeypatch.setattr(engines, "thread_count", lambda asked: 2)
+    engines.engine.cache_clear()
+    own = engines.engine()
+    for engine, grain, several in ((own, 3, True), (own, 100, False), (parallel.SERIAL, 3, False)):
+        threads, times = np.zeros(100, int), np.zeros(100, int)
         run(engine, grain, threads, times)
         np.testing.assert_array_equal(times, 1)
-        assert len(np.unique(threads)) == (numba.get_num_threads() if several else 1)
+        assert len(np.unique(threads)) == (2 if several else 1)
+    engines.engine.cache_clear()
 
 
 def test_kernels_are_callable_from_compiled_code():

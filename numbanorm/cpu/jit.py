@@ -34,3 +34,10 @@ def compact(typing_context):
         return context.get_dummy_value()
 
     return types.void(), codegen
+
+
+def c_address(dispatcher, signature):
+    """The address of a compiled function, to be called in C's convention."""
+    dispatcher.compile(signature)
+    compiled = dispatcher.overloads[signature.args]
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)

@@ -4,56 +4,27 @@ A *range kernel* is a compiled function ``kernel(lo, hi, *args)`` that does item
 ``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, callable from compiled code, which runs all of
 them: by the engine in pieces of `grain` items, or at once by the caller when they are one piece or engine is SERIAL.
 
-An engine is the address of a compiled ``engine(kernel, context, items, grain)``; a kernel reaches it as the address of
-a ``kernel(context, lo, hi)`` that unpacks its arguments from the caller's stack. So no kernel is compiled for an
-engine, and what a kernel computes cannot depend on one.
+An engine is the address of a block of memory that begins with the address of a compiled
+``entry(engine, kernel, context, items, grain)``; a kernel reaches it as the address of a ``kernel(context, lo, hi)``
+that unpacks its arguments from the caller's stack. So no kernel is compiled for an engine, and what a kernel computes
+cannot depend on one.
 """
 
-import functools
-
-import numba
 from llvmlite import ir
-from numba import prange, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from numbanorm.cpu.atomic import WORD
+from numbanorm.cpu.engines import engine
+
+__all__ = ["SERIAL", "engine", "parallel_for"]
+
 SERIAL = 0
 
-_INT = ir.IntType(types.intp.bitwidth)
 _FLAG = ir.IntType(1)
-_KERNEL = ir.FunctionType(ir.VoidType(), [_INT] * 3)  # context, lo, hi
-_ENGINE = ir.FunctionType(ir.VoidType(), [_INT] * 4)  # kernel, context, items, grain
-
-
-@functools.cache
-def engine() -> int:
-    """The address of the engine in use, compiled or loaded at the first call."""
-    _prange_engine(0, 0, 0, 1)  # loads Numba's threading layer, which a cached function below would not
-    return _as_c_function().address
-
-
-@functools.cache
-def _as_c_function():
-    @numba.cfunc(types.void(*[types.intp] * 4), cache=True)
-    def prange_engine(kernel, context, items, grain):
-        _prange_engine(kernel, context, items, grain)
-
-    return prange_engine
-
-
-@numba.njit(parallel=True, cache=True)
-def _prange_engine(kernel, context, items, grain):
-    for piece in prange((items + grain - 1) // grain):
-        _call_kernel(kernel, context, piece * grain, min(items, (piece + 1) * grain))
-
-
-@intrinsic
-def _call_kernel(typing_context, kernel, context, lo, hi):
-    def codegen(target, builder, signature, args):
-        builder.call(builder.inttoptr(args[0], _KERNEL.as_pointer()), args[1:])
-        return target.get_dummy_value()
-
-    return types.void(*[types.intp] * 4), codegen
+_KERNEL = ir.FunctionType(ir.VoidType(), [WORD] * 3)  # context, lo, hi
+_ENTRY = ir.FunctionType(ir.VoidType(), [WORD] * 5)  # engine, kernel, context, items, grain
 
 
 def parallel_for(kernel):
@@ -70,12 +41,12 @@ def parallel_for(kernel):
             target.active_code_library.add_linking_library(compiled.library)
             call = cgutils.alloca_once_value(builder, cgutils.make_anonymous_struct(builder, [packed, _FLAG(0)]))
             trampoline = _unpacking(target, builder.module, compiled.fndesc, call.type)
-            context = builder.ptrtoint(call, _INT)
+            context = builder.ptrtoint(call, WORD)
             several = builder.icmp_signed(">", items, grain)
             with builder.if_else(builder.and_(several, cgutils.is_not_null(builder, engine))) as (then, otherwise):
                 with then:
-                    address = builder.ptrtoint(trampoline, _INT)
-                    builder.call(builder.inttoptr(engine, _ENGINE.as_pointer()), [address, context, items, grain])
+                    entry = builder.load(builder.inttoptr(engine, _ENTRY.as_pointer().as_pointer()))
+                    builder.call(entry, [engine, builder.ptrtoint(trampoline, WORD), context, items, grain])
                 with otherwise:
                     builder.call(trampoline, [context, items.type(0), items])
             with builder.if_then(builder.load(_failed(builder, call))):

@@ -1,0 +1,242 @@
+"""Which engine serves calls, how many threads it has, and what becomes of them when the process forks or ends."""
+
+import atexit
+import ctypes
+import functools
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+from numba import types
+from numba.core.compiler_lock import global_compiler_lock
+
+from numbanorm import _checks
+from numbanorm.cpu import portable, workers
+from numbanorm.cpu.jit import c_address
+from numbanorm.cpu.threads import is_multiprocessing_child, thread_count
+
+_VARIABLE = "NUMBANORM_ENGINE"
+_ENTRY = types.void(*[types.intp] * 5)
+_ROUTINE = types.intp(types.intp)
+
+
+class Engine:
+    """A pool that stays where it is for ever, with threads or without: its address may be in compiled code's hands."""
+
+    name: str
+
+    def __init__(self) -> None:
+        self.pool = workers.new_pool()
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.pool))
+        self.address = int(self.pool.ctypes.data)
+
+    @property
+    def threads(self) -> int:
+        """How many it has, with the one that calls."""
+        return int(self.pool[workers.WORKERS]) + 1
+
+    def forked(self) -> None:
+        """Have none but the one that calls, in a child where there are no others."""
+        workers.clear(self.address)
+
+
+class Parked(Engine):
+    """Threads of its own (`numbanorm.cpu.workers`)."""
+
+    name = "parked"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool[workers.ENTRY] = c_address(workers.run, _ENTRY)
+
+    def start(self, threads: int) -> None:
+        """Have so many threads, or as many as the system grants."""
+        if threads != self.threads:
+            self.stop()
+            with _signals_blocked():
+                workers.start(self.address, threads - 1, c_address(workers.work, _ROUTINE))
+
+    def stop(self) -> None:
+        """Have none but the one that calls, once no launch is under way."""
+        workers.stop(self.address)
+
+
+class Portable(Engine):
+    """Numba's threads (`numbanorm.cpu.portable`)."""
+
+    name = "prange"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lost = False  # in a fork, which Numba's threads do not survive
+        portable.all_take_part(self.address)  # loads Numba's threading layer, which a cached caller would not
+        self.pool[workers.ENTRY] = c_address(portable.run, _ENTRY)
+
+    def start(self, threads: int) -> None:
+        """Let launches have so many threads."""
+        self.pool[workers.WORKERS] = 0 if self.lost else threads - 1
+
+    def stop(self) -> None:
+        """Let them have none but the one that calls."""
+        self.pool[workers.WORKERS] = 0
+
+    def forked(self) -> None:
+        """The same, for good."""
+        super().forked()
+        self.lost = True
+
+
+ENGINES = {"parked": Parked, "prange": Portable}
+
+_guard = threading.RLock()  # held to start and stop threads, and across a fork
+_fork = ExitStack()  # what is held across a fork
+_made: dict[str, Engine] = {}
+_asked: tuple[int, int] | None = None  # how many threads, and of which process
+_ending = False
+
+
+@functools.cache
+def engine() -> int:
+    """The address of the engine in use; its threads have started."""
+    return _started().address
+
+
+def _started() -> Engine:
+    name = engine_name()
+    with _guard:
+        if name not in _made:
+            atexit.register(_end)
+            _made[name] = ENGINES[name]()
+        _made[name].start(1 if _ending else thread_count(_asked_here()))
+        return _made[name]
+
+
+def engine_name() -> str:
+    """What NUMBANORM_ENGINE says, or the best for this system."""
+    usual = "parked" if workers.supported() else "prange"
+    name = os.environ.get(_VARIABLE) or usual
+    if name not in ENGINES or (name == "parked" and usual != name):
+        raise ValueError(f"{_VARIABLE}: {name!r}, must be {' or '.join(e for e in ENGINES if e in ('prange', usual))}")
+    return name
+
+
+def _asked_here() -> int | None:
+    """A child of multiprocessing does not take over what its parent asked for itself."""
+    if _asked is None or (_asked[1] != os.getpid() and is_multiprocessing_child()):
+        return None
+    return _asked[0]
+
+
+def set_num_threads(n: int | None) -> None:
+    """Let calls use at most n threads, from whatever thread they come.
+
+    They use fewer where NUMBANORM_NUM_THREADS, NUMBA_NUM_THREADS, OMP_NUM_THREADS, the processors that the process may
+    run on (its affinity) or the time that its control groups grant it (their quota) say so. Neither Numba's number of
+    threads nor anyone else's is touched.
+
+    Parameters
+    ----------
+    n : int or None
+        With None, which it is at first, the other limits alone count, and in a child of multiprocessing one thread is
+        used unless NUMBANORM_NUM_THREADS is set: its siblings use the other processors. Such a child does not take
+        over the n of its parent.
+
+    Raises
+    ------
+    TypeError, ValueError
+        `n` is no int, or less than 1.
+
+    Examples
+    --------
+    >>> from numbanorm import get_num_threads, set_num_threads
+    >>> set_num_threads(1)
+    >>> get_num_threads()
+    1
+    >>> set_num_threads(None)
+    """
+    global _asked
+    number = None if n is None else _checks.size("n", n)
+    with _guard:
+        _asked = None if number is None else (number, os.getpid())
+        engine.cache_clear()
+
+
+def get_num_threads() -> int:
+    """How many threads calls use at most: see `set_num_threads`.
+
+    Returns
+    -------
+    int
+        With the thread that calls; 1 while the others are not to be had.
+
+    Raises
+    ------
+    ValueError
+        NUMBANORM_NUM_THREADS or NUMBANORM_ENGINE is set to what it cannot be.
+
+    Examples
+    --------
+    >>> from numbanorm import get_num_threads
+    >>> get_num_threads() >= 1
+    True
+    """
+    return _started().threads
+
+
+def _before_fork() -> None:
+    """A child has the forking thread alone: no lock may then be another's, and no launch under way."""
+    _fork.enter_context(_guard)
+    _fork.enter_context(global_compiler_lock)
+    for made in _made.values():
+        made.stop()
+
+
+def _after_fork_in_parent() -> None:
+    _fork.close()
+    if engine.cache_info().currsize:
+        _started()
+
+
+def _after_fork_in_child() -> None:
+    global _guard
+    _fork.close()
+    _guard = threading.RLock()  # the old one may be another thread's, if the fork was not Python's
+    for made in _made.values():
+        made.forked()
+    engine.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
+def _end() -> None:
+    """Let no thread be in compiled code when that goes."""
+    global _ending
+    with _guard:
+        _ending = True
+        engine.cache_clear()
+        for made in _made.values():
+            made.stop()
+
+
+@contextmanager
+def _signals_blocked() -> Iterator[None]:
+    """For threads that start inside to take no signal, but those that tell of their own faults."""
+    faults = {
+        signal.SIGSEGV,
+        signal.SIGBUS,
+        signal.SIGFPE,
+        signal.SIGILL,
+        signal.SIGTRAP,
+        signal.SIGABRT,
+        signal.SIGSYS,
+    }
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -1,0 +1,29 @@
+"""The engine for systems without the semaphores and threads of `numbanorm.cpu.workers`: Numba's own threads.
+
+It has the limits of Numba's threading layers: they do not survive a fork, and one of them, workqueue, ends a process in
+which two threads use it at once, or one within itself. Calls by this package take turns, so that they never do.
+"""
+
+import numba
+from numba import prange
+
+from numbanorm.cpu.atomic import call_kernel, load
+from numbanorm.cpu.jit import launcher
+from numbanorm.cpu.workers import WORKERS, begin, end, take_part
+
+
+@launcher
+def run(pool, kernel, context, items, grain):
+    """The engine's entry, as `numbanorm.cpu.workers.run`."""
+    if begin(pool, kernel, context, items, grain):
+        all_take_part(pool)
+        end(pool)
+    else:
+        call_kernel(kernel, context, 0, items)
+
+
+@numba.njit(parallel=True, cache=True)
+def all_take_part(pool):
+    """Each in a thread of Numba's."""
+    for _ in prange(load(pool, WORKERS) + 1):
+        take_part(pool)

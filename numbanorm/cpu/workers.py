@@ -1,0 +1,202 @@
+"""Threads that wait in compiled code for work, outside of Python and of Numba's threading layers.
+
+A pool is a block of words; its address is an engine (`numbanorm.cpu.parallel`). One launch at a time has it: a thread
+that finds it taken, in a nested call or beside another thread, does its work alone. A launch opens the gate, wakes
+workers and takes part itself. All who take part claim chunks of items until none is left: large ones first, so that
+they are few, then smaller ones, so that all end together. At last the caller shuts the gate and waits for those that
+are still at a chunk, never for a worker that has not come: it may not get a core for long.
+
+Workers know nothing but the pool, and are neither Python's threads nor take its signals. They end before a fork.
+"""
+
+import sys
+
+import numpy as np
+from numba import types
+
+from numbanorm.cpu.atomic import BYTES, add, call_kernel, load, pause, replace, store
+from numbanorm.cpu.jit import block, launcher
+
+# The words of a pool, those that change apart from each other in cache lines of their own.
+ENTRY, WORKERS, QUIT = 0, 1, 2  # the address of `run`; how many workers there are; whether they are to end
+TAKEN = 8  # by a launch
+GATE = 16  # OPEN while there is a launch to take part in, + how many workers do, + AWAITED
+NEXT = 24  # the first item that nobody has claimed
+KERNEL, CONTEXT, ITEMS, GRAIN = 32, 33, 34, 35  # of the launch
+IDLE = 40  # workers that wait at START and that nobody has called
+START, DONE = 48, 56  # semaphores: for idle workers; for a caller that waits for the last of them
+NAME = 64  # of each worker, for the system's lists of threads
+THREADS = 72  # from here on the workers' handles
+
+OPEN, AWAITED = 1 << 32, 1 << 33
+MOST = 1 << 10  # workers
+_NAME = b"numbanorm"
+SPINS = 1000  # looks for work, or at the gate, of 25 ns or more each, before a thread goes to sleep
+CHUNKS = 2  # of the items that are left, to each thread
+CALLS = 4  # workers that one thread wakes, which takes a microsecond or more for each; those go on waking others
+
+_sem_init = types.ExternalFunction("sem_init", types.int32(types.intp, types.int32, types.uint32))
+_sem_wait = types.ExternalFunction("sem_wait", types.int32(types.intp))
+_sem_post = types.ExternalFunction("sem_post", types.int32(types.intp))
+_pthread_create = types.ExternalFunction("pthread_create", types.int32(*[types.intp] * 4))
+_pthread_join = types.ExternalFunction("pthread_join", types.int32(types.intp, types.intp))
+_pthread_setname = types.ExternalFunction("pthread_setname_np", types.int32(types.intp, types.intp))
+_usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
+
+
+def supported() -> bool:
+    """Whether this system has what the workers are made of."""
+    return sys.platform == "linux" and types.intp.bitwidth == 64
+
+
+def new_pool() -> np.ndarray:
+    """A pool without workers: its launches run in their callers' threads."""
+    memory = np.zeros(THREADS + MOST + 8, np.intp)
+    pool = memory[-memory.ctypes.data % 64 // BYTES :]
+    pool[NAME : NAME + 2].view(np.uint8)[: len(_NAME)] = list(_NAME)
+    return pool
+
+
+@block
+def begin(pool, kernel, context, items, grain):
+    """Take the pool for a launch, if it has workers and nobody else has it; whether it is so."""
+    if load(pool, WORKERS) == 0 or not replace(pool, TAKEN, 0, 1):
+        return False
+    store(pool, KERNEL, kernel)
+    store(pool, CONTEXT, context)
+    store(pool, ITEMS, items)
+    store(pool, GRAIN, grain)
+    store(pool, NEXT, 0)
+    return True
+
+
+@block
+def take_part(pool):
+    """Do chunks of the launch until none is left."""
+    kernel, context = load(pool, KERNEL), load(pool, CONTEXT)
+    items, grain = load(pool, ITEMS), load(pool, GRAIN)
+    share = CHUNKS * (load(pool, WORKERS) + 1) * grain
+    lo = load(pool, NEXT)
+    while lo < items:
+        hi = lo + max(1, (items - lo) // share) * grain
+        if replace(pool, NEXT, lo, hi):
+            call_kernel(kernel, context, lo, min(hi, items))
+        lo = load(pool, NEXT)
+
+
+@block
+def end(pool):
+    """Give the pool back."""
+    store(pool, TAKEN, 0)
+
+
+@launcher
+def run(pool, kernel, context, items, grain):
+    """The engine's entry: kernel(context, lo, hi) for all items, `grain` of them or more at a time."""
+    if not begin(pool, kernel, context, items, grain):
+        call_kernel(kernel, context, 0, items)
+        return
+    store(pool, GATE, OPEN)
+    _wake(pool)
+    take_part(pool)
+    if add(pool, GATE, -OPEN) != OPEN:
+        _await_workers(pool)
+    end(pool)
+
+
+@block
+def _wake(pool):
+    """Call idle workers, if there is work for them."""
+    most = min(CALLS, (load(pool, ITEMS) - load(pool, NEXT) - 1) // load(pool, GRAIN))
+    idle = load(pool, IDLE)
+    while most > 0 and idle > 0:
+        if replace(pool, IDLE, idle, idle - 1):
+            _sem_post(pool + START * BYTES)
+            most -= 1
+        idle = load(pool, IDLE)
+
+
+@block
+def _await_workers(pool):
+    """Until all that take part have left."""
+    for _ in range(SPINS):
+        if load(pool, GATE) == 0:
+            return
+        pause()
+    if add(pool, GATE, AWAITED) != 0:
+        while _sem_wait(pool + DONE * BYTES) != 0:
+            pass  # a signal came
+    store(pool, GATE, 0)
+
+
+@launcher
+def work(pool):
+    """A worker's life."""
+    while load(pool, QUIT) == 0:
+        if _come_in(pool):
+            _wake(pool)
+            take_part(pool)
+            if add(pool, GATE, -1) == AWAITED + 1:
+                _sem_post(pool + DONE * BYTES)
+        elif not _soon(pool):
+            add(pool, IDLE, 1)
+            while _sem_wait(pool + START * BYTES) != 0:
+                pass
+    return 0
+
+
+@block
+def _come_in(pool):
+    """Whether there is work, and this thread now takes part."""
+    gate = load(pool, GATE)
+    while gate & OPEN and load(pool, NEXT) < load(pool, ITEMS):
+        if replace(pool, GATE, gate, gate + 1):
+            return True
+        gate = load(pool, GATE)
+    return False
+
+
+@block
+def _soon(pool):
+    """Whether there is work before it is worth to sleep."""
+    for _ in range(SPINS):
+        if load(pool, GATE) & OPEN and load(pool, NEXT) < load(pool, ITEMS):
+            return True
+        pause()
+    return False
+
+
+@launcher
+def start(pool, workers, routine):
+    """Give a pool without workers so many, or what the system grants; routine is the address of `work`."""
+    _sem_init(pool + START * BYTES, 0, 0)
+    _sem_init(pool + DONE * BYTES, 0, 0)
+    started = 0
+    while started < min(workers, MOST):
+        if _pthread_create(pool + (THREADS + started) * BYTES, 0, routine, pool) != 0:
+            break
+        _pthread_setname(load(pool, THREADS + started), pool + NAME * BYTES)
+        started += 1
+    store(pool, WORKERS, started)
+
+
+@launcher
+def stop(pool):
+    """End the workers, once there is no launch."""
+    while not replace(pool, TAKEN, 0, 1):
+        _usleep(50)
+    workers = load(pool, WORKERS)
+    store(pool, WORKERS, 0)
+    store(pool, QUIT, 1)
+    for _ in range(workers):
+        _sem_post(pool + START * BYTES)
+    for i in range(workers):
+        _pthread_join(load(pool, THREADS + i), 0)
+    clear(pool)
+
+
+@launcher
+def clear(pool):
+    """Make it a pool without workers and launches, whatever it was: there are none in a forked child."""
+    for i in (WORKERS, QUIT, TAKEN, GATE, IDLE):
+        store(pool, i, 0)
