@@ -1,6 +1,8 @@
 """Batch normalization: the public functions."""
 
 from functools import lru_cache
+from itertools import starmap
+from operator import setitem
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
 from numbanorm.cpu.tiles import whole_steps
+
+_NO_STATISTIC, _NOT_COUNTED = np.empty(0), np.empty(0, np.int64)
 
 
 def batch_norm(
@@ -164,31 +168,8 @@ def batch_norm_forward(
     >>> mean, running_mean, running_var
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
-    seen = see(x, channel_axis, _checks.channel_axes)
-    affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
-    eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
-    if mask is not None:
-        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
-    if out is not None:
-        _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
-    if running_mean is not None or running_var is not None:
-        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
-        _checks.updated("running_mean", running_mean, seen.parameter_shape, seen.dtype, apart)
-        apart["running_mean"] = running_mean
-        _checks.updated("running_var", running_var, seen.parameter_shape, seen.dtype, apart)
-    count = seen.outer * seen.inner if mask is None else int(np.count_nonzero(mask))
-    _checks.several_values(x, count, mask is not None)
-
-    if mask is None:
-        y, mean, rstd, var = _forward(seen, x, *affine, eps, out)
-    else:
-        packed = _positions(x, channel_axis)[mask]
-        values, mean, rstd, var = _forward(split(packed, (1,)), packed, *affine, eps, None)
-        y = _unpack(values, mask, channel_axis, x, out)
-    if x.size > 0:
-        _update(running_mean, momentum, mean, 1.0)
-        _update(running_var, momentum, var, count / (count - 1))
-    return Forward(y, mean.astype(seen.dtype), rstd)
+    running = running_mean, running_var
+    return train_forward(x, weight, bias, *running, _NOT_COUNTED, momentum, channel_axis, eps, mask, out)
 
 
 def batch_norm_backward(
@@ -274,6 +255,46 @@ def batch_norm_backward(
     return Gradients(_unpack(values, mask, channel_axis, x, out), dweight, dbias)
 
 
+def train_forward(
+    x: Array,
+    weight: Array | None,
+    bias: Array | None,
+    running_mean: Array | None,
+    running_var: Array | None,
+    batches: Array,
+    momentum: float,
+    channel_axis: int,
+    eps: float,
+    mask: Array | None,
+    out: Array | None,
+) -> Forward:
+    """`batch_norm_forward`, which adds 1 to `batches` (int64) when it updates the running statistics."""
+    seen = see(x, channel_axis, _checks.channel_axes)
+    affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
+    eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
+    if mask is not None:
+        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
+    if out is not None:
+        _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+    if running_mean is not None or running_var is not None:
+        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
+        _checks.updated("running_mean", running_mean, seen.parameter_shape, seen.dtype, apart)
+        apart["running_mean"] = running_mean
+        _checks.updated("running_var", running_var, seen.parameter_shape, seen.dtype, apart)
+    count = seen.outer * seen.inner if mask is None else int(np.count_nonzero(mask))
+    _checks.several_values(x, count, mask is not None)
+
+    if mask is None:
+        y, mean, rstd, var = _forward(seen, x, *affine, eps, out)
+    else:
+        packed = _positions(x, channel_axis)[mask]
+        values, mean, rstd, var = _forward(split(packed, (1,)), packed, *affine, eps, None)
+        y = _unpack(values, mask, channel_axis, x, out)
+    if x.size > 0:
+        _update(running_mean, running_var, batches, momentum, mean, var, count)
+    return Forward(y, mean.astype(seen.dtype), rstd)
+
+
 def _forward(
     seen: Split, x: Array, weight: Array, bias: Array, eps: float, out: Array | None
 ) -> tuple[Array, Array, Array, Array]:
@@ -329,10 +350,23 @@ def _unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array 
     return full
 
 
-def _update(running: Array | None, momentum: float, batch: Array, factor: float) -> None:
-    if running is not None:
-        native = running.flags.carray and running.dtype.isnative
-        own = running if native else running.astype(running.dtype.newbyteorder("="), "C")
-        kernels.update_running(own, momentum, batch, factor)
-        if own is not running:
-            running[...] = own
+def _update(
+    running_mean: Array | None,
+    running_var: Array | None,
+    batches: Array,
+    momentum: float,
+    mean: Array,
+    var: Array,
+    count: int,
+) -> None:
+    """All or nothing, whatever a signal handler raises: it gets its turn between steps of Python alone."""
+    own_mean, own_var = _native(running_mean), _native(running_var)
+    kernels.update_running(momentum, mean, own_mean, var, count / (count - 1), own_var, batches)
+    copies = (running_mean, ..., own_mean), (running_var, ..., own_var)
+    list(starmap(setitem, [copy for copy in copies if copy[0] is not None and copy[0] is not copy[2]]))
+
+
+def _native(running: Array | None) -> Array:
+    if running is None:
+        return _NO_STATISTIC
+    return behaved(running, running.dtype if running.dtype.isnative else running.dtype.newbyteorder("="))

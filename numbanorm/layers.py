@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from itertools import starmap
+from operator import setitem
 from typing import Any, Self
 
 import numpy as np
@@ -9,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from numbanorm import _checks
 from numbanorm._types import Array
-from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
+from numbanorm.batchnorm import batch_norm, batch_norm_backward, train_forward
 from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
 
 
@@ -71,8 +73,7 @@ class _Layer(ABC):
         if state.keys() != own.keys():
             raise KeyError(f"state: keys {sorted(map(str, state))}, must be {sorted(own)}")
         given = {key: _converted(f"state[{key!r}]", value, own[key]) for key, value in state.items()}
-        for key, value in given.items():
-            own[key][...] = value
+        list(starmap(setitem, [(own[key], ..., value) for key, value in given.items()]))  # no signal comes between
 
     def _check_dtype(self, x: Array) -> None:
         _checks.array("x", x)
@@ -253,18 +254,9 @@ class BatchNorm(_Layer):
 
     def _train_forward(self, x: Array) -> Array:
         momentum = 1.0 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
-        y, mean, rstd = batch_norm_forward(
-            x,
-            self.weight,
-            self.bias,
-            self.running_mean,
-            self.running_var,
-            momentum=momentum,
-            channel_axis=self.channel_axis,
-            eps=self.eps,
-        )
-        if x.size > 0:
-            self.num_batches_tracked += 1
+        running = self.running_mean, self.running_var, self.num_batches_tracked.reshape(1)
+        how = momentum, self.channel_axis, self.eps
+        y, mean, rstd = train_forward(x, self.weight, self.bias, *running, *how, mask=None, out=None)
         self._saved = {"x": x, "mean": mean, "rstd": rstd, "frozen": False}
         return y
 

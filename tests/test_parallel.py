@@ -98,26 +98,27 @@ def test_repeats_agree(expected):
     assert fingerprint() == expected
 
 
+@pytest.fixture
+def use(monkeypatch):
+    """use(name, threads): let calls be served so; the engine's address."""
+
+    def use(name, threads):
+        monkeypatch.setenv("NUMBANORM_ENGINE", name)
+        monkeypatch.setattr(engines, "thread_count", lambda asked: threads)
+        engines.engine.cache_clear()
+        return engines.engine()
+
+    yield use
+    engines.engine.cache_clear()
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])
-@pytest.mark.parametrize("engine", ENGINES)
-def test_any_number_of_threads_agrees(engine, threads, expected):
+@pytest.mark.parametrize("name", ENGINES)
+def test_any_number_of_threads_agrees(name, threads, expected, use):
     """More of them than processors, too."""
-    command = (
-        "from numbanorm.cpu import engines\n"
-        f"engines.thread_count = lambda asked: {threads}\n"
-        "from tests.test_parallel import fingerprint; print(fingerprint())\n"
-        f"assert engines.get_num_threads() == {threads}"
-    )
-    environment = os.environ | {"NUMBANORM_ENGINE": engine, "NUMBA_NUM_THREADS": str(threads)}
-    run = subprocess.run(
-        [sys.executable, "-W", "error", "-c", command],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=True,
-    )
-    assert run.stdout.strip() == expected
+    use(name, threads)
+    assert numbanorm.get_num_threads() == threads
+    assert fingerprint() == expected
 
 
 def test_the_serial_way_agrees(expected, monkeypatch):
@@ -225,7 +226,7 @@ def test_a_lack_of_memory_in_a_kernel_reaches_the_caller():
 
 
 @pytest.mark.parametrize("name", ENGINES)
-def test_work_is_spread_over_threads(name, monkeypatch):
+def test_work_is_spread_over_threads(name, use):
     """What the agreement above would not show: each item is done once, by more than one thread where there are some."""
     pthread_self = types.ExternalFunction("pthread_self", types.intp())
     usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
@@ -243,16 +244,12 @@ def test_work_is_spread_over_threads(name, monkeypatch):
     def run(engine, grain, threads, times):
         launch(engine, threads.size, grain, (threads, times))
 
-    monkeypatch.setenv("NUMBANORM_ENGINE", name)
-    monkeypatch.setattr(engines, "thread_count", lambda asked: 2)
-    engines.engine.cache_clear()
-    own = engines.engine()
+    own = use(name, 2)
     for engine, grain, several in ((own, 3, True), (own, 100, False), (parallel.SERIAL, 3, False)):
         threads, times = np.zeros(100, int), np.zeros(100, int)
         run(engine, grain, threads, times)
         np.testing.assert_array_equal(times, 1)
         assert len(np.unique(threads)) == (2 if several else 1)
-    engines.engine.cache_clear()
 
 
 def test_kernels_are_callable_from_compiled_code():

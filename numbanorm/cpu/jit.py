@@ -4,6 +4,8 @@ import numba
 from numba import types
 from numba.extending import intrinsic, register_jitable
 
+from numbanorm.cpu.cache import KernelCache
+
 _INNER = {"error_model": "numpy", "no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _EXACT = {"contract", "nsz"}
 
@@ -17,9 +19,25 @@ block = numba.njit(fastmath=_EXACT, **_INNER)
 # Also called from Python, where nothing is compiled for it.
 plain = register_jitable(error_model="numpy")
 
+
+def _kept(**options):
+    """Compiled functions that are kept from process to process."""
+    compiled = numba.njit(**options)
+
+    def decorate(function):
+        dispatcher = compiled(function)
+        dispatcher._cache = KernelCache(function)  # in place of Numba's, which trusts what it finds
+        return dispatcher
+
+    return decorate
+
+
 # What others may call, from Python and from compiled code: one range of the work, and the whole of it.
-range_kernel = numba.njit(nogil=True, cache=True, error_model="numpy")
-launcher = numba.njit(nogil=True, cache=True, error_model="numpy")
+range_kernel = _kept(nogil=True, error_model="numpy")
+launcher = _kept(nogil=True, error_model="numpy")
+
+# Loops of `prange`.
+parallel = _kept(parallel=True)
 
 
 @intrinsic

@@ -4,11 +4,10 @@ It has the limits of Numba's threading layers: they do not survive a fork, and o
 which two threads use it at once, or one within itself. Calls by this package take turns, so that they never do.
 """
 
-import numba
 from numba import prange
 
 from numbanorm.cpu.atomic import call_kernel, load
-from numbanorm.cpu.jit import launcher
+from numbanorm.cpu.jit import launcher, parallel
 from numbanorm.cpu.workers import WORKERS, begin, end, take_part
 
 
@@ -22,7 +21,7 @@ def run(pool, kernel, context, items, grain):
         call_kernel(kernel, context, 0, items)
 
 
-@numba.njit(parallel=True, cache=True)
+@parallel
 def all_take_part(pool):
     """Each in a thread of Numba's."""
     for _ in prange(load(pool, WORKERS) + 1):

@@ -1,0 +1,140 @@
+"""Machine code kept from process to process: compiled once, and never served to other code than it was compiled from.
+
+A file holds one function for one signature, processor and version of what compiles it, all of which its name tells. It
+begins with a digest of its payload and of the sources of all kernels, since the code of one holds that of helpers from
+other files. A file that is damaged, cut short or of other sources is as good as none, and is written anew.
+"""
+
+import functools
+import hashlib
+import os
+import pickle
+import platform
+import tempfile
+import uuid
+import warnings
+from pathlib import Path
+
+import llvmlite
+import numba
+from numba.core import config
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.serialize import dumps
+from numba.misc.appdirs import AppDirs
+
+_SUFFIX = ".numbanorm"
+_DIGEST_BYTES = 32
+_warned = False
+
+
+class KernelCache(NullCache):
+    """The files of one function, as its dispatcher asks for them."""
+
+    def __init__(self, function):
+        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+
+    def load_overload(self, sig, target_context):
+        """The function compiled for a signature, or None."""
+        target_context.refresh()
+        name = self._file_name(sig, target_context.codegen())
+        for directory in directories():
+            payload = _payload(directory / name)
+            if payload is not None:
+                return CompileResult._rebuild(target_context, *pickle.loads(payload))
+        return None
+
+    def save_overload(self, sig, data):
+        """Keep a function compiled for a signature, where that can be."""
+        payload = dumps(data._reduce())
+        name, refusals = self._file_name(sig, data.codegen), []
+        for directory in directories():
+            try:
+                return _write(directory, name, _digest(payload) + payload)
+            except OSError as error:
+                refusals.append(f"{directory} ({error.strerror})")
+        _warn_once(refusals)
+
+    def _file_name(self, sig, codegen):
+        versions = numba.__version__, llvmlite.__version__, platform.python_implementation(), platform.python_version()
+        options = config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
+        key = repr((sig, codegen.magic_tuple(), versions, options))
+        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}{_SUFFIX}"
+
+
+def _payload(path):
+    """What a file holds, if it is whole and of these sources."""
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    payload = content[_DIGEST_BYTES:]
+    return payload if content[:_DIGEST_BYTES] == _digest(payload) else None
+
+
+def _digest(payload):
+    return hashlib.sha256(_SOURCES + payload).digest()
+
+
+def _write(directory, name, content):
+    """Whole or not at all, whoever else writes it."""
+    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    part = directory / f"{name}.{uuid.uuid4().hex[:16]}"
+    try:
+        part.write_bytes(content)
+        os.replace(part, directory / name)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _warn_once(refusals):
+    global _warned
+    if not _warned:
+        _warned = True
+        message = (
+            f"numbanorm compiles its kernels anew in every process: no directory to keep them in: {', '.join(refusals)}"
+        )
+        warnings.warn(f"{message}; set NUMBA_CACHE_DIR to one", RuntimeWarning, stacklevel=2)
+
+
+@functools.cache
+def directories():
+    """Where files are looked for, and written if it can be: each a path; the first that can be written gets them.
+
+    NUMBA_CACHE_DIR alone where it is set. Otherwise beside the sources, so that what an installation has compiled
+    serves all its users; in the user's own cache; and in a directory for temporary files that is the user's own.
+    """
+    package = Path(__file__).resolve().parents[1]
+    if config.CACHE_DIR:
+        return (Path(config.CACHE_DIR) / f"numbanorm-{hashlib.sha256(bytes(package)).hexdigest()[:12]}",)
+    own = Path(AppDirs("numbanorm", appauthor=False).user_cache_dir)
+    temporary = _temporary()
+    return (package / "cpu" / "__pycache__", *([own] if own.is_absolute() else []), *([temporary] if temporary else []))
+
+
+def _temporary():
+    """A directory among the temporary files that nobody else can write, since what is read from it is run."""
+    try:
+        path = Path(tempfile.gettempdir()) / f"numbanorm-{os.getuid()}"
+        path.mkdir(mode=0o700, exist_ok=True)
+        status = path.lstat()
+    except (OSError, AttributeError):  # no os.getuid on Windows
+        return None
+    return path if path.is_dir() and status.st_uid == os.getuid() and not status.st_mode & 0o022 else None
+
+
+def _hash_sources():
+    """Of all that is compiled, as it is imported; in an archive or a frozen program, of what holds it."""
+    kernels = Path(__file__).parent
+    paths = [kernels.parent / "_math.py", *sorted(kernels.glob("*.py"))]
+    hashed = hashlib.sha256()
+    if paths[0].is_file():
+        for path in paths:
+            hashed.update(path.read_bytes())
+    else:
+        holder = next(path for path in kernels.parents if path.exists())
+        hashed.update(repr((str(holder), holder.stat().st_mtime_ns, holder.stat().st_size)).encode())
+    return hashed.digest()
+
+
+_SOURCES = _hash_sources()

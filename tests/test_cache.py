@@ -1,0 +1,184 @@
+"""Compiled kernels kept on disk: never stale, never wrong, and no trouble where nothing can be kept."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import numbanorm
+
+SOURCES = Path(numbanorm.__file__).parent
+# A kernel that compiles quickly, and whose arithmetic is another file's: 0.9 * 1 + 0.1 * 2 * 3 = 1.5.
+RUN = """
+import numpy as np
+from numba.core import event
+from numbanorm.cpu.batchnorm import update_running
+running, nothing, none = np.ones(5), np.empty(0), np.empty(0, np.int64)
+with event.install_recorder("numba:compile") as recorder:
+    update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, none)
+print(running[0], "compiled" if recorder.buffer else "loaded")
+"""
+
+
+def run(command=RUN, path=None, errors=True, **environment):
+    """What a process prints that runs the package in `path`; None unsets a variable."""
+    given = {"PYTHONPATH": str(path or SOURCES.parent), "NUMBA_CACHE_DIR": None} | environment
+    variables = {name: value for name, value in (os.environ | given).items() if value is not None}
+    arguments = [sys.executable, *(["-W", "error"] if errors else []), "-c", command]
+    process = subprocess.run(
+        arguments, env=variables, cwd=path, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert process.returncode == 0, process.stderr
+    return process.stdout.strip() + ("" if errors else process.stderr)
+
+
+def files(directory):
+    return sorted(Path(directory).rglob("*.numbanorm"))
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A directory with the package in it, as an installation has it."""
+    shutil.copytree(SOURCES, tmp_path / "site" / "numbanorm", ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "site"
+
+
+def test_the_second_process_loads_what_the_first_compiled(copy):
+    assert run(path=copy) == "1.5 compiled"
+    assert [path.parent.name for path in files(copy)] == ["__pycache__"]
+    assert run(path=copy) == "1.5 loaded"
+
+
+@pytest.mark.parametrize("cache", [None, "elsewhere"])
+def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache):
+    """Where Numba's own cache goes by the file of the kernel alone."""
+    environment = {"NUMBA_CACHE_DIR": cache and str(tmp_path / cache)}
+    assert run(path=copy, **environment) == "1.5 compiled"
+    formulas = copy / "numbanorm" / "_math.py"
+    text = formulas.read_text()
+    changed = text.replace("(1.0 - momentum) * running", "(2.0 - momentum) * running")
+    assert changed != text
+    times = formulas.stat()
+    formulas.write_text(changed)
+    os.utime(formulas, ns=(times.st_atime_ns, times.st_mtime_ns))
+    shutil.rmtree(copy / "numbanorm" / "__pycache__", ignore_errors=True)  # Python goes by size and time
+    assert run(path=copy, **environment) == "2.5 compiled"
+    assert run(path=copy, **environment) == "2.5 loaded"
+    assert len(files(tmp_path)) == 1
+
+
+DAMAGE = {
+    "empty": lambda content: b"",
+    "cut short": lambda content: content[: len(content) // 2],
+    "one bit": lambda content: content[:-100] + bytes([content[-100] ^ 1]) + content[-99:],
+    "of something else": lambda content: b"something else",
+    "head alone": lambda content: content[:32],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_file_is_written_anew(damage, copy):
+    assert run(path=copy) == "1.5 compiled"
+    (path,) = files(copy)
+    path.write_bytes(DAMAGE[damage](path.read_bytes()))
+    assert run(path=copy) == "1.5 compiled"
+    assert run(path=copy) == "1.5 loaded"
+
+
+def test_a_directory_in_the_place_of_a_file(copy, tmp_path):
+    assert run(path=copy) == "1.5 compiled"
+    (path,) = files(copy)
+    path.unlink()
+    path.mkdir()
+    environment = {"XDG_CACHE_HOME": str(tmp_path / "own")}
+    assert run(path=copy, **environment) == "1.5 compiled"
+    assert run(path=copy, **environment) == "1.5 loaded"
+
+
+def not_to_be_written(copy):
+    """A file where the directory for caches would be: that stops the superuser too."""
+    (copy / "numbanorm" / "cpu" / "__pycache__").write_text("")
+
+
+def test_an_installation_that_cannot_be_written(copy, tmp_path):
+    """The user's own cache takes its place."""
+    not_to_be_written(copy)
+    environment = {"XDG_CACHE_HOME": None, "HOME": str(tmp_path)}
+    assert run(path=copy, **environment) == "1.5 compiled"
+    assert [path.parent for path in files(tmp_path)] == [tmp_path / ".cache" / "numbanorm"]
+    assert run(path=copy, **environment) == "1.5 loaded"
+
+
+@pytest.mark.parametrize("home", ["/dev/null", "relative"])
+def test_no_home_either(copy, tmp_path, home):
+    """A directory for temporary files that is the user's own takes its place."""
+    not_to_be_written(copy)
+    environment = {"XDG_CACHE_HOME": None, "HOME": home, "TMPDIR": str(tmp_path)}
+    assert run(path=copy, **environment) == "1.5 compiled"
+    (path,) = files(tmp_path)
+    assert path.parent == tmp_path / f"numbanorm-{os.getuid()}"
+    assert path.parent.stat().st_mode & 0o777 == 0o700
+    assert run(path=copy, **environment) == "1.5 loaded"
+
+
+def test_a_directory_that_others_can_write_is_not_trusted(copy, tmp_path):
+    not_to_be_written(copy)
+    (tmp_path / f"numbanorm-{os.getuid()}").mkdir()
+    (tmp_path / f"numbanorm-{os.getuid()}").chmod(0o777)
+    environment = {"XDG_CACHE_HOME": None, "HOME": "/dev/null", "TMPDIR": str(tmp_path)}
+    assert run(path=copy, errors=False, **environment).startswith("1.5 compiled")
+    assert not files(tmp_path)
+
+
+def test_nowhere_to_write_is_one_warning(copy):
+    not_to_be_written(copy)
+    twice = RUN + "update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, np.ones(5, np.float32), none)"
+    for environment in (
+        {"XDG_CACHE_HOME": "/dev/null", "TMPDIR": str(copy / "numbanorm-0")},
+        {"NUMBA_CACHE_DIR": "/dev/null"},
+    ):
+        hidden = "import tempfile; tempfile.tempdir = '/dev/null'\n"
+        output = run(hidden + twice, copy, errors=False, **environment)
+        assert output.startswith("1.5 compiled")
+        assert output.count("RuntimeWarning: numbanorm compiles its kernels anew in every process") == 1
+        assert output.count("Warning") == 1
+
+
+def test_what_an_installation_has_compiled_is_read_only(copy, tmp_path):
+    """And serves a user who has nowhere to write."""
+    assert run(path=copy) == "1.5 compiled"
+    nowhere = {"XDG_CACHE_HOME": "/dev/null", "HOME": "/dev/null"}
+    assert run("import os; os.replace = None\n" + RUN, copy, **nowhere) == "1.5 loaded"
+
+
+def test_ten_cold_starts_at_once(copy):
+    command = (
+        "import numpy as np, numbanorm\n"
+        "x = np.arange(20000.0).reshape(1000, 20)\n"
+        "assert abs(numbanorm.layer_norm(x) - numbanorm.layer_norm(x[0])).max() < 1e-9\n"
+        "print('right')"
+    )
+    environment = os.environ | {"PYTHONPATH": str(copy)}
+    environment.pop("NUMBA_CACHE_DIR", None)
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-W", "error", "-c", command],
+            env=environment,
+            cwd=copy,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for _ in range(10)
+    ]
+    outputs = [start.communicate(timeout=300)[0] for start in starts]
+    assert outputs == ["right\n"] * 10
+    assert files(copy)
+    assert all(
+        path.name.endswith(".numbanorm")
+        for path in (copy / "numbanorm" / "cpu" / "__pycache__").iterdir()
+        if path.suffix != ".pyc"
+    )
