@@ -5,11 +5,13 @@ begins with a digest of its payload and of the sources of all kernels, since the
 other files. A file that is damaged, cut short or of other sources is as good as none, and is written anew.
 """
 
+import errno
 import functools
 import hashlib
 import os
 import pickle
 import platform
+import stat
 import tempfile
 import uuid
 import warnings
@@ -39,7 +41,7 @@ class KernelCache(NullCache):
         target_context.refresh()
         name = self._file_name(sig, target_context.codegen())
         for directory in directories():
-            payload = _payload(directory / name)
+            payload = _payload(directory / name) if _is_safe(directory) else None
             if payload is not None:
                 return CompileResult._rebuild(target_context, *pickle.loads(payload))
         return None
@@ -79,6 +81,8 @@ def _digest(payload):
 def _write(directory, name, content):
     """Whole or not at all, whoever else writes it."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_safe(directory):
+        raise PermissionError(errno.EPERM, "others can write there")
     part = directory / f"{name}.{uuid.uuid4().hex[:16]}"
     try:
         part.write_bytes(content)
@@ -108,19 +112,39 @@ def directories():
     if config.CACHE_DIR:
         return (Path(config.CACHE_DIR) / f"numbanorm-{hashlib.sha256(bytes(package)).hexdigest()[:12]}",)
     own = Path(AppDirs("numbanorm", appauthor=False).user_cache_dir)
-    temporary = _temporary()
-    return (package / "cpu" / "__pycache__", *([own] if own.is_absolute() else []), *([temporary] if temporary else []))
+    return tuple(path for path in (package / "cpu" / "__pycache__", own, _temporary()) if path.is_absolute())
 
 
+@functools.cache
 def _temporary():
-    """A directory among the temporary files that nobody else can write, since what is read from it is run."""
     try:
-        path = Path(tempfile.gettempdir()) / f"numbanorm-{os.getuid()}"
-        path.mkdir(mode=0o700, exist_ok=True)
-        status = path.lstat()
-    except (OSError, AttributeError):  # no os.getuid on Windows
-        return None
-    return path if path.is_dir() and status.st_uid == os.getuid() and not status.st_mode & 0o022 else None
+        return Path(tempfile.gettempdir()) / f"numbanorm-{os.getuid()}"
+    except (OSError, AttributeError):  # there is none; no os.getuid on Windows
+        return Path()
+
+
+def _is_safe(directory):
+    """Whether nobody else can write to a directory among the temporary files, since what is read from it is run."""
+    if directory != _temporary():
+        return True
+    try:
+        status = directory.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+
+
+def contents(directory):
+    """How many files of this package's are there that it would use now, how many others, and their bytes."""
+    paths = list(directory.glob(f"*{_SUFFIX}"))
+    whole = sum(_payload(path) is not None for path in paths)
+    return whole, len(paths) - whole, sum(path.stat().st_size for path in paths)
+
+
+def is_writable(directory):
+    """Whether files can be put there, which may make the directory first."""
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK) and (existing != directory or _is_safe(directory))
 
 
 def _hash_sources():

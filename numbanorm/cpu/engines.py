@@ -15,7 +15,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numbanorm import _checks
 from numbanorm.cpu import portable, workers
 from numbanorm.cpu.jit import c_address
-from numbanorm.cpu.threads import is_multiprocessing_child, thread_count
+from numbanorm.cpu.threads import is_multiprocessing_child, limits, thread_count
 
 _VARIABLE = "NUMBANORM_ENGINE"
 _ENTRY = types.void(*[types.intp] * 5)
@@ -120,6 +120,11 @@ def engine_name() -> str:
     if name not in ENGINES or (name == "parked" and usual != name):
         raise ValueError(f"{_VARIABLE}: {name!r}, must be {' or '.join(e for e in ENGINES if e in ('prange', usual))}")
     return name
+
+
+def thread_limits() -> dict[str, int]:
+    """What limits the number of threads, by its name."""
+    return limits(_asked_here())
 
 
 def _asked_here() -> int | None:

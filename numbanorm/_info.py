@@ -1,0 +1,73 @@
+"""What the package finds on this machine, for `python -m numbanorm info`."""
+
+import ctypes
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from numbanorm._version import __version__
+from numbanorm.cpu import cache, engines, machine
+
+_CUDA_PACKAGE = "numba-cuda"
+_CUDA_DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
+
+
+def lines() -> Iterator[tuple[str, str]]:
+    """Names and values."""
+    packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "llvmlite"))
+    yield "numbanorm", f"{__version__}; {packages}; {platform.python_implementation()} {platform.python_version()}"
+    yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
+    yield "CPU", f"{_model()}, compiled for {machine.target()}"
+    yield "vectors", f"{machine.vector_bits()} bits"
+    yield "last-level cache", f"{machine.last_level_cache() >> 20} MiB"
+    yield "engine", engines.engine_name()
+    limits = ", ".join(f"{name} {limit}" for name, limit in engines.thread_limits().items())
+    yield "threads", f"{engines.get_num_threads()} (limits: {limits})"
+    for directory in cache.directories():
+        yield "cache", f"{directory}: {_state(directory)}"
+    yield "GPU", _gpus()
+    yield "CUDA", "; ".join(_missing_for_cuda())
+
+
+def _model() -> str:
+    """The name on the processor, where the system tells it."""
+    try:
+        found = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    except OSError:
+        found = []
+    return found[0].partition(":")[2].strip() if found else platform.processor() or "unknown"
+
+
+def _state(directory: Path) -> str:
+    """What it holds, and whether more can be put there."""
+    whole, other, nbytes = cache.contents(directory)
+    old = f", {other} old or damaged" if other else ""
+    return (
+        f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {'writable' if cache.is_writable(directory) else 'not writable'}"
+    )
+
+
+def _gpus() -> str:
+    """What the driver of NVIDIA says."""
+    try:
+        driver = ctypes.CDLL(_CUDA_DRIVER)
+    except OSError:
+        return f"none: no NVIDIA driver ({_CUDA_DRIVER})"
+    count, name = ctypes.c_int(), ctypes.create_string_buffer(100)
+    if status := driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count)):
+        return f"none: the NVIDIA driver says error {status}"
+    names = []
+    for device in range(count.value):
+        driver.cuDeviceGetName(name, len(name), device)
+        names.append(name.value.decode())
+    return ", ".join(names) or "none"
+
+
+def _missing_for_cuda() -> Iterator[str]:
+    yield f"numbanorm {__version__} has no CUDA kernels yet"
+    try:
+        yield f"{_CUDA_PACKAGE} {version(_CUDA_PACKAGE)} is installed"
+    except PackageNotFoundError:
+        yield f"they will need {_CUDA_PACKAGE}, which is missing"

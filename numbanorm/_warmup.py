@@ -1,0 +1,38 @@
+"""What to call so that every kernel is compiled, or loaded if it is kept from before."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from numbanorm._types import Array
+from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
+from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
+
+_LAYER_NORM = {"rows": ((4, 64), -1), "columns": ((2, 64, 8), 1), "long rows": ((1, 300_000), -1)}
+_BATCH_NORM = {"small": ((16, 4), 1), "large": ((400_000, 2), 1)}
+
+
+def calls(dtype: Any) -> dict[str, Callable[[], object]]:
+    """By what they are for."""
+    found: dict[str, Callable[[], object]] = {}
+    for kind, (shape, axis) in _LAYER_NORM.items():
+        found[f"{np.dtype(dtype)} layer normalization, {kind}"] = partial(_layer_norm, np.ones(shape, dtype), axis)
+    for kind, (shape, axis) in _BATCH_NORM.items():
+        found[f"{np.dtype(dtype)} batch normalization, {kind}"] = partial(_batch_norm, np.ones(shape, dtype), axis)
+    return found
+
+
+def _layer_norm(x: Array, axis: int) -> None:
+    _, mean, rstd = layer_norm_forward(x, axis=axis)
+    layer_norm_backward(x, x, mean, rstd, axis=axis)
+
+
+def _batch_norm(x: Array, axis: int) -> None:
+    for dtype in {np.dtype(np.float64), x.dtype}:
+        running = np.ones((2, x.shape[axis]), dtype)
+        _, mean, rstd = batch_norm_forward(x, None, None, *running, channel_axis=axis)
+    batch_norm(x, mean, rstd, channel_axis=axis)
+    for frozen in (False, True):
+        batch_norm_backward(x, x, mean, rstd, channel_axis=axis, frozen=frozen)

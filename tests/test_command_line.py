@@ -1,0 +1,85 @@
+"""`python -m numbanorm`."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from numbanorm import get_num_threads
+from numbanorm.cpu import cache, engines
+
+CALLS = """
+import numpy as np, numbanorm
+from numba.core import event
+x = np.random.default_rng(0).standard_normal((20, 30, 40)).astype("f4")
+with event.install_recorder("numba:compile") as recorder:
+    for axis in (-1, 1):
+        y, mean, rstd = numbanorm.layer_norm_forward(x, axis=axis)
+        numbanorm.layer_norm_backward(x, x, mean, rstd, axis=axis)
+        y, mean, rstd = numbanorm.batch_norm_forward(x, channel_axis=axis)
+        numbanorm.batch_norm_backward(x, x, mean, rstd, channel_axis=axis)
+    layer = numbanorm.BatchNorm(30)
+    layer.backward(layer(x))
+    layer.eval().backward(layer(x))
+print(len(recorder.buffer))
+"""
+
+
+def python(*arguments, **environment):
+    return subprocess.run(
+        [sys.executable, "-W", "error", *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    ).stdout
+
+
+@pytest.fixture(scope="module")
+def warm(tmp_path_factory):
+    """A directory for the cache, and what the command said that filled it."""
+    directory = str(tmp_path_factory.mktemp("cache"))
+    return directory, python("-m", "numbanorm", "warmup", "--dtype", "float32", NUMBA_CACHE_DIR=directory)
+
+
+def test_nothing_is_compiled_after_a_warmup(warm):
+    directory, _ = warm
+    assert python("-c", CALLS, NUMBA_CACHE_DIR=directory).strip() == "0"
+
+
+def test_a_warmup_shows_what_it_does(warm):
+    directory, output = warm
+    assert "float32 batch normalization, large" in output
+    assert f"kernels in {directory}" in output.replace("\n", "")
+
+
+def test_info(warm):
+    directory, _ = warm
+    output = python("-m", "numbanorm", "info", NUMBA_CACHE_DIR=directory)
+    found = {name: value.strip() for name, _, value in (line.partition(":") for line in output.splitlines())}
+    assert list(found) == [
+        *("numbanorm", "system", "CPU", "vectors", "last-level cache", "engine", "threads", "cache", "GPU", "CUDA")
+    ]
+    assert found["engine"] == engines.engine_name()
+    assert int(found["threads"].partition(" ")[0]) == get_num_threads()
+    assert found["cache"].startswith(directory)
+    assert "old or damaged" not in found["cache"]
+
+
+def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
+    good, damaged = tmp_path / "a.numbanorm", tmp_path / "b.numbanorm"
+    payload = b"what a kernel would be"
+    good.write_bytes(cache._digest(payload) + payload)
+    damaged.write_bytes(cache._digest(payload) + payload[:-1])
+    assert cache.contents(tmp_path) == (1, 1, 2 * (32 + len(payload)) - 1)
+    monkeypatch.setattr(cache, "_SOURCES", b"others")
+    assert cache.contents(tmp_path) == (0, 2, 2 * (32 + len(payload)) - 1)
+
+
+@pytest.mark.parametrize("arguments", [[], ["cool"], ["warmup", "--dtype", "int8"]])
+def test_what_it_does_not_know(arguments):
+    with pytest.raises(subprocess.CalledProcessError) as error:
+        python("-m", "numbanorm", *arguments)
+    assert "usage: python -m numbanorm" in error.value.stderr
