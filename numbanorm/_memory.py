@@ -5,6 +5,7 @@ the memory of a large result is not given back at once when its last reference g
 but kept for the next result of the same size, up to a limit over all sizes.
 """
 
+import os
 import threading
 from collections import OrderedDict
 from math import prod
@@ -32,7 +33,7 @@ class _Pool:
     """Memory that waits for its next use, by size; the size that came back last is at the end.
 
     Its lock is only ever tried: memory may come back at any moment, even while this thread holds the lock (garbage
-    collection), and in a fork of a process of which another thread held it. It goes to the system then.
+    collection). It goes to the system then.
     """
 
     def __init__(self) -> None:
@@ -71,8 +72,13 @@ class _Pool:
                 self.lock.release()
         return previous
 
+    def forked(self) -> None:
+        """In a child, where another thread may have held the lock and will not come back to it."""
+        self.lock = threading.Lock()
+        self.held = sum(nbytes * len(memories) for nbytes, memories in self.waiting.items())
+
     def _trim(self) -> None:
-        while self.held > self.limit:
+        while self.waiting and self.held > self.limit:
             self._pop(next(iter(self.waiting)))
 
     def _pop(self, nbytes: int) -> _Memory:
@@ -85,6 +91,8 @@ class _Pool:
 
 
 _pool = _Pool()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_pool.forked)
 
 
 class _Loan:

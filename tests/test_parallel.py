@@ -105,11 +105,11 @@ def use(monkeypatch):
     def use(name, threads):
         monkeypatch.setenv("NUMBANORM_ENGINE", name)
         monkeypatch.setattr(engines, "thread_count", lambda asked: threads)
-        engines.engine.cache_clear()
+        numbanorm.set_num_threads(None)
         return engines.engine()
 
     yield use
-    engines.engine.cache_clear()
+    numbanorm.set_num_threads(None)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 7])

@@ -2,13 +2,11 @@
 
 import atexit
 import ctypes
-import functools
 import os
-import signal
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, nullcontext
 
+from llvmlite.binding import ffi
 from numba import types
 from numba.core.compiler_lock import global_compiler_lock
 
@@ -50,13 +48,13 @@ class Parked(Engine):
     def __init__(self) -> None:
         super().__init__()
         self.pool[workers.ENTRY] = c_address(workers.run, _ENTRY)
+        self.routine = c_address(workers.work, _ROUTINE)
 
     def start(self, threads: int) -> None:
         """Have so many threads, or as many as the system grants."""
         if threads != self.threads:
             self.stop()
-            with _signals_blocked():
-                workers.start(self.address, threads - 1, c_address(workers.work, _ROUTINE))
+            workers.start(self.address, threads - 1, self.routine)
 
     def stop(self) -> None:
         """Have none but the one that calls, once no launch is under way."""
@@ -92,24 +90,27 @@ ENGINES = {"parked": Parked, "prange": Portable}
 
 _guard = threading.RLock()  # held to start and stop threads, and across a fork
 _fork = ExitStack()  # what is held across a fork
+_address = 0  # of the engine in use, while its threads are as many as they should be
 _made: dict[str, Engine] = {}
+_resting: list[tuple[Engine, int]] = []  # engines that have no threads while the process forks, and how many they had
 _asked: tuple[int, int] | None = None  # how many threads, and of which process
 _ending = False
 
 
-@functools.cache
 def engine() -> int:
     """The address of the engine in use; its threads have started."""
-    return _started().address
+    return _address or _started().address
 
 
 def _started() -> Engine:
+    global _address
     name = engine_name()
     with _guard:
         if name not in _made:
             atexit.register(_end)
             _made[name] = ENGINES[name]()
         _made[name].start(1 if _ending else thread_count(_asked_here()))
+        _address = _made[name].address
         return _made[name]
 
 
@@ -161,11 +162,11 @@ def set_num_threads(n: int | None) -> None:
     1
     >>> set_num_threads(None)
     """
-    global _asked
+    global _address, _asked
     number = None if n is None else _checks.size("n", n)
     with _guard:
         _asked = None if number is None else (number, os.getpid())
-        engine.cache_clear()
+        _address = 0
 
 
 def get_num_threads() -> int:
@@ -192,25 +193,26 @@ def get_num_threads() -> int:
 
 def _before_fork() -> None:
     """A child has the forking thread alone: no lock may then be another's, and no launch under way."""
-    _fork.enter_context(_guard)
-    _fork.enter_context(global_compiler_lock)
-    for made in _made.values():
+    for lock in (_guard, global_compiler_lock, getattr(ffi.lib, "_lock", nullcontext())):
+        _fork.enter_context(lock)
+    _resting[:] = [(made, made.threads) for made in _made.values()]
+    for made, _ in _resting:
         made.stop()
 
 
 def _after_fork_in_parent() -> None:
+    for made, threads in _resting:
+        made.start(threads)
     _fork.close()
-    if engine.cache_info().currsize:
-        _started()
 
 
 def _after_fork_in_child() -> None:
-    global _guard
+    global _address, _guard
     _fork.close()
     _guard = threading.RLock()  # the old one may be another thread's, if the fork was not Python's
     for made in _made.values():
         made.forked()
-    engine.cache_clear()
+    _address = 0
 
 
 if hasattr(os, "register_at_fork"):
@@ -219,29 +221,8 @@ if hasattr(os, "register_at_fork"):
 
 def _end() -> None:
     """Let no thread be in compiled code when that goes."""
-    global _ending
+    global _address, _ending
     with _guard:
-        _ending = True
-        engine.cache_clear()
+        _ending, _address = True, 0
         for made in _made.values():
             made.stop()
-
-
-@contextmanager
-def _signals_blocked() -> Iterator[None]:
-    """For threads that start inside to take no signal, but those that tell of their own faults."""
-    faults = {
-        signal.SIGSEGV,
-        signal.SIGBUS,
-        signal.SIGFPE,
-        signal.SIGILL,
-        signal.SIGTRAP,
-        signal.SIGABRT,
-        signal.SIGSYS,
-    }
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    try:
-        signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals() - faults)
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)

@@ -9,6 +9,8 @@ are still at a chunk, never for a worker that has not come: it may not get a cor
 Workers know nothing but the pool, and are neither Python's threads nor take its signals. They end before a fork.
 """
 
+import ctypes
+import signal
 import sys
 
 import numpy as np
@@ -26,27 +28,41 @@ KERNEL, CONTEXT, ITEMS, GRAIN = 32, 33, 34, 35  # of the launch
 IDLE = 40  # workers that wait at START and that nobody has called
 START, DONE = 48, 56  # semaphores: for idle workers; for a caller that waits for the last of them
 NAME = 64  # of each worker, for the system's lists of threads
-THREADS = 72  # from here on the workers' handles
+BLOCKED, BEFORE = 72, 88  # sets of signals: those that workers do not take; those that their starter does not
+THREADS = 104  # from here on the workers' handles
 
 OPEN, AWAITED = 1 << 32, 1 << 33
 MOST = 1 << 10  # workers
 _NAME = b"numbanorm"
+_FAULTS = "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"  # of a thread's own
 SPINS = 1000  # looks for work, or at the gate, of 25 ns or more each, before a thread goes to sleep
 CHUNKS = 2  # of the items that are left, to each thread
 CALLS = 4  # workers that one thread wakes, which takes a microsecond or more for each; those go on waking others
+_SIG_BLOCK, _SIG_SETMASK = (int(getattr(signal, name, 0)) for name in ("SIG_BLOCK", "SIG_SETMASK"))
 
 _sem_init = types.ExternalFunction("sem_init", types.int32(types.intp, types.int32, types.uint32))
 _sem_wait = types.ExternalFunction("sem_wait", types.int32(types.intp))
 _sem_post = types.ExternalFunction("sem_post", types.int32(types.intp))
 _pthread_create = types.ExternalFunction("pthread_create", types.int32(*[types.intp] * 4))
 _pthread_join = types.ExternalFunction("pthread_join", types.int32(types.intp, types.intp))
+_pthread_sigmask = types.ExternalFunction("pthread_sigmask", types.int32(types.int32, types.intp, types.intp))
 _pthread_setname = types.ExternalFunction("pthread_setname_np", types.int32(types.intp, types.intp))
 _usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 def supported() -> bool:
-    """Whether this system has what the workers are made of."""
-    return sys.platform == "linux" and types.intp.bitwidth == 64
+    """Whether this system has what the workers are made of; macOS has no such semaphores."""
+    needed = (
+        _sem_init,
+        _sem_wait,
+        _sem_post,
+        _pthread_create,
+        _pthread_join,
+        _pthread_sigmask,
+        _pthread_setname,
+        _usleep,
+    )
+    return sys.platform == "linux" and BYTES == 8 and all(hasattr(ctypes.pythonapi, f.symbol) for f in needed)
 
 
 def new_pool() -> np.ndarray:
@@ -54,6 +70,8 @@ def new_pool() -> np.ndarray:
     memory = np.zeros(THREADS + MOST + 8, np.intp)
     pool = memory[-memory.ctypes.data % 64 // BYTES :]
     pool[NAME : NAME + 2].view(np.uint8)[: len(_NAME)] = list(_NAME)
+    blocked = -1 ^ sum(1 << getattr(signal, name) - 1 for name in _FAULTS if hasattr(signal, name))
+    pool[BLOCKED : BLOCKED + 16] = [blocked, *[-1] * 15]
     return pool
 
 
@@ -171,22 +189,24 @@ def start(pool, workers, routine):
     """Give a pool without workers so many, or what the system grants; routine is the address of `work`."""
     _sem_init(pool + START * BYTES, 0, 0)
     _sem_init(pool + DONE * BYTES, 0, 0)
+    _pthread_sigmask(_SIG_BLOCK, pool + BLOCKED * BYTES, pool + BEFORE * BYTES)
     started = 0
     while started < min(workers, MOST):
         if _pthread_create(pool + (THREADS + started) * BYTES, 0, routine, pool) != 0:
             break
         _pthread_setname(load(pool, THREADS + started), pool + NAME * BYTES)
         started += 1
+    _pthread_sigmask(_SIG_SETMASK, pool + BEFORE * BYTES, 0)
     store(pool, WORKERS, started)
 
 
 @launcher
 def stop(pool):
-    """End the workers, once there is no launch."""
+    """End the workers, after the launch that is under way."""
+    workers = load(pool, WORKERS)
+    store(pool, WORKERS, 0)  # for no other to begin
     while not replace(pool, TAKEN, 0, 1):
         _usleep(50)
-    workers = load(pool, WORKERS)
-    store(pool, WORKERS, 0)
     store(pool, QUIT, 1)
     for _ in range(workers):
         _sem_post(pool + START * BYTES)
