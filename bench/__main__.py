@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from rich.console import Console
 
-from bench import accuracy, growth, memory, overhead, peers, readme, speed, start, targets, train
+from bench import accuracy, growth, launch, memory, overhead, peers, readme, soak, speed, start, targets, train
 from bench.environment import machine_line
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     console.print("The first run compiles, which takes longer than all else; later ones load what it has compiled.")
     for sentence in peers.missing(_peer_names(options)):
         console.print(sentence)
-    for name in options.parts or PARTS:
+    for name in options.parts or (name for name in PARTS if name != "soak"):
         PARTS[name](console, options)
 
 
@@ -32,8 +32,10 @@ def _options() -> argparse.Namespace:
         "accuracy: the error of y far from zero; "
         "speed: every operation beside NumPy, PyTorch and the memory's ceiling; "
         "overhead: tiny arrays, beside the bare kernel; "
+        "launch: what several threads cost, at once, after a pause and beside a busy core; "
         "growth: time and memory as x grows; "
-        "start: imports, first results, compiling. All if none is named.",
+        "start: imports, first results, compiling. All of these if none is named. "
+        "soak: ten minutes of calls from threads and forked children, all results checked; --quick for one (Linux).",
     )
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
     parser.add_argument(
@@ -84,6 +86,22 @@ def _overhead(console: Console, options) -> None:
     console.print(f"All figures: {overhead.save(results)}")
 
 
+def _launch(console: Console, options) -> None:
+    results = launch.measure(options.quick)
+    launch.table(results).show(console)
+    console.print(f"All figures: {launch.save(results)}")
+
+
+def _soak(console: Console, options) -> None:
+    record = soak.run(console, options.quick)
+    soak.table(record).show(console)
+    console.print(f"All figures: {soak.save(record)}")
+    for fault in record.faults[:10]:
+        console.print(fault)
+    if not record.passed:
+        sys.exit(1)
+
+
 def _growth(console: Console, options) -> None:
     for part in (growth, memory):
         results = part.measure(console, options.quick)
@@ -102,8 +120,10 @@ PARTS = {
     "accuracy": _accuracy,
     "speed": _speed,
     "overhead": _overhead,
+    "launch": _launch,
     "growth": _growth,
     "start": _start,
+    "soak": _soak,
 }
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import prange, types
 from numba.extending import intrinsic
 
+from numbanorm import get_num_threads
 from numbanorm.cpu.machine import last_level_cache
 from numbanorm.cpu.streaming import store_fence
 
@@ -32,7 +33,7 @@ def copies(reads: int, nbytes: int) -> dict[str, Callable]:
     lines = -(-nbytes // LINE_BYTES)
     sources = tuple(_buffer(lines, k) for k in range(reads))
     target = _buffer(lines, reads)
-    threads = min(numba.get_num_threads(), max(1, lines // WORTH_A_THREAD))
+    threads = min(get_num_threads(), max(1, lines // WORTH_A_THREAD))
     if threads == 1:
         ordinary, streaming = partial(_copy_lines, 0), partial(_stream_lines, 0)
     else:

@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import cpuinfo
-import numba
 
 import numbanorm
 
@@ -26,7 +25,7 @@ def environment() -> dict[str, object]:
         "commit": _commit(),
         "machine": cpuinfo.get_cpu_info().get("brand_raw", platform.processor()),
         "cores": str(_cores()),
-        "threads": str(numba.get_num_threads()),
+        "threads": str(numbanorm.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "numbanorm": numbanorm.__version__,

@@ -6,10 +6,10 @@ The variance is mean(x * x) - mean(x)^2, Flax's default and the quickest.
 import os
 from functools import partial
 
-import numba
+import numbanorm
 
 # The only way to tell XLA how many threads to take; it looks when the first array is made.
-os.environ["NPROC"] = str(numba.get_num_threads())
+os.environ["NPROC"] = str(numbanorm.get_num_threads())
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 
 import jax

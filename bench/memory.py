@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from rich.console import Console
 from rich.progress import track
@@ -36,7 +35,7 @@ class Memory(NamedTuple):
 
     @property
     def at_most(self) -> int:
-        return SPARE + numba.get_num_threads() * self.case.shape.sizes[-1] * np.dtype(self.case.dtype).itemsize
+        return SPARE + numbanorm.get_num_threads() * self.case.shape.sizes[-1] * np.dtype(self.case.dtype).itemsize
 
 
 def measure(console: Console, quick: bool) -> list[Memory]:

@@ -4,10 +4,11 @@ It has no backward operators. Parameters are constants of the model, as in an ex
 operator's own takes a transposition before and after it, as exporters write it.
 """
 
-import numba
 import numpy as np
 import onnxruntime
 from onnx import helper, numpy_helper
+
+import numbanorm
 
 EPS = 1e-5
 OPSET = 17
@@ -97,7 +98,7 @@ def _session(nodes, inputs, constants, outputs):
     graph = helper.make_graph(nodes, "operation", described(inputs), described(outputs), values)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = numba.get_num_threads()
+    options.intra_op_num_threads = numbanorm.get_num_threads()
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.spin_duration_us", SPIN)
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])

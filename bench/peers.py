@@ -11,7 +11,7 @@ from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
 
-import numba
+import numbanorm
 
 BASIC = ("NumPy", "PyTorch")
 ALL = (*BASIC, "compiled", "JAX", "ONNX")
@@ -28,7 +28,7 @@ def installed(names: tuple[str, ...] = BASIC) -> dict[str, ModuleType]:
     if "PyTorch" in found:
         import torch
 
-        torch.set_num_threads(numba.get_num_threads())
+        torch.set_num_threads(numbanorm.get_num_threads())
     return {name: import_module(f"bench.{MODULES[name]}") for name in found}
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from statistics import median, quantiles
 from typing import NamedTuple
 
-PAUSE = 0.003  # seconds, in which the threads of the call before stop spinning and free the cores
+PAUSE = 0.010  # seconds, in which the threads of the call before stop spinning: those of OpenMP spin for 8 ms
 SAMPLE = 200e-6  # seconds: shorter calls are repeated until a sample lasts so long, for the clock's sake
 
 
