@@ -37,7 +37,7 @@ class Engine:
 
     def forked(self) -> None:
         """Have none but the one that calls, in a child where there are no others."""
-        workers.clear(self.address)
+        self.pool[list(workers.CHANGING)] = 0
 
 
 class Parked(Engine):

@@ -30,6 +30,7 @@ START, DONE = 48, 56  # semaphores: for idle workers; for a caller that waits fo
 NAME = 64  # of each worker, for the system's lists of threads
 BLOCKED, BEFORE = 72, 88  # sets of signals: those that workers do not take; those that their starter does not
 THREADS = 104  # from here on the workers' handles
+CHANGING = WORKERS, QUIT, GATE, IDLE, TAKEN  # 0 in a pool at rest; TAKEN last, so that no launch meets another
 
 OPEN, AWAITED = 1 << 32, 1 << 33
 MOST = 1 << 10  # workers
@@ -186,7 +187,7 @@ def _soon(pool):
 
 @launcher
 def start(pool, workers, routine):
-    """Give a pool without workers so many, or what the system grants; routine is the address of `work`."""
+    """Give a pool without workers so many, or as many as the system grants; routine is the address of `work`."""
     _sem_init(pool + START * BYTES, 0, 0)
     _sem_init(pool + DONE * BYTES, 0, 0)
     _pthread_sigmask(_SIG_BLOCK, pool + BLOCKED * BYTES, pool + BEFORE * BYTES)
@@ -212,11 +213,5 @@ def stop(pool):
         _sem_post(pool + START * BYTES)
     for i in range(workers):
         _pthread_join(load(pool, THREADS + i), 0)
-    clear(pool)
-
-
-@launcher
-def clear(pool):
-    """Make it a pool without workers and launches, whatever it was: there are none in a forked child."""
-    for i in (WORKERS, QUIT, TAKEN, GATE, IDLE):
+    for i in CHANGING:
         store(pool, i, 0)
