@@ -5,9 +5,6 @@ the memory of a large result is not given back at once when its last reference g
 but kept for the next result of the same size, up to a limit over all sizes.
 """
 
-import os
-import threading
-from collections import OrderedDict
 from math import prod
 from typing import Any, NamedTuple
 
@@ -32,67 +29,56 @@ class _Memory(NamedTuple):
 class _Pool:
     """Memory that waits for its next use, by size; the size that came back last is at the end.
 
-    Its lock is only ever tried: memory may come back at any moment, even while this thread holds the lock (garbage
-    collection). It goes to the system then.
+    It has no lock, since memory comes back at any moment, even while this thread is in here (garbage collection), and
+    a signal handler may raise there. Each step of Python's is whole, and what comes between two of them costs at most
+    the memory at hand, which then goes to the system, or its place in the count of bytes until that is made anew.
     """
 
     def __init__(self) -> None:
         self.limit, self.held = _KEPT, 0
-        self.waiting: OrderedDict[int, list[_Memory]] = OrderedDict()
-        self.lock = threading.Lock()
+        self.waiting: dict[int, list[_Memory]] = {}
 
     def take(self, nbytes: int) -> _Memory | None:
         """Memory of so many bytes, if there is any."""
-        if not self.lock.acquire(blocking=False):
+        memories = self.waiting.get(nbytes)
+        if not memories:
             return None
         try:
-            return self._pop(nbytes) if nbytes in self.waiting else None
-        finally:
-            self.lock.release()
+            memory = memories.pop()
+        except IndexError:  # another thread was quicker
+            return None
+        self.held -= nbytes
+        if not memories:
+            self.waiting.pop(nbytes, None)
+        return memory
 
     def give(self, memory: _Memory) -> None:
         """Keep memory, and let go of what is then too much."""
-        if memory.nbytes > self.limit or not self.lock.acquire(blocking=False):
+        if memory.nbytes > self.limit:
             return
-        try:
-            self.waiting.setdefault(memory.nbytes, []).append(memory)
-            self.waiting.move_to_end(memory.nbytes)
-            self.held += memory.nbytes
+        memories = self.waiting.pop(memory.nbytes, [])
+        memories.append(memory)
+        self.held += memory.nbytes
+        self.waiting[memory.nbytes] = memories
+        if self.held > self.limit:
             self._trim()
-        finally:
-            self.lock.release()
 
     def set_limit(self, limit: int) -> int:
         """The limit until now."""
         previous, self.limit = self.limit, limit
-        if self.lock.acquire(timeout=1):
-            try:
-                self._trim()
-            finally:
-                self.lock.release()
+        self._trim()
         return previous
 
-    def forked(self) -> None:
-        """In a child, where another thread may have held the lock and will not come back to it."""
-        self.lock = threading.Lock()
-        self.held = sum(nbytes * len(memories) for nbytes, memories in self.waiting.items())
-
     def _trim(self) -> None:
-        while self.waiting and self.held > self.limit:
-            self._pop(next(iter(self.waiting)))
-
-    def _pop(self, nbytes: int) -> _Memory:
-        memories = self.waiting[nbytes]
-        memory = memories.pop()
-        if not memories:
-            del self.waiting[nbytes]
-        self.held -= nbytes
-        return memory
+        """Count anew, and let go of the sizes that came back longest ago."""
+        sizes = list(self.waiting)
+        self.held = sum(nbytes * len(self.waiting.get(nbytes, ())) for nbytes in sizes)
+        for nbytes in sizes:
+            while self.held > self.limit and self.take(nbytes):
+                pass
 
 
 _pool = _Pool()
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.forked)
 
 
 class _Loan:

@@ -141,15 +141,32 @@ def test_threads_do_not_share_memory():
     assert not wrong
 
 
-def test_memory_that_comes_back_while_the_pool_is_busy_is_let_go():
-    """As when garbage is collected within the pool, or in a fork while another thread was in it: no deadlock."""
-    y = numbanorm.layer_norm(values(SHAPE))
-    with _memory._pool.lock:
-        del y
-        assert _memory._pool.held == 0
-        z = numbanorm.layer_norm(values(SHAPE))
+@pytest.mark.parametrize("step", ["get", "pop"])
+def test_memory_may_come_back_within_the_pool(step, monkeypatch):
+    """As when garbage is collected there, between any two steps."""
+    dead = [numbanorm.layer_norm(values(SHAPE)) for _ in range(3)]
+
+    class Waiting(dict):
+        def get(self, *args):
+            return self.step("get", *args)
+
+        def pop(self, *args):
+            return self.step("pop", *args)
+
+        def step(self, name, *args):
+            if name == step and dead:
+                dead.pop()
+            return getattr(super(), name)(*args)
+
+    monkeypatch.setattr(_memory._pool, "waiting", Waiting())
+    monkeypatch.setattr(_memory._pool, "held", 0)
     expected = reference.layer_norm_forward(values(SHAPE), None, None, -1)
-    assert_normalized(z, expected.y, expected.x_hat)
+    for _ in range(5):
+        assert_normalized(numbanorm.layer_norm(values(SHAPE)), expected.y, expected.x_hat)
+    assert not dead
+    numbanorm.recycle_memory(numbanorm.recycle_memory(0))
+    assert _memory._pool.held == 0
+    assert not _memory._pool.waiting
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")

@@ -4,7 +4,7 @@ import atexit
 import ctypes
 import os
 import threading
-from contextlib import ExitStack, nullcontext
+from typing import Any
 
 from llvmlite.binding import ffi
 from numba import types
@@ -68,9 +68,10 @@ class Portable(Engine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lost = False  # in a fork, which Numba's threads do not survive
-        portable.all_take_part(self.address)  # loads Numba's threading layer, which a cached caller would not
-        self.pool[workers.ENTRY] = c_address(portable.run, _ENTRY)
+        self.lost = _is_forked and portable.has_started()  # Numba's threads do not survive a fork
+        if not self.lost:
+            portable.all_take_part(self.address)  # loads Numba's threading layer, which a cached caller would not
+        self.pool[workers.ENTRY] = c_address(workers.run if self.lost else portable.run, _ENTRY)
 
     def start(self, threads: int) -> None:
         """Let launches have so many threads."""
@@ -88,13 +89,12 @@ class Portable(Engine):
 
 ENGINES = {"parked": Parked, "prange": Portable}
 
-_guard = threading.RLock()  # held to start and stop threads, and across a fork
-_fork = ExitStack()  # what is held across a fork
+_guard = threading.RLock()  # held to start and stop threads
 _address = 0  # of the engine in use, while its threads are as many as they should be
 _made: dict[str, Engine] = {}
 _resting: list[tuple[Engine, int]] = []  # engines that have no threads while the process forks, and how many they had
 _asked: tuple[int, int] | None = None  # how many threads, and of which process
-_ending = False
+_ending, _is_forked = False, False
 
 
 def engine() -> int:
@@ -191,32 +191,51 @@ def get_num_threads() -> int:
     return _started().threads
 
 
-def _before_fork() -> None:
-    """A child has the forking thread alone: no lock may then be another's, and no launch under way."""
-    for lock in (_guard, global_compiler_lock, getattr(ffi.lib, "_lock", nullcontext())):
-        _fork.enter_context(lock)
-    _resting[:] = [(made, made.threads) for made in _made.values()]
-    for made, _ in _resting:
+def _rest() -> None:
+    """No launch is under way, and no thread in compiled code, while the process forks."""
+    global _address
+    _resting[:] = [(made, made.threads) for made in _made.values()] if _address else []
+    _address = 0
+    for made in _made.values():
         made.stop()
 
 
-def _after_fork_in_parent() -> None:
+def _resume() -> None:
+    """In the parent, for compiled code that goes on launching."""
+    global _address
     for made, threads in _resting:
         made.start(threads)
-    _fork.close()
+        _address = made.address
 
 
-def _after_fork_in_child() -> None:
-    global _address, _guard
-    _fork.close()
-    _guard = threading.RLock()  # the old one may be another thread's, if the fork was not Python's
+def _begin_anew() -> None:
+    """In a child: calls there start threads of its own."""
+    global _address, _is_forked
+    _address, _is_forked = 0, True
     for made in _made.values():
         made.forked()
-    _address = 0
+
+
+def _hold_across_forks() -> None:
+    """Locks, for no other thread to have them at a fork: the child would wait for it for ever.
+
+    What is called is all C, but for what stands between _guard and the others: no signal handler can interrupt it.
+    What comes first here is done last before a fork, and first after it.
+    """
+    others = getattr(ffi.lib, "_lock", None), global_compiler_lock
+    for lock in (getattr(other, "_lock", None) for other in others):
+        if lock is not None:
+            _hold_across_fork(lock)
+    os.register_at_fork(before=_rest, after_in_parent=_resume, after_in_child=_begin_anew)
+    _hold_across_fork(_guard)
+
+
+def _hold_across_fork(lock: Any) -> None:
+    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock._at_fork_reinit)
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    _hold_across_forks()
 
 
 def _end() -> None:

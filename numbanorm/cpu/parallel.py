@@ -1,4 +1,4 @@
-"""The only place that knows about threads.
+"""How kernels come to run on several threads.
 
 A *range kernel* is a compiled function ``kernel(lo, hi, *args)`` that does items lo <= i < hi of its work, alone.
 ``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, callable from compiled code, which runs all of
@@ -7,7 +7,7 @@ them: by the engine in pieces of `grain` items, or at once by the caller when th
 An engine is the address of a block of memory that begins with the address of a compiled
 ``entry(engine, kernel, context, items, grain)``; a kernel reaches it as the address of a ``kernel(context, lo, hi)``
 that unpacks its arguments from the caller's stack. So no kernel is compiled for an engine, and what a kernel computes
-cannot depend on one.
+cannot depend on one. `numbanorm.cpu.engines` says which there are; nothing else knows about threads.
 """
 
 from llvmlite import ir

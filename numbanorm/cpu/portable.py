@@ -4,6 +4,7 @@ It has the limits of Numba's threading layers: they do not survive a fork, and o
 which two threads use it at once, or one within itself. Calls by this package take turns, so that they never do.
 """
 
+import numba
 from numba import prange
 
 from numbanorm.cpu.atomic import call_kernel, load
@@ -26,3 +27,12 @@ def all_take_part(pool):
     """Each in a thread of Numba's."""
     for _ in prange(load(pool, WORKERS) + 1):
         take_part(pool)
+
+
+def has_started() -> bool:
+    """Whether anyone has started Numba's threads."""
+    try:
+        numba.threading_layer()
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,253 @@
+"""Forked children and other processes: right results in each within ten seconds, whatever the parent was at."""
+
+import os
+import sys
+
+import pytest
+
+from tests import faults
+from tests.faults import ENGINES, LAYERS, python
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fork_after_a_first_call(engine):
+    """Children, grandchildren and the parent; with Numba's threads, which do not survive it, serially.
+
+    GNU OpenMP sends SIGTERM to a child that uses it, which then computes nothing, if it has a handler.
+    """
+    script = f"""
+        import signal
+        import numbanorm
+        from tests import faults
+
+        def child():
+            faults.verify()
+            assert numbanorm.get_num_threads() == {1 if engine == "prange" else 3}
+
+        def parent_of_a_grandchild():
+            child()
+            faults.in_fork(child)
+            child()
+
+        def child_that_handles_sigterm():
+            taken = []
+            signal.signal(signal.SIGTERM, lambda *_: taken.append(True))
+            child()
+            assert not taken
+
+        faults.learn()
+        for _ in range(5):
+            for function in (child, parent_of_a_grandchild, child_that_handles_sigterm):
+                faults.in_fork(function)
+            faults.verify()
+        assert numbanorm.get_num_threads() == 3
+    """
+    python(script, NUMBANORM_ENGINE=engine)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="functions of the C library are found otherwise")
+def test_a_fork_that_is_not_pythons():
+    """As that of a program that embeds it: nobody asked this package to get ready."""
+    script = """
+        import ctypes, os
+        from tests import faults
+
+        def child():
+            faults.verify()
+            faults.use_threads(1)
+            faults.use_threads(2)
+            faults.verify()
+            os.fork = of_python
+            faults.in_fork(faults.verify)
+
+        faults.learn()
+        faults.verify()
+        of_python, os.fork = os.fork, ctypes.PyDLL(None).fork
+        faults.in_fork(child)
+        faults.verify()
+    """
+    python(script)
+
+
+def test_fork_before_a_first_call():
+    script = """
+        from tests import faults
+
+        faults.in_fork(faults.start_and_verify)
+        faults.start_and_verify()
+    """
+    python(script)
+
+
+@pytest.mark.parametrize(("engine", "layer"), [(ENGINES[0], "omp"), *(("prange", layer) for layer in LAYERS)])
+def test_fork_after_a_foreign_parallel_kernel(engine, layer):
+    """Numba's threads were started, but not for this package."""
+    script = f"""
+        from tests import faults
+        faults.need_layer("{layer}")
+
+        import numba
+        import numpy as np
+
+        @numba.njit(parallel=True)
+        def foreign(x):
+            for i in numba.prange(x.size):
+                x[i] += 1
+
+        x = np.zeros(1000)
+        foreign(x)
+        assert x.all() and numba.threading_layer() == "{layer}"
+        faults.in_fork(faults.start_and_verify)
+    """
+    python(script, NUMBANORM_ENGINE=engine, NUMBA_THREADING_LAYER=layer, **faults.libraries())
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_fork_while_another_thread_is_inside_a_kernel(engine):
+    """The child begins at many moments of the parent's launches."""
+    script = """
+        from threading import Event, Thread
+        from tests import faults
+
+        def call():
+            while not stop.is_set():
+                faults.verify(faults.LARGE)
+
+        faults.learn()
+        stop = Event()
+        others = [Thread(target=call) for _ in range(2)]
+        for other in others:
+            other.start()
+        try:
+            for _ in range(10):
+                faults.in_fork(faults.verify)
+        finally:
+            stop.set()
+        for other in others:
+            other.join()
+        faults.verify()
+    """
+    python(script, NUMBANORM_ENGINE=engine)
+
+
+def test_fork_from_many_threads_at_once():
+    """Each child begins with the locks of its own fork, and each fork leaves those of the others alone."""
+    script = """
+        from concurrent.futures import ThreadPoolExecutor
+        from tests import faults
+
+        faults.learn()
+        with ThreadPoolExecutor(6) as threads:
+            children = [faults.verify] * 6 + [lambda: None] * 300
+            for call in [threads.submit(faults.in_fork, child) for child in children]:
+                call.result(20)
+        faults.verify()
+    """
+    python(script)
+
+
+def test_fork_while_another_thread_compiles():
+    """The child compiles, too: the compiler's lock is free there."""
+    script = """
+        import time
+        from threading import Event, Thread
+        import numba
+        from tests import faults
+
+        source = "def f(x):\\n" + "".join(f"    x = x * {k} + x ** {k % 5}\\n" for k in range(40)) + "    return x"
+
+        def compile_all_the_time():
+            while not stop.is_set():
+                space = {}
+                exec(source, space)
+                numba.njit(space["f"])(0.5)
+                compiled.append(True)
+
+        def child():
+            faults.verify()
+            assert numba.njit(lambda x: x + 1)(1) == 2
+
+        faults.learn()
+        compiled, stop = [], Event()
+        other = Thread(target=compile_all_the_time)
+        other.start()
+        try:
+            for number in range(4):
+                time.sleep(0.05 * number)
+                faults.in_fork(child)
+        finally:
+            stop.set()
+        other.join()
+        assert compiled
+    """
+    python(script)
+
+
+@pytest.mark.parametrize("pause", [0.2, 1.0])
+def test_fork_during_a_first_call_that_compiles(pause, tmp_path):
+    """No cache: the child has what the parent has compiled, and compiles the rest."""
+    script = f"""
+        import time
+        from threading import Thread
+        import numbanorm
+        from tests import faults, reference
+        from tests.cases import assert_normalized, values
+
+        def call():
+            assert_normalized(numbanorm.layer_norm(x), expected.y, expected.x_hat)
+            done.append(True)
+
+        x = values((300, 400), offset=3)
+        expected = reference.layer_norm_forward(x, None, None, -1)
+        done = []
+        other = Thread(target=call)
+        other.start()
+        time.sleep({pause})
+        assert not done
+        faults.in_fork(call)
+        other.join()
+        assert done
+    """
+    python(script, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+def test_pools_of_forked_processes():
+    """Forked by a thread of the pool's, too, as each worker ends after a task."""
+    script = """
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        from tests import faults
+
+        context = multiprocessing.get_context("fork")
+        faults.learn()
+        with context.Pool(2) as pool:
+            pool.starmap_async(faults.verify, [()] * 6).get(20)
+        with context.Pool(2, maxtasksperchild=1) as pool:
+            results = [pool.apply_async(faults.verify) for _ in range(6)]
+            for result in results:
+                faults.verify()
+                result.get(10)
+        with ProcessPoolExecutor(2, mp_context=context) as pool:
+            for call in [pool.submit(faults.verify) for _ in range(6)]:
+                call.result(10)
+        faults.verify()
+    """
+    python(script)
+
+
+def test_pools_of_other_processes():
+    script = """
+        import multiprocessing
+        from concurrent.futures import ProcessPoolExecutor
+        from tests import faults
+
+        faults.learn()
+        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+            assert pool.submit(faults.start_and_verify).result(20) == 1
+        with multiprocessing.get_context("forkserver").Pool(1) as pool:
+            assert pool.apply_async(faults.start_and_verify).get(20) == 1
+        faults.verify()
+    """
+    python(script)

@@ -1,0 +1,239 @@
+"""Signals during calls: right results, and nothing by halves."""
+
+import os
+
+import pytest
+
+from tests.faults import ENGINES, python
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_signals_come_all_the_time(engine):
+    """2000 a second, handled by Python code that does nothing."""
+    script = """
+        import signal, time
+        from tests import faults
+
+        faults.learn()
+        taken = []
+        signal.signal(signal.SIGALRM, lambda *_: taken.append(True))
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        end = time.monotonic() + 0.7
+        while time.monotonic() < end:
+            faults.verify()
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        assert len(taken) > 100
+    """
+    python(script, NUMBANORM_ENGINE=engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_signals_come_while_a_launch_waits_for_the_last_worker(engine):
+    """Its sleep is interrupted each time."""
+    script = """
+        import signal
+        import numba
+        import numpy as np
+        from numba import types
+        from numbanorm.cpu import parallel
+        from tests import faults
+
+        usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
+
+        @numba.njit(nogil=True)
+        def record(lo, hi, times):  # a signal cuts short the caller's sleep, too, but no worker's
+            for i in range(lo, hi):
+                usleep(5000)
+                times[i] += 1
+
+        launch = parallel.parallel_for(record)
+
+        @numba.njit(nogil=True)
+        def run(engine, times):
+            launch(engine, times.size, 1, (times,))
+
+        faults.use_threads(2)
+        signal.signal(signal.SIGALRM, lambda *_: None)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        for _ in range(50):
+            times = np.zeros(5)
+            run(parallel.engine(), times)
+            np.testing.assert_array_equal(times, 1)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+    """
+    python(script, NUMBANORM_ENGINE=engine)
+
+
+INTERRUPTIONS = """
+import random, signal, sys, time
+
+class Interruption(Exception):
+    pass
+
+def interrupt(*_):
+    if armed:
+        raise Interruption
+
+def interrupted(call, most):
+    '''Call again and again until a signal handler raises an exception; whether it came, which a finalizer may take.'''
+    global armed
+    armed = True
+    try:
+        signal.setitimer(signal.ITIMER_REAL, random.uniform(0.00002, most))
+        end = time.monotonic() + 2 * most
+        while time.monotonic() < end:
+            call()
+    except Interruption:
+        return True
+    finally:
+        armed = False
+    return False
+
+def interrupted_at_each_moment(call):
+    '''Call with an exception where the first signal could be handled within the package, the second, up to the last.
+
+    That is as a function begins, and as one of C returns.
+    '''
+    def handle(frame, event, _):
+        nonlocal left
+        if event in ("call", "c_return") and "/numbanorm/" in frame.f_code.co_filename:
+            left -= 1
+            if left < 0:
+                raise Interruption
+
+    number, left = 0, -1
+    while left < 0:
+        left = number
+        sys.setprofile(handle)
+        try:
+            call()
+        except Interruption:
+            pass
+        finally:
+            sys.setprofile(None)
+        yield number
+        number += 1
+
+armed = False
+random.seed(0)
+signal.signal(signal.SIGALRM, interrupt)
+sys.unraisablehook = lambda _: None  # the exceptions that finalizers took
+
+import numpy as np
+import numbanorm
+from tests import faults, reference
+from tests.cases import assert_normalized, values
+"""
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_exceptions_of_a_signal_handler(engine):
+    """The next calls are right, whatever was interrupted, even if threads were about to start and end."""
+    script = """
+def change_the_number_of_threads():
+    for number in (3, 1, 4, 2):
+        faults.use_threads(number)
+        faults.verify(faults.SMALL)
+
+faults.learn()
+mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+count = 0
+for number in range(40):
+    count += interrupted(faults.verify, 0.03) if number % 2 else interrupted(change_the_number_of_threads, 0.003)
+    faults.use_threads(3)
+    faults.verify(faults.LARGE[:1] + faults.SMALL)
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+assert count > 25
+"""
+    python(INTERRUPTIONS + script, NUMBANORM_ENGINE=engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_exceptions_at_each_moment(engine):
+    """The next calls are right, in every thread."""
+    script = """
+from concurrent.futures import ThreadPoolExecutor
+
+def call():
+    faults.use_threads(random.choice((2, 3)))
+    faults.results(faults.LARGE[0])
+
+faults.learn()
+with ThreadPoolExecutor(1) as threads:
+    for number in interrupted_at_each_moment(call):
+        if number % 10 == 0:
+            threads.submit(faults.verify, faults.LARGE[:1]).result(10)
+            faults.verify(faults.LARGE[:1])
+assert number > 100
+"""
+    python(INTERRUPTIONS + script, NUMBANORM_ENGINE=engine)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+def test_exceptions_while_the_process_forks():
+    """No lock stays behind for other threads to wait for, and child and parent compute."""
+    script = """
+from concurrent.futures import ThreadPoolExecutor
+import numba
+
+def in_another_thread():
+    faults.verify(faults.LARGE)
+    faults.use_threads(3)
+    assert numba.njit(lambda x: x + 1)(1) == 2
+
+def right_in_the_child():
+    sys.setprofile(None)
+    faults.verify()
+
+faults.learn()
+faults.verify()
+with ThreadPoolExecutor(1) as threads:
+    for number in interrupted_at_each_moment(lambda: faults.in_fork(right_in_the_child)):
+        threads.submit(in_another_thread).result(10)
+        faults.verify()
+assert number > 3
+"""
+    python(INTERRUPTIONS + script)
+
+
+def test_running_statistics_are_updated_together_or_not_at_all():
+    """Each update takes both nearer to the batch's by one factor, so what is left of both stays the same."""
+    script = """
+def update():
+    running_mean[:], running_var[:] = batch_mean - 1, batch_var - 1
+    numbanorm.batch_norm_forward(x, running_mean=running_mean, running_var=running_var, momentum=0.5)
+
+def assert_whole():
+    left_of_mean, left_of_var = batch_mean - running_mean, batch_var - running_var
+    message = f"one of running_mean and running_var alone was updated, in {running_mean.dtype}"
+    np.testing.assert_allclose(left_of_mean, left_of_var, rtol=0, atol=1e-5, err_msg=message)
+
+x = values((20, 30), offset=3)
+expected = reference.batch_norm_forward(x, None, None, 1)
+batch_mean, batch_var = expected.mean.ravel(), expected.var.ravel() * 20 / 19
+running_mean, running_var = batch_mean - 1, batch_var - 1
+for _ in range(2):
+    update()
+    for _ in interrupted_at_each_moment(update):
+        assert_whole()
+    np.testing.assert_allclose(batch_mean - running_mean, 0.5, atol=1e-5)
+    running_mean, running_var = running_mean.astype(">f8"), running_var.astype(">f8")
+"""
+    python(INTERRUPTIONS + script)
+
+
+def test_memory_is_recycled_after_exceptions_too():
+    """That of a dead result serves the next one."""
+    script = """
+def lent():
+    y = numbanorm.layer_norm(x)
+    assert_normalized(y, expected.y, expected.x_hat)
+    return y.base.memory
+
+x = values(faults.LARGE[1])
+expected = reference.layer_norm_forward(x, None, None, -1)
+lent()
+for number in interrupted_at_each_moment(lambda: numbanorm.layer_norm(x)):
+    assert lent() is lent(), f"no memory is recycled any more after an exception at moment {number} of a call"
+"""
+    python(INTERRUPTIONS + script)

@@ -1,0 +1,217 @@
+"""Calls from many threads, beside and within other people's parallel code, and while a core is busy: right results."""
+
+import importlib.util
+
+import numba
+import pytest
+from numba import types
+
+import numbanorm
+from numbanorm.cpu.atomic import add, call_kernel
+from tests import faults
+from tests.faults import ENGINES, LARGE, LAYERS, SMALL, python, results
+
+WITHOUT_OPENMP = "import sys\nfor name in ('omppool', 'tbbpool'): sys.modules['numba.np.ufunc.' + name] = None\n"
+
+MANY_THREADS = """
+from concurrent.futures import ThreadPoolExecutor
+from tests import faults
+
+faults.learn()
+with ThreadPoolExecutor(8) as threads:
+    for call in [threads.submit(faults.verify) for _ in range(48)]:
+        call.result()
+"""
+
+
+@pytest.mark.parametrize("shapes", [LARGE, SMALL])
+def test_large_results_are_shared_out(shapes, monkeypatch):
+    """Or else the tests of faults would test little: each function launches, and on small arrays none does."""
+
+    @numba.cfunc(types.void(*[types.intp] * 5))
+    def entry(engine, kernel, context, items, grain):
+        add(engine, 1, 1)
+        call_kernel(kernel, context, 0, items)
+
+    pool = faults.np.array([entry.address, 0])
+    for module in (numbanorm.layernorm, numbanorm.batchnorm):
+        monkeypatch.setattr(module, "engine", lambda: pool.ctypes.data)
+    for shape in shapes:
+        pool[1] = 0
+        faults.assert_contract(results(shape), shape)
+        assert pool[1] >= 6 if shapes == LARGE else pool[1] == 0
+
+
+def test_many_threads_call_at_once():
+    python(MANY_THREADS, NUMBANORM_ENGINE="prange")
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_threads_call_at_once_without_openmp(engine):
+    """As in a slim image: Numba has workqueue alone, which ends a process when two threads use it at once."""
+    used = "import numba\nassert numba.threading_layer() == 'workqueue'\n" if engine == "prange" else ""
+    python(WITHOUT_OPENMP + MANY_THREADS + used, NUMBANORM_ENGINE=engine)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_threads_make_the_first_call(engine):
+    """All of them find no engine yet, and kernels that are still to be loaded."""
+    script = """
+        from threading import Barrier, Thread
+        from tests import faults
+
+        found, together = {}, Barrier(8)
+
+        def call(number):
+            together.wait(20)
+            found[number] = faults.results(faults.LARGE[0])
+
+        threads = [Thread(target=call, args=(number,)) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 8
+        for own in found.values():
+            faults.assert_contract(own, faults.LARGE[0])
+    """
+    python(script, NUMBANORM_ENGINE=engine)
+
+
+def test_the_number_of_threads_changes_while_others_call():
+    script = """
+        from concurrent.futures import ThreadPoolExecutor
+        from tests import faults
+
+        faults.learn()
+        with ThreadPoolExecutor(4) as threads:
+            calls = [threads.submit(faults.verify) for _ in range(40)]
+            for number in range(200):
+                faults.use_threads(1 + number % 4)
+            for call in calls:
+                call.result()
+    """
+    python(script)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_foreign_parallel_kernel_runs_beside(layer):
+    script = f"""
+        from threading import Event, Thread
+        from tests import faults
+        faults.need_layer("{layer}")
+
+        import numba
+        import numpy as np
+
+        @numba.njit(parallel=True, nogil=True)
+        def foreign(x, y):
+            for i in numba.prange(x.size):
+                y[i] = 3 * x[i] + i
+
+        x = np.arange(200_000.0)
+        done, stop = [], Event()
+
+        def run():
+            while not stop.is_set():
+                y = np.zeros_like(x)
+                foreign(x, y)
+                done.append(np.array_equal(y, 4 * x))
+
+        faults.learn()
+        other = Thread(target=run)
+        other.start()
+        while not done and other.is_alive():
+            faults.verify()
+        for _ in range(15):
+            faults.verify()
+        stop.set()
+        other.join()
+        assert numba.threading_layer() == "{layer}"
+        assert len(done) > 15
+        assert all(done)
+    """
+    python(script, NUMBA_THREADING_LAYER=layer, **faults.libraries())
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_a_call_from_within_a_users_prange(layer):
+    """Each of the user's threads launches; another thread calls beside."""
+    script = f"""
+        from concurrent.futures import ThreadPoolExecutor
+        from tests import faults
+        faults.need_layer("{layer}")
+
+        import numba
+        import numpy as np
+        from numbanorm.cpu.layernorm import layer_norm_forward
+        from numbanorm.cpu.parallel import engine
+        from tests import reference
+        from tests.cases import assert_normalized, values
+
+        @numba.njit(parallel=True)
+        def by_the_users_threads(engine, x, weight, bias, y, mean, rstd):
+            for i in numba.prange(len(x)):
+                layer_norm_forward(engine, False, x[i], weight, bias, 1e-5, y[i], mean[i], rstd[i])
+
+        faults.learn()
+        x, (weight, bias) = values((24, 60, 768), offset=3), values((2, 768), seed=1)
+        expected = reference.layer_norm_forward(x, weight, bias, -1)
+        with ThreadPoolExecutor(1) as threads:
+            beside = threads.submit(lambda: [faults.verify() for _ in range(20)])
+            for repeat in range(30):
+                y, (mean, rstd) = np.zeros_like(x), np.zeros((2, 24, 60), x.dtype)
+                by_the_users_threads(engine(), x, weight, bias, y, mean, rstd)
+                if repeat == 0:
+                    assert_normalized(y, expected.y, expected.x_hat, weight)
+                    first = y, mean, rstd
+                for found, same in zip((y, mean, rstd), first):
+                    np.testing.assert_array_equal(found, same)
+            beside.result()
+        assert numba.threading_layer() == "{layer}"
+    """
+    python(script, NUMBA_THREADING_LAYER=layer, NUMBANORM_ENGINE=ENGINES[0], **faults.libraries())
+
+
+def test_a_core_is_busy():
+    """Nothing is lost when workers come late or never."""
+    script = """
+        import subprocess, sys, time
+        import numbanorm
+        from tests import faults, reference
+        from tests.cases import assert_normalized, values
+        import numpy as np
+
+        faults.use_threads(2)
+        x = values((512, 512), offset=3)
+        first = numbanorm.layer_norm(x)
+        expected = reference.layer_norm_forward(x, None, None, -1)
+        assert_normalized(first, expected.y, expected.x_hat)
+        busy = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+        try:
+            for _ in range(300):
+                time.sleep(0.003)
+                np.testing.assert_array_equal(numbanorm.layer_norm(x), first)
+            assert busy.poll() is None
+        finally:
+            busy.kill()
+            busy.wait()
+    """
+    python(script)
+
+
+@pytest.mark.parametrize("backend", ["loky", "threading"])
+def test_joblib(backend):
+    if importlib.util.find_spec("joblib") is None:
+        pytest.skip("joblib is not installed")
+    script = f"""
+        import joblib
+        from tests import faults
+
+        faults.learn()
+        work = faults.start_and_verify if "{backend}" == "loky" else faults.verify
+        found = joblib.Parallel(n_jobs=2, backend="{backend}")(joblib.delayed(work)() for _ in range(3))
+        assert set(found) == {{1 if "{backend}" == "loky" else None}}
+        faults.verify()
+    """
+    python(script)

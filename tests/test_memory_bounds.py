@@ -1,0 +1,183 @@
+"""No kernel touches what is not its own: arrays beside closed pages, in processes that would die of it."""
+
+import os
+import platform
+import signal
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+
+import numbanorm
+from numbanorm import (
+    _memory,
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    layer_norm,
+    layer_norm_backward,
+    layer_norm_forward,
+)
+from numbanorm.cpu import batchnorm, layernorm
+from numbanorm.cpu.loops import copy_row
+from numbanorm.cpu.parallel import SERIAL
+from numbanorm.cpu.vectors import pointer
+from tests.cases import values
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="closes pages as Linux does")
+
+WIDTHS = [*range(1, 41), 63, 64, 65, 100, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2500, 8193]
+FAMILIES = {  # shapes, and the axis of what is normalised together or of the channels
+    "layer_norm rows": (
+        -1,
+        [(rows, cols) for cols in WIDTHS for rows in (1, 2, 8, 9, 17) if rows * cols < 50_000]
+        + [(1, 70_001), (3, 70_001), (2, 131_073), (2, 262_145), (1, 300_001), (700, 33), (5003, 7), (300, 600)],
+    ),
+    "layer_norm middle axis": (
+        1,
+        [(N, count, L) for L in WIDTHS[1:] for N, count in ((1, 1), (2, 3), (3, 8), (1, 17)) if count * L < 30_000]
+        + [(5, 96, 1000), (1, 20_000, 3)],
+    ),
+    "batch_norm rows": (
+        1,
+        [(rows, C) for C in WIDTHS for rows in (2, 3, 16, 33) if rows * C < 50_000]
+        + [(20_011, 3), (70_001, 1), (5003, 64), (300, 1100)],
+    ),
+    "batch_norm channels first": (
+        1,
+        [(N, C, L) for L in WIDTHS[1:] for N, C in ((1, 1), (2, 3), (5, 2), (3, 17)) if C * L < 30_000]
+        + [(300, 64, 49), (2, 3, 70_001), (3, 40, 1000), (1, 1, 300_001)],
+    ),
+}
+
+
+def calls(family, shape, dtype, place):
+    """Each function once, on arrays that `place` puts somewhere: its name, and what gives its results."""
+    axis, _ = FAMILIES[family]
+    x, dy = values(shape, dtype, offset=3), values(shape, dtype, offset=30, seed=2)
+    x.flat[0] = 1e5  # its row or channel is summed once more
+    x, dy = place(x), place(dy)
+    affine = [place(values(shape[axis], dtype, seed=seed)) for seed in (1, 4)]
+
+    def out():
+        return place(np.full(shape, np.nan, dtype))
+
+    if family.startswith("layer"):
+        kept = [1 if i == axis % len(shape) else n for i, n in enumerate(shape)]
+        statistics = [place(values(kept, dtype, offset=3, seed=seed)) for seed in (5, 6)]
+        yield "layer_norm", lambda: (layer_norm(x, *affine, axis=axis, out=out()),)
+        yield "layer_norm_forward", lambda: layer_norm_forward(x, *affine, axis=axis, out=out())
+        yield "layer_norm_backward", lambda: layer_norm_backward(dy, x, *statistics, affine[0], axis=axis, out=out())
+        return
+    statistics = [place(values(shape[1], dtype, offset=3, seed=seed)) for seed in (5, 6)]
+    exact = [place(values(shape[1], np.float64, offset=9, seed=seed)) for seed in (7, 8)]
+    running = [place(values(shape[1], dtype, offset=9, seed=seed)) for seed in (9, 10)]
+    yield "batch_norm", lambda: (batch_norm(x, *exact, *affine, out=out()),)
+    yield "batch_norm_forward", lambda: (*batch_norm_forward(x, *affine, *running, out=out()), *running)
+    yield "batch_norm_backward", lambda: batch_norm_backward(dy, x, *statistics, affine[0], out=out())
+    given = exact[0], statistics[1], affine[0]
+    yield "frozen batch_norm_backward", lambda: batch_norm_backward(dy, x, *given, frozen=True, out=out())
+
+
+def all_calls(family, at_end):
+    """Each by its name, beside closed pages, with the same results as anywhere else."""
+    from tests import guards
+
+    class GuardedNumPy:
+        """What the public functions make results and statistics with."""
+
+        empty = staticmethod(lambda shape, dtype=np.float64: guards.copy(np.full(shape, np.nan, dtype), at_end))
+        __getattr__ = staticmethod(lambda name: getattr(np, name))
+
+    _memory.LARGE = 0  # lets results of any size stream
+    modules, scratch = (numbanorm.layernorm, numbanorm.batchnorm), guards.Scratch(at_end)
+    cases = [(shape, dtype, streams) for shape in FAMILIES[family][1] for dtype in ("f4", "f8") for streams in (0, 1)]
+    for shape, dtype, streams in cases:
+        found = []
+        for numpy, place in ((np, np.copy), (GuardedNumPy(), lambda a: guards.copy(a, at_end))):
+            for module in modules:
+                module.np, module.streams = numpy, lambda nbytes, streams=streams: bool(streams)
+            found.append({})
+            for name, call in calls(family, shape, np.dtype(dtype), place):
+                print(name, shape, dtype, "streamed" if streams else "stored", place.__name__, flush=True)
+                found[-1][name] = call()
+        for name, expected in found[0].items():
+            for a, b in zip(expected, found[1][name], strict=True):
+                np.testing.assert_array_equal(a, b, f"{name} {shape} {dtype} {streams}")
+    assert scratch.count > 0, "Numba has asked for memory in another way"
+
+
+def python(command, cpu=None):
+    """Run a function of this file, on the vectors that a processor has."""
+    features = {"haswell": "+avx2,+fma", "generic": ""}
+    environment = os.environ | ({"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features[cpu]} if cpu else {})
+    command = [sys.executable, "-W", "error", "-c", f"import tests.test_memory_bounds as bounds; bounds.{command}"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    "cpu", [None, *(pytest.param(cpu, marks=pytest.mark.nightly) for cpu in ("haswell", "generic"))]
+)
+@pytest.mark.parametrize("at_end", [True, False], ids=["before a closed page", "after a closed page"])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_kernels_stay_within_their_arrays(family, at_end, cpu):
+    if cpu and platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("their names are those of x86 processors")
+    run = python(f"all_calls({family!r}, {at_end})", cpu)
+    last = run.stdout.splitlines()[-1:]
+    assert run.returncode == 0, f"{signal.strsignal(-run.returncode) if run.returncode < 0 else run.stderr} in {last}"
+
+
+@numba.njit
+def _fill(first, size, row):
+    """A run of memory of five values, to be filled from its index `first` on."""
+    scratch = np.empty(5)
+    copy_row(size, pointer(scratch, first), row)
+    return scratch[2]
+
+
+def print_deaths(at_end):
+    """What becomes of kernels when one of their arrays is a value shorter than it should be: a signal for each."""
+    import resource
+
+    from tests import guards
+
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    x, dy, planes = values((9, 33)), values((9, 33), seed=2), values((9, 33, 1))
+    C, C64, rows = np.ones(33, np.float32), np.ones(33), np.ones(9, np.float32)
+    kernels = {
+        layernorm.layer_norm_forward: (x, C, C, 1e-5, x.copy(), rows, rows),
+        layernorm.layer_norm_backward: (dy, x, rows, rows, C, x.copy(), C, C),
+        batchnorm.batch_norm_forward_parts: (planes, C, C, 1e-5, planes.copy(), C64, C, C64),
+        batchnorm.batch_norm_backward_parts: (planes, planes, C, C, C, planes.copy(), C, C),
+    }
+    for kernel, arguments in kernels.items():
+        kernel(SERIAL, False, *arguments)  # is well
+        for i, a in enumerate(arguments):
+            if isinstance(a, np.ndarray):
+                changed = *arguments[:i], guards.one_too_many(a, at_end), *arguments[i + 1 :]
+                print(kernel.__name__, i, _signal(kernel, SERIAL, False, *changed), flush=True)
+    scratch = guards.Scratch(at_end)
+    assert _fill(0, 5, np.arange(6.0)) == 2
+    assert scratch.count == 1
+    print("scratch", _signal(_fill, 0 if at_end else -1, 6, np.arange(6.0)))
+
+
+def _signal(function, *arguments):
+    """Of which a child dies that calls it, or 0."""
+    child = os.fork()
+    if child == 0:
+        function(*arguments)
+        os._exit(0)
+    return os.WTERMSIG(os.waitpid(child, 0)[1])
+
+
+@pytest.mark.parametrize("at_end", [True, False], ids=["before a closed page", "after a closed page"])
+def test_a_value_too_many_is_found(at_end):
+    """In whichever array, also in one that a kernel makes for itself."""
+    run = python(f"print_deaths({at_end})")
+    assert run.returncode == 0, run.stderr
+    assert len(run.stdout.splitlines()) == 30
+    assert [line for line in run.stdout.splitlines() if line.split()[-1] != str(int(signal.SIGSEGV))] == []
