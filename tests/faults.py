@@ -1,5 +1,6 @@
 """What the tests of faults share: scripts in processes of their own, and what these compute and check there."""
 
+import functools
 import os
 import signal
 import subprocess
@@ -79,16 +80,22 @@ def need_layer(name):
         sys.exit()
 
 
+@functools.cache
+def arguments(shape):
+    """x and dy; weight and bias for layer normalization and for batch normalization."""
+    parameters = (values((2, shape[axis]), seed=1) for axis in (-1, 1))
+    return values(shape, offset=3), values(shape, seed=2), *parameters
+
+
 def results(shape):
     """What all six functions give, by name; layer normalization is over the last axis, channels are the second."""
-    x, dy = values(shape, offset=3), values(shape, seed=2)
-    weight, bias = values((2, shape[-1]), seed=1)
+    x, dy, (weight, bias), channels = arguments(shape)
     found = {"layer_norm": numbanorm.layer_norm(x, weight, bias)}
     y, mean, rstd = numbanorm.layer_norm_forward(x, weight, bias)
     found |= {"y": y, "mean": mean, "rstd": rstd}
     gradients = numbanorm.layer_norm_backward(dy, x, mean, rstd, weight)
     found |= {"dx": gradients.dx, "dweight": gradients.dweight, "dbias": gradients.dbias}
-    weight, bias = values((2, shape[1]), seed=1)
+    weight, bias = channels
     running_mean, running_var = (np.full(shape[1], value) for value in RUNNING)
     y, mean, rstd = numbanorm.batch_norm_forward(x, weight, bias, running_mean, running_var)
     found |= {"channel y": y, "channel mean": mean, "channel rstd": rstd}
@@ -100,8 +107,7 @@ def results(shape):
 
 def assert_contract(found, shape):
     """Hold results against the reference."""
-    x, dy = values(shape, offset=3), values(shape, seed=2)
-    weight, bias = values((2, shape[-1]), seed=1)
+    x, dy, (weight, bias), channels = arguments(shape)
     expected = reference.layer_norm_forward(x, weight, bias, -1)
     assert_normalized(found["layer_norm"], expected.y, expected.x_hat, weight)
     assert_normalized(found["y"], expected.y, expected.x_hat, weight)
@@ -109,7 +115,7 @@ def assert_contract(found, shape):
     gradients = numbanorm.Gradients(found["dx"], found["dweight"], found["dbias"])
     assert_gradients(gradients, reference.layer_norm_backward(dy, x, weight, -1))
 
-    weight, bias = values((2, shape[1]), seed=1)
+    weight, bias = channels
     along = weight.reshape([-1 if axis == 1 else 1 for axis in range(len(shape))])
     expected = reference.batch_norm_forward(x, weight, bias, 1)
     assert_normalized(found["channel y"], expected.y, expected.x_hat, along)
