@@ -144,12 +144,7 @@ def table(results: list[Result]) -> Table:
     systems = list(dict.fromkeys(result.system for result in results))
     by = {(result.system, result.kind): result for result in results}
     kinds = list(dict.fromkeys(result.kind for result in results))
-    rows = []
-    for kind in kinds:
-        found = [by.get((system, kind)) for system in systems]
-        rows.append(
-            [kind, *(f"{median(r.seconds) * 1e6:.1f} / {r.percentile_99 * 1e6:.0f}" if r else "-" for r in found)]
-        )
+    rows = [[kind, *(_cell(by.get((system, kind))) for system in systems)] for kind in kinds]
     title = f"Launches: layer_norm of {' x '.join(map(str, SHAPE))} float32, us: median / 99th percentile"
     return Table(title, ["", *systems], rows)
 

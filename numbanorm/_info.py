@@ -19,7 +19,7 @@ def lines() -> Iterator[tuple[str, str]]:
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "llvmlite"))
     yield "numbanorm", f"{__version__}; {packages}; {platform.python_implementation()} {platform.python_version()}"
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
-    yield "CPU", f"{_model()}, compiled for {machine.target()}"
+    yield "CPU", f"{_model()}, compiled for {machine.target()[0]}"
     yield "vectors", f"{machine.vector_bits()} bits"
     yield "last-level cache", f"{machine.last_level_cache() >> 20} MiB"
     yield "engine", engines.engine_name()
@@ -67,6 +67,10 @@ def _gpus() -> str:
 
 def _missing_for_cuda() -> Iterator[str]:
     yield f"numbanorm {__version__} has no CUDA kernels yet"
+    try:
+        ctypes.CDLL(_CUDA_DRIVER)
+    except OSError:
+        yield "they will need a driver, which is missing"
     try:
         yield f"{_CUDA_PACKAGE} {version(_CUDA_PACKAGE)} is installed"
     except PackageNotFoundError:

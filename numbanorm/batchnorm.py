@@ -360,13 +360,11 @@ def _update(
     count: int,
 ) -> None:
     """All or nothing, whatever a signal handler raises: it gets its turn between steps of Python alone."""
-    own_mean, own_var = _native(running_mean), _native(running_var)
-    kernels.update_running(momentum, mean, own_mean, var, count / (count - 1), own_var, batches)
-    copies = (running_mean, ..., own_mean), (running_var, ..., own_var)
-    list(starmap(setitem, [copy for copy in copies if copy[0] is not None and copy[0] is not copy[2]]))
-
-
-def _native(running: Array | None) -> Array:
-    if running is None:
-        return _NO_STATISTIC
-    return behaved(running, running.dtype if running.dtype.isnative else running.dtype.newbyteorder("="))
+    given = running_mean, running_var, batches
+    own = [_NO_STATISTIC if a is None else behaved(a, a.dtype.newbyteorder("=")) for a in given]
+    apart = any(a is not None and a is not own_a for a, own_a in zip(given, own, strict=True))
+    if apart:
+        own = [a.copy() for a in own]
+    kernels.update_running(momentum, mean, own[0], var, count / (count - 1), own[1], own[2])
+    if apart:
+        list(starmap(setitem, [(a, ..., own_a) for a, own_a in zip(given, own, strict=True) if a is not None]))

@@ -1,4 +1,4 @@
-"""How many examples hypothesis draws: the same ones on every run, or with --hypothesis-profile=nightly many new ones."""
+"""How many examples hypothesis draws: the same on every run, or many new ones with --hypothesis-profile=nightly."""
 
 from hypothesis import settings
 

@@ -1,5 +1,6 @@
 """Compiled kernels kept on disk: never stale, never wrong, and no trouble where nothing can be kept."""
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -33,6 +34,11 @@ def run(command=RUN, path=None, errors=True, **environment):
     )
     assert process.returncode == 0, process.stderr
     return process.stdout.strip() + ("" if errors else process.stderr)
+
+
+def name_of(copy):
+    """What directories for its files alone are called."""
+    return f"numbanorm-{hashlib.sha256(bytes((copy / 'numbanorm').resolve())).hexdigest()[:12]}"
 
 
 def files(directory):
@@ -108,7 +114,7 @@ def test_an_installation_that_cannot_be_written(copy, tmp_path):
     not_to_be_written(copy)
     environment = {"XDG_CACHE_HOME": None, "HOME": str(tmp_path)}
     assert run(path=copy, **environment) == "1.5 compiled"
-    assert [path.parent for path in files(tmp_path)] == [tmp_path / ".cache" / "numbanorm"]
+    assert [path.parent for path in files(tmp_path)] == [tmp_path / ".cache" / name_of(copy)]
     assert run(path=copy, **environment) == "1.5 loaded"
 
 
@@ -119,15 +125,15 @@ def test_no_home_either(copy, tmp_path, home):
     environment = {"XDG_CACHE_HOME": None, "HOME": home, "TMPDIR": str(tmp_path)}
     assert run(path=copy, **environment) == "1.5 compiled"
     (path,) = files(tmp_path)
-    assert path.parent == tmp_path / f"numbanorm-{os.getuid()}"
+    assert path.parent == tmp_path / f"{name_of(copy)}-{os.getuid()}"
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert run(path=copy, **environment) == "1.5 loaded"
 
 
 def test_a_directory_that_others_can_write_is_not_trusted(copy, tmp_path):
     not_to_be_written(copy)
-    (tmp_path / f"numbanorm-{os.getuid()}").mkdir()
-    (tmp_path / f"numbanorm-{os.getuid()}").chmod(0o777)
+    (tmp_path / f"{name_of(copy)}-{os.getuid()}").mkdir()
+    (tmp_path / f"{name_of(copy)}-{os.getuid()}").chmod(0o777)
     environment = {"XDG_CACHE_HOME": None, "HOME": "/dev/null", "TMPDIR": str(tmp_path)}
     assert run(path=copy, errors=False, **environment).startswith("1.5 compiled")
     assert not files(tmp_path)
@@ -145,6 +151,16 @@ def test_nowhere_to_write_is_one_warning(copy):
         assert output.startswith("1.5 compiled")
         assert output.count("RuntimeWarning: numbanorm compiles its kernels anew in every process") == 1
         assert output.count("Warning") == 1
+
+
+@pytest.mark.parametrize("cache", [None, "elsewhere"])
+def test_what_one_user_compiles_others_can_read(copy, tmp_path, cache):
+    assert run(path=copy, NUMBA_CACHE_DIR=cache and str(tmp_path / cache)) == "1.5 compiled"
+    (path,) = files(tmp_path)
+    umask = os.umask(0)
+    os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o666 & ~umask
+    assert path.parent.stat().st_mode & 0o777 == 0o777 & ~umask
 
 
 def test_what_an_installation_has_compiled_is_read_only(copy, tmp_path):

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from numba.core.registry import cpu_target
 
 from numbanorm import get_num_threads
 from numbanorm.cpu import cache, engines
@@ -69,11 +70,14 @@ def test_info(warm):
 
 
 def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
-    good, damaged = tmp_path / "a.numbanorm", tmp_path / "b.numbanorm"
+    maker = cache._maker(cpu_target.target_context.codegen())
+    good, damaged = tmp_path / f"a-{maker}.numbanorm", tmp_path / f"b-{maker}.numbanorm"
     payload = b"what a kernel would be"
     good.write_bytes(cache._digest(payload) + payload)
     damaged.write_bytes(cache._digest(payload) + payload[:-1])
     assert cache.contents(tmp_path) == (1, 1, 2 * (32 + len(payload)) - 1)
+    good.rename(tmp_path / "a-of another processor.numbanorm")
+    assert cache.contents(tmp_path)[:2] == (0, 2)
     monkeypatch.setattr(cache, "_SOURCES", b"others")
     assert cache.contents(tmp_path) == (0, 2, 2 * (32 + len(payload)) - 1)
 

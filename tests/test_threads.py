@@ -17,7 +17,7 @@ def machine(monkeypatch):
     for name in ("NUMBANORM_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 8)
-    monkeypatch.setattr(threads, "_processors", lambda: 8)
+    monkeypatch.setattr(threads, "processors", lambda: set(range(8)))
     monkeypatch.setattr(threads, "cgroup_quota", lambda: None)
     return monkeypatch
 

@@ -22,6 +22,7 @@ import numba
 from numba.core import config
 from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
+from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
 
@@ -34,7 +35,7 @@ class KernelCache(NullCache):
     """The files of one function, as its dispatcher asks for them."""
 
     def __init__(self, function):
-        self._name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self._name = f"{function.__module__}.{function.__qualname__}"
 
     def load_overload(self, sig, target_context):
         """The function compiled for a signature, or None."""
@@ -43,7 +44,10 @@ class KernelCache(NullCache):
         for directory in directories():
             payload = _payload(directory / name) if _is_safe(directory) else None
             if payload is not None:
-                return CompileResult._rebuild(target_context, *pickle.loads(payload))
+                try:
+                    return CompileResult._rebuild(target_context, *pickle.loads(payload))
+                except Exception:  # what the digest does not cover: it is compiled, and written anew
+                    continue
         return None
 
     def save_overload(self, sig, data):
@@ -58,10 +62,15 @@ class KernelCache(NullCache):
         _warn_once(refusals)
 
     def _file_name(self, sig, codegen):
-        versions = numba.__version__, llvmlite.__version__, platform.python_implementation(), platform.python_version()
-        options = config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
-        key = repr((sig, codegen.magic_tuple(), versions, options))
-        return f"{self._name}-{hashlib.sha256(key.encode()).hexdigest()[:24]}{_SUFFIX}"
+        signature = hashlib.sha256(repr(sig).encode()).hexdigest()[:16]
+        return f"{self._name}-{signature}-{_maker(codegen)}{_SUFFIX}"
+
+
+def _maker(codegen):
+    """What compiles, for which processor, and how, in short."""
+    versions = numba.__version__, llvmlite.__version__, platform.python_implementation(), platform.python_version()
+    options = config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
+    return hashlib.sha256(repr((codegen.magic_tuple(), versions, options)).encode()).hexdigest()[:16]
 
 
 def _payload(path):
@@ -80,7 +89,7 @@ def _digest(payload):
 
 def _write(directory, name, content):
     """Whole or not at all, whoever else writes it."""
-    directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    directory.mkdir(mode=0o700 if directory == _temporary() else 0o777, parents=True, exist_ok=True)
     if not _is_safe(directory):
         raise PermissionError(errno.EPERM, "others can write there")
     part = directory / f"{name}.{uuid.uuid4().hex[:16]}"
@@ -109,16 +118,22 @@ def directories():
     serves all its users; in the user's own cache; and in a directory for temporary files that is the user's own.
     """
     package = Path(__file__).resolve().parents[1]
+    name = _directory_name()
     if config.CACHE_DIR:
-        return (Path(config.CACHE_DIR) / f"numbanorm-{hashlib.sha256(bytes(package)).hexdigest()[:12]}",)
-    own = Path(AppDirs("numbanorm", appauthor=False).user_cache_dir)
+        return (Path(config.CACHE_DIR) / name,)
+    own = Path(AppDirs("numbanorm", appauthor=False).user_cache_dir) / name
     return tuple(path for path in (package / "cpu" / "__pycache__", own, _temporary()) if path.is_absolute())
+
+
+def _directory_name():
+    """Of this installation: no other overwrites its files."""
+    return f"numbanorm-{hashlib.sha256(bytes(Path(__file__).resolve().parents[1])).hexdigest()[:12]}"
 
 
 @functools.cache
 def _temporary():
     try:
-        return Path(tempfile.gettempdir()) / f"numbanorm-{os.getuid()}"
+        return Path(tempfile.gettempdir()) / f"{_directory_name()}-{os.getuid()}"
     except (OSError, AttributeError):  # there is none; no os.getuid on Windows
         return Path()
 
@@ -135,15 +150,20 @@ def _is_safe(directory):
 
 
 def contents(directory):
-    """How many files of this package's are there that it would use now, how many others, and their bytes."""
-    paths = list(directory.glob(f"*{_SUFFIX}"))
-    whole = sum(_payload(path) is not None for path in paths)
-    return whole, len(paths) - whole, sum(path.stat().st_size for path in paths)
+    """How many kernels are there that would be used now, how many others of this package's, and their bytes."""
+    maker = f"-{_maker(cpu_target.target_context.codegen())}{_SUFFIX}"
+    good = other = nbytes = 0
+    for path in directory.glob(f"*{_SUFFIX}") if os.access(directory, os.R_OK) else ():
+        payload = _payload(path)
+        good += payload is not None and path.name.endswith(maker)
+        other += payload is None or not path.name.endswith(maker)
+        nbytes += path.stat().st_size if os.path.exists(path) else 0
+    return good, other, nbytes
 
 
 def is_writable(directory):
     """Whether files can be put there, which may make the directory first."""
-    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    existing = next(path for path in (directory, *directory.parents) if os.path.exists(path))
     return existing.is_dir() and os.access(existing, os.W_OK) and (existing != directory or _is_safe(directory))
 
 

@@ -4,6 +4,7 @@ import atexit
 import ctypes
 import os
 import threading
+from abc import abstractmethod
 from typing import Any
 
 from llvmlite.binding import ffi
@@ -13,7 +14,7 @@ from numba.core.compiler_lock import global_compiler_lock
 from numbanorm import _checks
 from numbanorm.cpu import portable, workers
 from numbanorm.cpu.jit import c_address
-from numbanorm.cpu.threads import is_multiprocessing_child, limits, thread_count
+from numbanorm.cpu.threads import is_multiprocessing_child, limits, processors, thread_count
 
 _VARIABLE = "NUMBANORM_ENGINE"
 _ENTRY = types.void(*[types.intp] * 5)
@@ -29,15 +30,27 @@ class Engine:
         self.pool = workers.new_pool()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.pool))
         self.address = int(self.pool.ctypes.data)
+        self.process = os.getpid()
 
     @property
     def threads(self) -> int:
         """How many it has, with the one that calls."""
         return int(self.pool[workers.WORKERS]) + 1
 
+    def set_threads(self, threads: int) -> None:
+        """Have so many, with the one that calls, or as many as the system grants."""
+        if self.process != os.getpid():
+            self.forked()
+        if threads != self.threads:
+            self._change_threads(threads)
+
+    @abstractmethod
+    def _change_threads(self, threads: int) -> None: ...
+
     def forked(self) -> None:
         """Have none but the one that calls, in a child where there are no others."""
         self.pool[list(workers.CHANGING)] = 0
+        self.process = os.getpid()
 
 
 class Parked(Engine):
@@ -49,16 +62,11 @@ class Parked(Engine):
         super().__init__()
         self.pool[workers.ENTRY] = c_address(workers.run, _ENTRY)
         self.routine = c_address(workers.work, _ROUTINE)
+        workers.set_workers(self.address, 0, self.routine)  # compiles it, for no fork to have to
 
-    def start(self, threads: int) -> None:
-        """Have so many threads, or as many as the system grants."""
-        if threads != self.threads:
-            self.stop()
-            workers.start(self.address, threads - 1, self.routine)
-
-    def stop(self) -> None:
-        """Have none but the one that calls, once no launch is under way."""
-        workers.stop(self.address)
+    def _change_threads(self, threads: int) -> None:
+        workers.allow_processors(self.pool, processors())
+        workers.set_workers(self.address, threads - 1, self.routine)
 
 
 class Portable(Engine):
@@ -73,13 +81,8 @@ class Portable(Engine):
             portable.all_take_part(self.address)  # loads Numba's threading layer, which a cached caller would not
         self.pool[workers.ENTRY] = c_address(workers.run if self.lost else portable.run, _ENTRY)
 
-    def start(self, threads: int) -> None:
-        """Let launches have so many threads."""
+    def _change_threads(self, threads: int) -> None:
         self.pool[workers.WORKERS] = 0 if self.lost else threads - 1
-
-    def stop(self) -> None:
-        """Let them have none but the one that calls."""
-        self.pool[workers.WORKERS] = 0
 
     def forked(self) -> None:
         """The same, for good."""
@@ -107,11 +110,12 @@ def _started() -> Engine:
     name = engine_name()
     with _guard:
         if name not in _made:
+            _made.setdefault(name, ENGINES[name]())  # a signal handler may have been here meanwhile
             atexit.register(_end)
-            _made[name] = ENGINES[name]()
-        _made[name].start(1 if _ending else thread_count(_asked_here()))
-        _address = _made[name].address
-        return _made[name]
+        used = _made[name]
+        used.set_threads(1 if _ending else thread_count(_asked_here()))
+        _address = used.address
+        return used
 
 
 def engine_name() -> str:
@@ -192,26 +196,29 @@ def get_num_threads() -> int:
 
 
 def _rest() -> None:
-    """No launch is under way, and no thread in compiled code, while the process forks."""
-    global _address
-    _resting[:] = [(made, made.threads) for made in _made.values()] if _address else []
-    _address = 0
-    for made in _made.values():
-        made.stop()
+    """No launch is under way while the process forks: calls are done by their callers alone."""
+    _resting[:] = [(made, made.threads) for made in _made.values()]
+    for made, _ in _resting:
+        made.set_threads(1)
 
 
 def _resume() -> None:
-    """In the parent, for compiled code that goes on launching."""
+    """In the parent, also for compiled code that goes on launching."""
     global _address
-    for made, threads in _resting:
-        made.start(threads)
-        _address = made.address
+    try:
+        while _resting:
+            made, threads = _resting.pop()
+            made.set_threads(threads)
+    except BaseException:  # of a signal handler's: let the next call see to it
+        _address = 0
+        raise
 
 
 def _begin_anew() -> None:
     """In a child: calls there start threads of its own."""
     global _address, _is_forked
     _address, _is_forked = 0, True
+    _resting.clear()
     for made in _made.values():
         made.forked()
 
@@ -244,4 +251,4 @@ def _end() -> None:
     with _guard:
         _ending, _address = True, 0
         for made in _made.values():
-            made.stop()
+            made.set_threads(1)

@@ -3,8 +3,7 @@
 import functools
 from pathlib import Path
 
-from llvmlite import binding
-from numba.core import config
+from numba.core.registry import cpu_target
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL = 32 << 20
@@ -33,17 +32,15 @@ def _bytes(text: str) -> int:
     return int(text.strip().removesuffix("K")) << 10
 
 
-def target() -> str:
-    """The processor that kernels are compiled for, by LLVM's name."""
-    return config.CPU_NAME or binding.get_host_cpu_name()
+def target() -> tuple[str, str]:
+    """The processor that kernels are compiled for, and what it has, by LLVM's names."""
+    _, name, features = cpu_target.target_context.codegen().magic_tuple()
+    return name, features
 
 
 def vector_bits() -> int:
     """The width of its vectors."""
-    if config.CPU_FEATURES is None:
-        features = {name for name, present in binding.get_host_cpu_features().items() if present}
-    else:
-        features = {name[1:] for name in config.CPU_FEATURES.split(",") if name.startswith("+")}
+    features = {name[1:] for name in target()[1].split(",") if name.startswith("+")}
     if "avx512f" in features:
         return 512
     return 256 if "avx" in features else 128

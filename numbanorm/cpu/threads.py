@@ -24,7 +24,7 @@ def limits(asked: int | None) -> dict[str, int]:
         _OWN: _own_limit(),
         "NUMBA_NUM_THREADS": int(config.NUMBA_NUM_THREADS),
         "OMP_NUM_THREADS": _openmp_limit(),
-        "processors": _processors(),
+        "processors": len(processors()),
         "cgroup quota": cgroup_quota(),
     }
     return {name: limit for name, limit in found.items() if limit is not None}
@@ -45,9 +45,9 @@ def _openmp_limit() -> int | None:
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
-def _processors() -> int:
-    """Those that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def processors() -> set[int]:
+    """Those that this process may run on: its first thread, since others may be bound to some of them."""
+    return os.sched_getaffinity(os.getpid()) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def is_multiprocessing_child() -> bool:
@@ -63,7 +63,7 @@ def cgroup_quota(mounts: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
     """
     try:
         lines = own.read_text().splitlines()
-    except OSError:
+    except (OSError, ValueError):
         return None
     quotas = [quota for line in lines for quota in _quotas(mounts, *line.split(":", 2)[1:])]
     return max(1, int(min(quotas))) if quotas else None

@@ -29,14 +29,16 @@ IDLE = 40  # workers that wait at START and that nobody has called
 START, DONE = 48, 56  # semaphores: for idle workers; for a caller that waits for the last of them
 NAME = 64  # of each worker, for the system's lists of threads
 BLOCKED, BEFORE = 72, 88  # sets of signals: those that workers do not take; those that their starter does not
-THREADS = 104  # from here on the workers' handles
+PROCESSORS = 104  # the set of those that workers may run on
+THREADS = 120  # from here on the workers' handles
 CHANGING = WORKERS, QUIT, GATE, IDLE, TAKEN  # 0 in a pool at rest; TAKEN last, so that no launch meets another
 
 OPEN, AWAITED = 1 << 32, 1 << 33
 MOST = 1 << 10  # workers
+PROCESSORS_BYTES = 128  # for 1024 of them
 _NAME = b"numbanorm"
 _FAULTS = "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"  # of a thread's own
-SPINS = 1000  # looks for work, or at the gate, of 25 ns or more each, before a thread goes to sleep
+SPINS = 1000  # looks for work, or at the gate, some 25 ns each on x86, before a thread goes to sleep
 CHUNKS = 2  # of the items that are left, to each thread
 CALLS = 4  # workers that one thread wakes, which takes a microsecond or more for each; those go on waking others
 _SIG_BLOCK, _SIG_SETMASK = (int(getattr(signal, name, 0)) for name in ("SIG_BLOCK", "SIG_SETMASK"))
@@ -48,6 +50,7 @@ _pthread_create = types.ExternalFunction("pthread_create", types.int32(*[types.i
 _pthread_join = types.ExternalFunction("pthread_join", types.int32(types.intp, types.intp))
 _pthread_sigmask = types.ExternalFunction("pthread_sigmask", types.int32(types.int32, types.intp, types.intp))
 _pthread_setname = types.ExternalFunction("pthread_setname_np", types.int32(types.intp, types.intp))
+_pthread_setaffinity = types.ExternalFunction("pthread_setaffinity_np", types.int32(types.intp, types.intp, types.intp))
 _usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
@@ -61,9 +64,17 @@ def supported() -> bool:
         _pthread_join,
         _pthread_sigmask,
         _pthread_setname,
+        _pthread_setaffinity,
         _usleep,
     )
     return sys.platform == "linux" and BYTES == 8 and all(hasattr(ctypes.pythonapi, f.symbol) for f in needed)
+
+
+def allow_processors(pool: np.ndarray, processors: set[int]) -> None:
+    """Where workers that begin from now on may run."""
+    allowed = np.zeros(8 * PROCESSORS_BYTES, np.uint8)
+    allowed[[number for number in processors if number < allowed.size]] = 1
+    pool[PROCESSORS : PROCESSORS + PROCESSORS_BYTES // BYTES] = np.packbits(allowed, bitorder="little").view(np.intp)
 
 
 def new_pool() -> np.ndarray:
@@ -127,12 +138,20 @@ def run(pool, kernel, context, items, grain):
 def _wake(pool):
     """Call idle workers, if there is work for them."""
     most = min(CALLS, (load(pool, ITEMS) - load(pool, NEXT) - 1) // load(pool, GRAIN))
+    while most > 0 and _take_one_idle(pool):
+        _sem_post(pool + START * BYTES)
+        most -= 1
+
+
+@block
+def _take_one_idle(pool):
+    """Whether there was a worker to count as idle no more."""
     idle = load(pool, IDLE)
-    while most > 0 and idle > 0:
+    while idle > 0:
         if replace(pool, IDLE, idle, idle - 1):
-            _sem_post(pool + START * BYTES)
-            most -= 1
+            return True
         idle = load(pool, IDLE)
+    return False
 
 
 @block
@@ -159,19 +178,25 @@ def work(pool):
                 _sem_post(pool + DONE * BYTES)
         elif not _soon(pool):
             add(pool, IDLE, 1)
+            if _has_work(pool) and _take_one_idle(pool):  # a launch that began before it could count this worker
+                continue
             while _sem_wait(pool + START * BYTES) != 0:
                 pass
     return 0
 
 
 @block
+def _has_work(pool):
+    return load(pool, GATE) & OPEN != 0 and load(pool, NEXT) < load(pool, ITEMS)
+
+
+@block
 def _come_in(pool):
     """Whether there is work, and this thread now takes part."""
-    gate = load(pool, GATE)
-    while gate & OPEN and load(pool, NEXT) < load(pool, ITEMS):
-        if replace(pool, GATE, gate, gate + 1):
-            return True
+    while _has_work(pool):
         gate = load(pool, GATE)
+        if gate & OPEN and replace(pool, GATE, gate, gate + 1):
+            return True
     return False
 
 
@@ -179,31 +204,41 @@ def _come_in(pool):
 def _soon(pool):
     """Whether there is work before it is worth to sleep."""
     for _ in range(SPINS):
-        if load(pool, GATE) & OPEN and load(pool, NEXT) < load(pool, ITEMS):
+        if _has_work(pool):
             return True
         pause()
     return False
 
 
 @launcher
-def start(pool, workers, routine):
-    """Give a pool without workers so many, or as many as the system grants; routine is the address of `work`."""
+def set_workers(pool, workers, routine):
+    """End the workers that there are, after the launch that is under way, and begin so many others, or as many as the
+    system grants; routine is the address of `work`. All in one call, which no signal handler interrupts.
+    """
+    _end_workers(pool)
+    if workers > 0:
+        _begin_workers(pool, min(workers, MOST), routine)
+
+
+@block
+def _begin_workers(pool, workers, routine):
     _sem_init(pool + START * BYTES, 0, 0)
     _sem_init(pool + DONE * BYTES, 0, 0)
     _pthread_sigmask(_SIG_BLOCK, pool + BLOCKED * BYTES, pool + BEFORE * BYTES)
-    started = 0
-    while started < min(workers, MOST):
-        if _pthread_create(pool + (THREADS + started) * BYTES, 0, routine, pool) != 0:
+    begun = 0
+    while begun < workers:
+        if _pthread_create(pool + (THREADS + begun) * BYTES, 0, routine, pool) != 0:
             break
-        _pthread_setname(load(pool, THREADS + started), pool + NAME * BYTES)
-        started += 1
+        handle = load(pool, THREADS + begun)
+        _pthread_setname(handle, pool + NAME * BYTES)
+        _pthread_setaffinity(handle, PROCESSORS_BYTES, pool + PROCESSORS * BYTES)
+        begun += 1
     _pthread_sigmask(_SIG_SETMASK, pool + BEFORE * BYTES, 0)
-    store(pool, WORKERS, started)
+    store(pool, WORKERS, begun)
 
 
-@launcher
-def stop(pool):
-    """End the workers, after the launch that is under way."""
+@block
+def _end_workers(pool):
     workers = load(pool, WORKERS)
     store(pool, WORKERS, 0)  # for no other to begin
     while not replace(pool, TAKEN, 0, 1):
