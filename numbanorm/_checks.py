@@ -39,9 +39,9 @@ def _array_type(name: str, value: Any) -> None:
         raise TypeError(f"{name}: {kind}, must be a plain numpy.ndarray; pass {name}.filled(...){also}")
     if isinstance(value, np.ndarray):
         return
-    if hasattr(value, "__cuda_array_interface__"):
+    if hasattr(type(value), "__cuda_array_interface__"):  # of a tensor that requires grad PyTorch's property raises
         raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; GPU arrays are not supported, copy it to the host")
-    how = "np.from_dlpack" if hasattr(value, "__dlpack__") else "np.asarray"
+    how = "np.from_dlpack" if hasattr(type(value), "__dlpack__") else "np.asarray"
     raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; pass {how}({name})")
 
 
@@ -108,6 +108,8 @@ def channel_axis(axis: Any, x: Array) -> int:
         return normalize_axis_index(axis, x.ndim, msg_prefix="channel_axis")
     except TypeError:
         raise TypeError(f"channel_axis: {axis!r}, must be an int") from None
+    except OverflowError:
+        raise ValueError(f"channel_axis: {axis!r}, must be in [{-x.ndim}, {x.ndim - 1}]") from None
 
 
 def channel_axes(axis: Any, x: Array) -> Shape:

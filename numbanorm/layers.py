@@ -94,8 +94,11 @@ def _converted(name: str, value: Any, own: Array) -> Array:
     """An array of the shape and dtype of the layer's own."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: MaskedArray, must be a plain array; pass one that is filled")
-    array = np.asarray(value)
-    if not np.can_cast(array.dtype, own.dtype, "same_kind"):
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # as of a tensor that requires a gradient, or of lists of several lengths
+        raise TypeError(f"{name}: {type(value).__qualname__}, must be an array: {error}") from error
+    if array.dtype.kind in "mM" or not np.can_cast(array.dtype, own.dtype, "same_kind"):
         raise TypeError(f"{name}: dtype {array.dtype}, must be one that casts to {own.dtype}")
     if array.shape != own.shape:
         raise ValueError(f"{name}: shape {array.shape}, must be {own.shape}")
@@ -103,6 +106,8 @@ def _converted(name: str, value: Any, own: Array) -> Array:
         converted = array.astype(own.dtype)
     if own.dtype.kind == "f" and not np.array_equal(np.isinf(converted), np.isinf(array)):
         raise ValueError(f"{name}: {np.abs(array).max()} in it, must fit into {own.dtype}")
+    if own.dtype.kind == "i" and not (array.astype(object) == np.abs(converted)).all():
+        raise ValueError(f"{name}: {array}, must be a number of batches")
     return converted
 
 
