@@ -114,7 +114,7 @@ def test_an_installation_that_cannot_be_written(copy, tmp_path):
     not_to_be_written(copy)
     environment = {"XDG_CACHE_HOME": None, "HOME": str(tmp_path)}
     assert run(path=copy, **environment) == "1.5 compiled"
-    assert [path.parent for path in files(tmp_path)] == [tmp_path / ".cache" / name_of(copy)]
+    assert [path.parent for path in files(tmp_path)] == [tmp_path / ".cache" / "numbanorm" / name_of(copy)]
     assert run(path=copy, **environment) == "1.5 loaded"
 
 
