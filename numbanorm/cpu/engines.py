@@ -5,6 +5,7 @@ import ctypes
 import os
 import threading
 from abc import abstractmethod
+from functools import partial
 from typing import Any
 
 from llvmlite.binding import ffi
@@ -94,6 +95,8 @@ ENGINES = {"parked": Parked, "prange": Portable}
 
 _guard = threading.RLock()  # held to start and stop threads
 _address = 0  # of the engine in use, while its threads are as many as they should be
+_address_before = 0  # a fork
+_forking: list[bool] = []  # not empty while the process forks
 _made: dict[str, Engine] = {}
 _resting: list[tuple[Engine, int]] = []  # engines that have no threads while the process forks, and how many they had
 _asked: tuple[int, int] | None = None  # how many threads, and of which process
@@ -108,6 +111,8 @@ def engine() -> int:
 def _started() -> Engine:
     global _address
     name = engine_name()
+    if _forking and name in _made:  # in another thread, which has the guard, and may wait for this one in other hooks
+        return _made[name]
     with _guard:
         if name not in _made:
             _made.setdefault(name, ENGINES[name]())  # a signal handler may have been here meanwhile
@@ -197,21 +202,20 @@ def get_num_threads() -> int:
 
 def _rest() -> None:
     """No launch is under way while the process forks: calls are done by their callers alone."""
+    global _address, _address_before
+    _address_before, _address = _address, 0
     _resting[:] = [(made, made.threads) for made in _made.values()]
     for made, _ in _resting:
         made.set_threads(1)
 
 
 def _resume() -> None:
-    """In the parent, also for compiled code that goes on launching."""
+    """In the parent, also for compiled code that goes on launching. If a handler raises, the next call does it."""
     global _address
-    try:
-        while _resting:
-            made, threads = _resting.pop()
-            made.set_threads(threads)
-    except BaseException:  # of a signal handler's: let the next call see to it
-        _address = 0
-        raise
+    for made, threads in _resting:
+        made.set_threads(threads)
+    _resting.clear()
+    _address = _address_before
 
 
 def _begin_anew() -> None:
@@ -234,6 +238,9 @@ def _hold_across_forks() -> None:
         if lock is not None:
             _hold_across_fork(lock)
     os.register_at_fork(before=_rest, after_in_parent=_resume, after_in_child=_begin_anew)
+    os.register_at_fork(
+        before=partial(_forking.append, True), after_in_parent=_forking.clear, after_in_child=_forking.clear
+    )
     _hold_across_fork(_guard)
 
 
