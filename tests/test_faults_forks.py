@@ -206,7 +206,7 @@ def test_fork_during_a_first_call_that_compiles(pause, tmp_path):
         other.start()
         time.sleep({pause})
         assert not done
-        faults.in_fork(call)
+        faults.in_fork(call, limit=50)  # both compile, for seconds
         other.join()
         assert done
     """
