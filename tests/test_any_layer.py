@@ -194,7 +194,7 @@ class Refusing:
 
 @st.composite
 def wrong_state(draw, layer, x, dy):
-    state = {key: a + 1 for key, a in layer.state_dict().items()}
+    state = {key: np.array(a + 1) for key, a in layer.state_dict().items()}
     renamed = {**state, draw(st.sampled_from(["", "gamma", 0, None, ("weight",)])): np.ones(3)}
     fewer = {} if not state else {key: state[key] for key in [*state][1:]}
     wrong = [(value, TypeError) for value in NO_STATES] + [(renamed, KeyError)] * 3 + [(fewer, KeyError)] * bool(state)
