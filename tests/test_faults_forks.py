@@ -185,7 +185,6 @@ def test_fork_while_another_thread_compiles():
     python(script)
 
 
-@pytest.mark.nightly  # can hang: not solved yet
 @pytest.mark.parametrize("pause", [0.2, 0.7])
 def test_fork_during_a_first_call_that_compiles(pause, tmp_path):
     """No cache: the child has what the parent has compiled, and compiles the rest."""

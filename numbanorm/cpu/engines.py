@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from llvmlite.binding import ffi
-from numba import types
+from numba import types, typeof
 from numba.core.compiler_lock import global_compiler_lock
 
 from numbanorm import _checks
@@ -30,6 +30,7 @@ class Engine:
     def __init__(self) -> None:
         self.pool = workers.new_pool()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.pool))
+        typeof(self.pool)  # imports numpy.ma: were it while another thread forks, the child could not
         self.address = int(self.pool.ctypes.data)
         self.process = os.getpid()
 
