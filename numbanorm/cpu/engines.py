@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from llvmlite.binding import ffi
-from numba import types, typeof
+from numba import typeof, types
 from numba.core.compiler_lock import global_compiler_lock
 
 from numbanorm import _checks
