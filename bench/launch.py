@@ -1,4 +1,4 @@
-"""What it costs to have several threads: a launch of nothing, and a call at once, after a pause, beside a busy core.
+"""What it costs to have several threads: a launch of little, and a call at once, after a pause, beside a busy core.
 
 Each system is measured in processes of its own, since the threads of one spin for a while after a call and would hold
 the cores of the next; the processes take turns, round by round.
@@ -30,6 +30,7 @@ ROUNDS, QUICK_ROUNDS = 5, 1
 CALLS, SLOW_CALLS = 2000, 200  # without and with a pause, to a process
 PAUSE, LONG_PAUSE = 0.003, 0.020  # seconds
 SHAPE = (512, 512)
+PIECE = 1500  # additions
 BUSY = "while True: pass"
 
 
@@ -42,7 +43,7 @@ class Result(NamedTuple):
 
     @property
     def percentile_99(self) -> float:
-        return quantiles(self.seconds, n=100)[-1]
+        return quantiles(self.seconds, n=100, method="inclusive")[-1]
 
 
 def measure(quick: bool) -> list[Result]:
@@ -72,7 +73,7 @@ def _report(name: str) -> None:
     call()
     kinds = {"call": _times(call, CALLS, 0), "call after 3 ms": _times(call, SLOW_CALLS, PAUSE)}
     if name != "PyTorch":
-        launch = _empty_launch()
+        launch = _small_launch()
         kinds |= {"launch": _times(launch, CALLS, 0), "launch after 3 ms": _times(launch, SLOW_CALLS, PAUSE)}
     kinds["processor time after a call"] = [_spent_after(call) for _ in range(20)]
     print(json.dumps(kinds))
@@ -118,23 +119,27 @@ def _torch_call() -> Callable:
     return lambda: torch.nn.functional.layer_norm(x, SHAPE[1:])
 
 
-def _empty_launch() -> Callable:
-    """Two pieces of nothing, with what it takes to call a compiled function from Python."""
+def _small_launch() -> Callable:
+    """Two pieces of one or two microseconds each, so that another thread has something to take."""
     import numba
 
     from numbanorm.cpu.parallel import engine, parallel_for
 
     @numba.njit(nogil=True)
-    def nothing(lo, hi, a):
-        pass
+    def add_up(lo, hi, a):
+        for i in range(lo, hi):
+            total = 0.0
+            for j in range(PIECE):
+                total += a[i, j]  # in order: a chain of additions, four cycles each
+            a[i, 0] = total * 0.0
 
-    launch_nothing = parallel_for(nothing)
+    launch_both = parallel_for(add_up)
 
     @numba.njit(nogil=True)
     def launch(engine, a):
-        launch_nothing(engine, 2, 1, (a,))
+        launch_both(engine, 2, 1, (a,))
 
-    address, a = engine(), np.zeros(1)
+    address, a = engine(), np.zeros((2, PIECE))
     launch(address, a)
     return lambda: launch(address, a)
 

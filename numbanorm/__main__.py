@@ -1,6 +1,7 @@
 """Compile the kernels ahead of their first use, or tell what the package finds on this machine."""
 
 import argparse
+import sys
 from collections.abc import Iterable
 
 import numpy as np
@@ -28,9 +29,11 @@ def _warm_up(dtypes: list[str]) -> None:
     calls = {name: call for dtype in dtypes for name, call in _warmup.calls(np.dtype(dtype)).items()}
     for name in _with_progress(calls):
         calls[name]()
-    for directory in cache.directories():
-        if found := cache.contents(directory)[0]:
-            print(f"{found} kernels in {directory}")
+    kept = {directory: found for directory in cache.directories() if (found := cache.contents(directory)[0])}
+    for directory, found in kept.items():
+        print(f"{found} kernels in {directory}")
+    if not kept:
+        sys.exit("No directory could be written to keep kernels in: set NUMBA_CACHE_DIR to one")
 
 
 def _with_progress(names: Iterable[str]) -> Iterable[str]:

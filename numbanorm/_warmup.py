@@ -1,4 +1,4 @@
-"""What to call so that every kernel is compiled, or loaded if it is kept from before."""
+"""What to call so that each kernel is compiled for the common signatures, or loaded if it is kept from before."""
 
 from collections.abc import Callable
 from functools import partial

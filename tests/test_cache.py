@@ -118,16 +118,25 @@ def test_an_installation_that_cannot_be_written(copy, tmp_path):
     assert run(path=copy, **environment) == "1.5 loaded"
 
 
-@pytest.mark.parametrize("home", ["/dev/null", "relative"])
+# As for a user id that the system knows nothing else of, in a container.
+UNKNOWN_USER = """
+import pwd
+def getpwuid(uid):
+    raise KeyError(uid)
+pwd.getpwuid = getpwuid
+"""
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null", "relative"])
 def test_no_home_either(copy, tmp_path, home):
     """A directory for temporary files that is the user's own takes its place."""
     not_to_be_written(copy)
     environment = {"XDG_CACHE_HOME": None, "HOME": home, "TMPDIR": str(tmp_path)}
-    assert run(path=copy, **environment) == "1.5 compiled"
+    assert run(UNKNOWN_USER + RUN, copy, **environment) == "1.5 compiled"
     (path,) = files(tmp_path)
     assert path.parent == tmp_path / f"{name_of(copy)}-{os.getuid()}"
     assert path.parent.stat().st_mode & 0o777 == 0o700
-    assert run(path=copy, **environment) == "1.5 loaded"
+    assert run(UNKNOWN_USER + RUN, copy, **environment) == "1.5 loaded"
 
 
 def test_a_directory_that_others_can_write_is_not_trusted(copy, tmp_path):
@@ -151,6 +160,24 @@ def test_nowhere_to_write_is_one_warning(copy):
         assert output.startswith("1.5 compiled")
         assert output.count("RuntimeWarning: numbanorm compiles its kernels anew in every process") == 1
         assert output.count("Warning") == 1
+
+
+FULL_DISK = """
+from pathlib import Path
+write_bytes = Path.write_bytes
+def write_some_bytes(self, content):
+    write_bytes(self, content[:100])
+    raise OSError(28, "No space left on device")
+Path.write_bytes = write_some_bytes
+"""
+
+
+def test_a_full_disk_is_one_warning(copy, tmp_path):
+    output = run(FULL_DISK + RUN, copy, errors=False, XDG_CACHE_HOME=str(tmp_path), TMPDIR=str(tmp_path))
+    assert output.startswith("1.5 compiled")
+    assert output.count("RuntimeWarning") == 1
+    assert "No space left on device" in output
+    assert [path for path in tmp_path.rglob("*numbanorm*") if ".numbanorm" in path.name] == []
 
 
 @pytest.mark.parametrize("cache", [None, "elsewhere"])

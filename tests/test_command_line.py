@@ -3,11 +3,12 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from numba.core.registry import cpu_target
 
-from numbanorm import get_num_threads
+from numbanorm import __main__, _warmup, get_num_threads
 from numbanorm.cpu import cache, engines
 
 CALLS = """
@@ -54,6 +55,14 @@ def test_a_warmup_shows_what_it_does(warm):
     directory, output = warm
     assert "float32 batch normalization, large" in output
     assert f"kernels in {directory}" in output.replace("\n", "")
+
+
+def test_a_warmup_that_keeps_nothing_fails(monkeypatch):
+    monkeypatch.setattr(_warmup, "calls", lambda dtype: {})
+    monkeypatch.setattr(cache, "directories", lambda: (Path(os.devnull),))
+    monkeypatch.setattr(sys, "argv", ["numbanorm", "warmup"])
+    with pytest.raises(SystemExit, match="NUMBA_CACHE_DIR"):
+        __main__.main()
 
 
 def test_info(warm):
