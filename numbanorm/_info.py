@@ -21,7 +21,7 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
     yield "CPU", f"{_model()}, compiled for {machine.target()[0]}"
     yield "vectors", f"{machine.vector_bits()} bits"
-    yield "last-level cache", f"{machine.last_level_cache() >> 20} MiB"
+    yield "last-level cache", f"{machine.last_level_cache() >> 20} MiB counted on"
     yield "engine", engines.engine_name()
     limits = ", ".join(f"{name} {limit}" for name, limit in engines.thread_limits().items())
     yield "threads", f"{engines.get_num_threads()} (limits: {limits})"

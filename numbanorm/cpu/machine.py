@@ -1,12 +1,14 @@
 """What the kernels have to know of the machine, and what there is to know of them."""
 
 import functools
+import os
 from pathlib import Path
 
 from numba.core.registry import cpu_target
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL = 32 << 20
+_SHARE = 16 << 20  # of a cache to each processor, at most: a virtual machine tells of a chip's whole cache
 
 
 def streams(nbytes: int) -> bool:
@@ -20,11 +22,12 @@ def streams(nbytes: int) -> bool:
 
 @functools.cache
 def last_level_cache() -> int:
-    """Its bytes, as far as a core can use them; a usual size where the system does not say."""
+    """Its bytes, as far as they can be counted on; a usual size where the system does not say."""
     try:
-        return max(_bytes(path.read_text()) for path in _CACHES.glob("index*/size"))
+        size = max(_bytes(path.read_text()) for path in _CACHES.glob("index*/size"))
     except (OSError, ValueError):
-        return _USUAL
+        size = _USUAL
+    return min(size, _SHARE * (os.cpu_count() or 1))
 
 
 def _bytes(text: str) -> int:
