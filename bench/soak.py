@@ -98,15 +98,16 @@ def run(console: Console, quick: bool) -> Record:
     signal.signal(signal.SIGALRM, lambda *_: setattr(record, "signals", record.signals + 1))
     signal.setitimer(signal.ITIMER_REAL, SIGNAL_PAUSE, SIGNAL_PAUSE)
     end = time.monotonic() + seconds
-    threads = [threading.Thread(target=_call, args=(record, own, i, end)) for i, own in enumerate(sets)]
-    threads += [threading.Thread(target=_fork, args=(record, sets[0], end))]
+    threads = [threading.Thread(target=_call, args=(record, own, i, end), daemon=True) for i, own in enumerate(sets)]
+    threads += [threading.Thread(target=_fork, args=(record, sets[0], end), daemon=True)]
     for thread in threads:
         thread.start()
     try:
         _watch(console, record, end)
     finally:
         for thread in threads:
-            thread.join()
+            thread.join(2 * CHILD_SECONDS)
+        record.faults += [f"{thread.name}: no end" for thread in threads if thread.is_alive()]
         signal.setitimer(signal.ITIMER_REAL, 0)
         numbanorm.set_num_threads(None)
     return record

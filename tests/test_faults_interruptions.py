@@ -152,6 +152,25 @@ for number in interrupted_at_each_moment(lambda: faults.in_fork(lambda: sys.setp
     python(INTERRUPTIONS + script)
 
 
+def test_a_limit_holds_after_a_fork_that_was_interrupted():
+    """As its first hook began: what an earlier fork found is over."""
+    script = """
+        import numbanorm
+        from numbanorm.cpu import engines
+        from tests import faults
+
+        faults.use_threads(2)
+        engines.engine()
+        faults.in_fork(lambda: None)
+        engines.thread_count = lambda asked: asked or 2
+        numbanorm.set_num_threads(1)
+        engines._resume()
+        engines.engine()
+        assert [made.threads for made in engines._made.values()] == [1]
+    """
+    python(script)
+
+
 def test_running_statistics_are_updated_together_or_not_at_all():
     """Each update takes both nearer to the batch's by one factor, so what is left of both stays the same."""
     script = """

@@ -42,8 +42,9 @@ def test_large_results_are_shared_out(shapes, monkeypatch):
         assert pool[1] >= 6 if shapes == LARGE else pool[1] == 0
 
 
-def test_many_threads_call_at_once():
-    python(MANY_THREADS, NUMBANORM_ENGINE="prange")
+@pytest.mark.parametrize("engine", ENGINES)
+def test_many_threads_call_at_once(engine):
+    python(MANY_THREADS, NUMBANORM_ENGINE=engine)
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -169,6 +170,28 @@ def test_a_call_from_within_a_users_prange(layer):
         assert numba.threading_layer() == "{layer}"
     """
     python(script, NUMBA_THREADING_LAYER=layer, NUMBANORM_ENGINE=ENGINES[0], **faults.libraries())
+
+
+@pytest.mark.skipif("parked" not in ENGINES, reason="a system without these workers")
+def test_a_launch_waits_for_no_worker_that_has_not_come():
+    """One that is counted and called, and never gets a processor, since there is none."""
+    script = """
+        import numpy as np
+        from numbanorm.cpu import engines, workers
+        from numbanorm.cpu.layernorm import layer_norm_forward
+        from tests import reference
+        from tests.cases import assert_normalized, values
+
+        engine = engines.Parked()
+        engine.pool[[workers.WORKERS, workers.IDLE]] = 1
+        x, (weight, bias) = values((300, 400), offset=3), values((2, 400), seed=1)
+        y, mean, rstd = np.empty_like(x), np.empty(300, x.dtype), np.empty(300, x.dtype)
+        layer_norm_forward(engine.address, False, x, weight, bias, 1e-5, y, mean, rstd)
+        assert engine.pool[workers.IDLE] == 0
+        expected = reference.layer_norm_forward(x, weight, bias, -1)
+        assert_normalized(y, expected.y, expected.x_hat, weight)
+    """
+    python(script)
 
 
 def test_a_core_is_busy():

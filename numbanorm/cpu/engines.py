@@ -140,9 +140,10 @@ def thread_limits() -> dict[str, int]:
 
 def _asked_here() -> int | None:
     """A child of multiprocessing does not take over what its parent asked for itself."""
-    if _asked is None or (_asked[1] != os.getpid() and is_multiprocessing_child()):
+    asked = _asked  # which another thread may set
+    if asked is None or (asked[1] != os.getpid() and is_multiprocessing_child()):
         return None
-    return _asked[0]
+    return asked[0]
 
 
 def set_num_threads(n: int | None) -> None:
@@ -202,7 +203,7 @@ def get_num_threads() -> int:
 
 
 def _rest() -> None:
-    """No launch is under way while the process forks: calls are done by their callers alone."""
+    """Parked threads end before the process forks: calls are done by their callers alone."""
     global _address, _address_before
     _address_before, _address = _address, 0
     _resting[:] = [(made, made.threads) for made in _made.values()]
@@ -212,11 +213,11 @@ def _rest() -> None:
 
 def _resume() -> None:
     """In the parent, also for compiled code that goes on launching. If a handler raises, the next call does it."""
-    global _address
+    global _address, _address_before
     for made, threads in _resting:
         made.set_threads(threads)
     _resting.clear()
-    _address = _address_before
+    _address, _address_before = _address_before, 0
 
 
 def _begin_anew() -> None:
@@ -231,7 +232,8 @@ def _begin_anew() -> None:
 def _hold_across_forks() -> None:
     """Locks, for no other thread to have them at a fork: the child would wait for it for ever.
 
-    What is called is all C, but for what stands between _guard and the others: no signal handler can interrupt it.
+    What is called is all C, but for what stands between _guard and the others: a signal handler can interrupt it only
+    where it waits. If that handler raises, Python goes on without the lock.
     What comes first here is done last before a fork, and first after it.
     """
     others = getattr(ffi.lib, "_lock", None), global_compiler_lock

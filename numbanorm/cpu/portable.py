@@ -1,8 +1,8 @@
 """The engine for systems without the semaphores and threads of `numbanorm.cpu.workers`: Numba's own threads.
 
 It has the limits of Numba's threading layers: they do not survive a fork, and one of them, workqueue, ends a process in
-which two threads use it at once, or one within itself. Calls by this package take turns, so that they do not among
-themselves; other parallel code of Numba's in the process, around a call or beside it, they know nothing of.
+which two threads use it at once, or one within itself. One call of this package at a time has them, and whoever comes
+meanwhile works alone; other parallel code of Numba's in the process, around a call or beside it, they know nothing of.
 """
 
 import numba
