@@ -148,6 +148,59 @@ def test_fork_from_many_threads_at_once():
     python(script)
 
 
+def test_fork_while_another_thread_calls_with_a_lock_that_the_fork_waits_for():
+    """As libraries' own locks are, that are held across forks: no call waits for the fork then."""
+    script = """
+        import os, time
+        from threading import Event, RLock, Thread
+
+        lock = RLock()
+        os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock._at_fork_reinit)
+        import numbanorm  # what it does before a fork is done earlier
+        from tests import faults
+
+        def call():
+            with lock:
+                entered.set()
+                time.sleep(0.2)  # the fork has begun
+                for number in (1, 2, None):
+                    numbanorm.set_num_threads(number)
+                    faults.verify()
+                    assert numbanorm.get_num_threads() in (1, number or 3)
+
+        faults.learn()
+        entered = Event()
+        other = Thread(target=call)
+        other.start()
+        entered.wait()
+        faults.in_fork(faults.verify)
+        other.join()
+        faults.verify()
+        assert numbanorm.get_num_threads() == 3
+    """
+    python(script)
+
+
+def test_a_child_of_a_signal_handler_goes_on_with_what_was_interrupted():
+    """Also within what was compiled then: it gives back the lock that it has taken."""
+    script = """
+        import os, signal
+        from numba.core.compiler_lock import global_compiler_lock
+        from tests import faults
+
+        faults.learn()
+        children = []
+        signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
+        with global_compiler_lock:
+            signal.raise_signal(signal.SIGALRM)
+        faults.verify()
+        if children[0] == 0:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+    """
+    python(script)
+
+
 def test_fork_while_another_thread_compiles():
     """The child compiles, too: the compiler's lock is free there."""
     script = """

@@ -139,6 +139,67 @@ assert number > 3
     python(INTERRUPTIONS + script)
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
+@pytest.mark.parametrize("interval", [0, 0.02])
+def test_exceptions_while_a_fork_waits_for_a_compilation(interval):
+    """It goes on waiting, for that of another thread, however often a signal handler raises."""
+    script = f"""
+import os, select
+from threading import Event, Thread
+import numba
+from numba.core.compiler_lock import global_compiler_lock
+
+def compile_for_a_while():
+    with global_compiler_lock:
+        compiling.append(True)
+        entered.set()
+        time.sleep(0.3)
+        compiling.clear()
+
+def is_right():  # nobody compiles, and another thread can
+    found = [len(compiling)]
+    other = Thread(target=lambda: found.append(numba.njit(lambda x: x + 1)(1)), daemon=True)
+    other.start()
+    other.join(5)
+    faults.verify()
+    return found == [0, 2]
+
+def interrupt(*_):
+    interruptions.append(True)
+    raise Interruption
+
+faults.learn()
+mask = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+compiling, entered, interruptions = [], Event(), []
+ends, end = os.pipe()
+other = Thread(target=compile_for_a_while)
+other.start()
+entered.wait()
+signal.signal(signal.SIGALRM, interrupt)
+signal.setitimer(signal.ITIMER_REAL, 0.1, {interval})  # which a child does not inherit
+try:
+    if os.fork() == 0:
+        os.write(end, b"right" if is_right() else b"wrong")
+        os._exit(0)
+except Interruption:
+    pass
+while True:
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        break
+    except Interruption:
+        pass
+assert interruptions
+assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == mask
+assert select.select([ends], [], [], 10)[0], "no result from a forked child after 10 s"
+assert os.read(ends, 5) == b"right"
+os.wait()
+other.join()
+assert is_right()
+"""
+    python(INTERRUPTIONS + script)
+
+
 @pytest.mark.skipif(engines.engine_name() != "parked", reason="this system has no parked threads")
 def test_workers_are_back_after_exceptions_while_the_process_forks():
     """If not at once, then in the next call."""

@@ -72,6 +72,26 @@ for _ in range(3):
 
 
 @parked
+def test_workers_follow_the_process_to_other_processors():
+    """As a job scheduler may move it: where the limits are read again, though as many threads are there as before."""
+    script = """
+import numbanorm
+
+every = os.sched_getaffinity(0)
+faults.learn(3)
+for allowed in ({min(every)}, {max(every)}, every):
+    os.sched_setaffinity(0, allowed)
+    numbanorm.set_num_threads(None)
+    faults.verify(faults.LARGE[:1])
+    assert len(workers()) == 2
+    for status in workers():
+        mask = int(status.partition("Cpus_allowed:")[2].split()[0].replace(",", ""), 16)
+        assert {number for number in range(mask.bit_length()) if mask >> number & 1} == allowed
+"""
+    python(WORKERS + script)
+
+
+@parked
 def test_the_system_grants_fewer_threads_than_asked_for():
     """As where a container limits them: calls go on with those that there are."""
     script = """

@@ -16,6 +16,7 @@ from numba import types
 import numbanorm
 from numbanorm import Gradients, layernorm
 from numbanorm.cpu import engines, parallel
+from numbanorm.cpu.control import control, set_control
 from numbanorm.cpu.layernorm import layer_norm_forward, rows_forward
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, values
@@ -119,6 +120,43 @@ def test_any_number_of_threads_agrees(name, threads, expected, use):
     use(name, threads)
     assert numbanorm.get_num_threads() == threads
     assert fingerprint() == expected
+
+
+@numba.njit
+def setting():
+    return control()
+
+
+@numba.njit
+def change_setting(value):
+    set_control(value)
+
+
+@pytest.mark.parametrize("name", ENGINES)
+def test_all_threads_compute_as_the_caller_is_set_to(name, use):
+    """Some take the smallest numbers for zero; the threads, which began without that, do so for that call."""
+    flushing = {"x86_64": 0x8040, "amd64": 0x8040, "aarch64": 1 << 24, "arm64": 1 << 24}.get(platform.machine().lower())
+    if flushing is None:
+        pytest.skip("a processor whose settings are not known")
+    x, weight = values((5000, 64)), np.full(64, 2e-38, np.float32)
+    use(name, 3)
+    usual, before = numbanorm.layer_norm(x, weight), setting()
+    change_setting(before | flushing)
+    try:
+        found = [numbanorm.layer_norm(x, weight) for _ in range(50)]
+        use(name, 1)
+        expected = numbanorm.layer_norm(x, weight)
+        assert setting() == before | flushing
+    finally:
+        change_setting(before)
+    smallest = np.finfo(np.float32).smallest_normal
+    assert not np.any((expected != 0) & (np.abs(expected) < smallest))
+    assert np.any((usual != 0) & (np.abs(usual) < smallest))
+    for y in found:
+        np.testing.assert_array_equal(y, expected)
+    use(name, 3)
+    for _ in range(50):
+        np.testing.assert_array_equal(numbanorm.layer_norm(x, weight), usual)
 
 
 def test_the_serial_way_agrees(expected, monkeypatch):

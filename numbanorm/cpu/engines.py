@@ -5,7 +5,6 @@ import ctypes
 import os
 import threading
 from abc import abstractmethod
-from functools import partial
 from typing import Any
 
 from llvmlite.binding import ffi
@@ -14,6 +13,7 @@ from numba.core.compiler_lock import global_compiler_lock
 
 from numbanorm import _checks
 from numbanorm.cpu import portable, workers
+from numbanorm.cpu.forks import forking, hold_across_forks
 from numbanorm.cpu.jit import c_address
 from numbanorm.cpu.threads import is_multiprocessing_child, limits, processors, thread_count
 
@@ -33,6 +33,7 @@ class Engine:
         typeof(self.pool)  # imports numpy.ma: were it while another thread forks, the child could not
         self.address = int(self.pool.ctypes.data)
         self.process = os.getpid()
+        self.processors: set[int] = set()  # that its threads may run on
 
     @property
     def threads(self) -> int:
@@ -43,11 +44,13 @@ class Engine:
         """Have so many, with the one that calls, or as many as the system grants."""
         if self.process != os.getpid():
             self.forked()
-        if threads != self.threads:
-            self._change_threads(threads)
+        allowed = processors()
+        if (threads, allowed) != (self.threads, self.processors):
+            self._change_threads(threads, allowed)
+            self.processors = allowed
 
     @abstractmethod
-    def _change_threads(self, threads: int) -> None: ...
+    def _change_threads(self, threads: int, allowed: set[int]) -> None: ...
 
     def forked(self) -> None:
         """Have none but the one that calls, in a child where there are no others."""
@@ -66,8 +69,8 @@ class Parked(Engine):
         self.routine = c_address(workers.work, _ROUTINE)
         workers.set_workers(self.address, 0, self.routine)  # compiles it, for no fork to have to
 
-    def _change_threads(self, threads: int) -> None:
-        workers.allow_processors(self.pool, processors())
+    def _change_threads(self, threads: int, allowed: set[int]) -> None:
+        workers.allow_processors(self.pool, allowed)
         workers.set_workers(self.address, threads - 1, self.routine)
 
 
@@ -83,7 +86,7 @@ class Portable(Engine):
             portable.all_take_part(self.address)  # loads Numba's threading layer, which a cached caller would not
         self.pool[workers.ENTRY] = c_address(workers.run if self.lost else portable.run, _ENTRY)
 
-    def _change_threads(self, threads: int) -> None:
+    def _change_threads(self, threads: int, allowed: set[int]) -> None:
         self.pool[workers.WORKERS] = 0 if self.lost else threads - 1
 
     def forked(self) -> None:
@@ -92,36 +95,60 @@ class Portable(Engine):
         self.lost = True
 
 
+SERIAL = 0  # the engine that is none
 ENGINES = {"parked": Parked, "prange": Portable}
 
 _guard = threading.RLock()  # held to start and stop threads
 _address = 0  # of the engine in use, while its threads are as many as they should be
-_address_before = 0  # a fork
-_forking: list[bool] = []  # not empty while the process forks
 _made: dict[str, Engine] = {}
 _resting: list[tuple[Engine, int]] = []  # engines that have no threads while the process forks, and how many they had
 _asked: tuple[int, int] | None = None  # how many threads, and of which process
 _ending, _is_forked = False, False
+_PATIENCE = 0.01  # seconds, for another thread that has the guard, before it is seen whether it forks
 
 
 def engine() -> int:
-    """The address of the engine in use; its threads have started."""
-    return _address or _started().address
+    """The address of the engine in use; its threads have started. SERIAL where another thread forks meanwhile."""
+    if _address:
+        return _address
+    used = _started()
+    return used.address if used else SERIAL
 
 
-def _started() -> Engine:
-    global _address
+def _started() -> Engine | None:
+    """The engine in use, or None.
+
+    It waits for no thread that forks: that one has the guard, and may wait for this one in hooks of others.
+    """
     name = engine_name()
-    if _forking and name in _made:  # in another thread, which has the guard, and may wait for this one in other hooks
-        return _made[name]
-    with _guard:
-        if name not in _made:
-            _made.setdefault(name, ENGINES[name]())  # a signal handler may have been here meanwhile
-            atexit.register(_end)
-        used = _made[name]
+    inside = _guard._is_owned()  # in a signal handler or a hook
+    try:
+        while not forking:
+            if inside or _guard.acquire(timeout=_PATIENCE):
+                return _start(name)
+    finally:
+        if not inside:
+            try:
+                _guard.release()  # also if a signal handler raised as it was acquired
+            except RuntimeError:
+                pass  # it was not
+    used = _made.get(name)
+    return used if used and used.threads <= thread_count(_asked_here()) else None
+
+
+def _start(name: str) -> Engine:
+    """With the guard: make it, and see to its threads."""
+    global _address
+    if name not in _made:
+        _made.setdefault(name, ENGINES[name]())  # a signal handler may have been here meanwhile
+        atexit.register(_end)
+    used = _made[name]
+    while True:
+        asked = _asked
         used.set_threads(1 if _ending else thread_count(_asked_here()))
         _address = used.address
-        return used
+        if asked is _asked:  # which needs no guard
+            return used
 
 
 def engine_name() -> str:
@@ -175,9 +202,7 @@ def set_num_threads(n: int | None) -> None:
     """
     global _address, _asked
     number = None if n is None else _checks.size("n", n)
-    with _guard:
-        _asked = None if number is None else (number, os.getpid())
-        _address = 0
+    _asked, _address = None if number is None else (number, os.getpid()), 0
 
 
 def get_num_threads() -> int:
@@ -199,13 +224,14 @@ def get_num_threads() -> int:
     >>> get_num_threads() >= 1
     True
     """
-    return _started().threads
+    used = _started()
+    return used.threads if used else 1
 
 
 def _rest() -> None:
     """Parked threads end before the process forks: calls are done by their callers alone."""
-    global _address, _address_before
-    _address_before, _address = _address, 0
+    global _address
+    _address = 0
     _resting[:] = [(made, made.threads) for made in _made.values()]
     for made, _ in _resting:
         made.set_threads(1)
@@ -213,11 +239,9 @@ def _rest() -> None:
 
 def _resume() -> None:
     """In the parent, also for compiled code that goes on launching. If a handler raises, the next call does it."""
-    global _address, _address_before
     for made, threads in _resting:
         made.set_threads(threads)
     _resting.clear()
-    _address, _address_before = _address_before, 0
 
 
 def _begin_anew() -> None:
@@ -229,30 +253,14 @@ def _begin_anew() -> None:
         made.forked()
 
 
-def _hold_across_forks() -> None:
-    """Locks, for no other thread to have them at a fork: the child would wait for it for ever.
-
-    What is called is all C, but for what stands between _guard and the others: a signal handler can interrupt it only
-    where it waits. If that handler raises, Python goes on without the lock.
-    What comes first here is done last before a fork, and first after it.
-    """
-    others = getattr(ffi.lib, "_lock", None), global_compiler_lock
-    for lock in (getattr(other, "_lock", None) for other in others):
-        if lock is not None:
-            _hold_across_fork(lock)
-    os.register_at_fork(before=_rest, after_in_parent=_resume, after_in_child=_begin_anew)
-    os.register_at_fork(
-        before=partial(_forking.append, True), after_in_parent=_forking.clear, after_in_child=_forking.clear
-    )
-    _hold_across_fork(_guard)
-
-
-def _hold_across_fork(lock: Any) -> None:
-    os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock._at_fork_reinit)
+def _compilers_locks() -> list[Any]:
+    """Those of Numba and of LLVM: a child could compile nothing that begins while another thread compiles."""
+    locks = (getattr(lock, "_lock", None) for lock in (global_compiler_lock, getattr(ffi.lib, "_lock", None)))
+    return [lock for lock in locks if lock is not None]
 
 
 if hasattr(os, "register_at_fork"):
-    _hold_across_forks()
+    hold_across_forks([_guard, *_compilers_locks()], _rest, _resume, _begin_anew)
 
 
 def _end() -> None:

@@ -16,11 +16,9 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numbanorm.cpu.atomic import WORD
-from numbanorm.cpu.engines import engine
+from numbanorm.cpu.engines import SERIAL, engine
 
 __all__ = ["SERIAL", "engine", "parallel_for"]
-
-SERIAL = 0
 
 _FLAG = ir.IntType(1)
 _KERNEL = ir.FunctionType(ir.VoidType(), [WORD] * 3)  # context, lo, hi

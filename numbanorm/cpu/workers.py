@@ -17,6 +17,7 @@ import numpy as np
 from numba import types
 
 from numbanorm.cpu.atomic import BYTES, add, call_kernel, load, pause, replace, store
+from numbanorm.cpu.control import control, set_control
 from numbanorm.cpu.jit import block, launcher
 
 # The words of a pool, those that change apart from each other in cache lines of their own.
@@ -24,7 +25,7 @@ ENTRY, WORKERS, QUIT = 0, 1, 2  # the address of `run`; how many workers there a
 TAKEN = 8  # by a launch
 GATE = 16  # OPEN while there is a launch to take part in, + how many workers do, + AWAITED
 NEXT = 24  # the first item that nobody has claimed
-KERNEL, CONTEXT, ITEMS, GRAIN = 32, 33, 34, 35  # of the launch
+KERNEL, CONTEXT, ITEMS, GRAIN, CONTROL = range(32, 37)  # of the launch; CONTROL: of who launches
 IDLE = 40  # workers that wait at START and that nobody has called
 START, DONE = 48, 56  # semaphores: for idle workers; for a caller that waits for the last of them
 NAME = 64  # of each worker, for the system's lists of threads
@@ -82,8 +83,8 @@ def new_pool() -> np.ndarray:
     memory = np.zeros(THREADS + MOST + 8, np.intp)
     pool = memory[-memory.ctypes.data % 64 // BYTES :]
     pool[NAME : NAME + 2].view(np.uint8)[: len(_NAME)] = list(_NAME)
-    blocked = -1 ^ sum(1 << getattr(signal, name) - 1 for name in _FAULTS if hasattr(signal, name))
-    pool[BLOCKED : BLOCKED + 16] = [blocked, *[-1] * 15]
+    blocked = signal.valid_signals() - {getattr(signal, name, 0) for name in _FAULTS}
+    pool[BLOCKED : BLOCKED + 2].view(np.uint64)[0] = sum(1 << number - 1 for number in blocked)
     return pool
 
 
@@ -96,13 +97,17 @@ def begin(pool, kernel, context, items, grain):
     store(pool, CONTEXT, context)
     store(pool, ITEMS, items)
     store(pool, GRAIN, grain)
+    store(pool, CONTROL, control())
     store(pool, NEXT, 0)
     return True
 
 
 @block
 def take_part(pool):
-    """Do chunks of the launch until none is left."""
+    """Do chunks of the launch until none is left, with floating-point numbers as in the thread that launches."""
+    own = control()
+    if own != load(pool, CONTROL):
+        set_control(load(pool, CONTROL))
     kernel, context = load(pool, KERNEL), load(pool, CONTEXT)
     items, grain = load(pool, ITEMS), load(pool, GRAIN)
     share = CHUNKS * (load(pool, WORKERS) + 1) * grain
@@ -112,6 +117,8 @@ def take_part(pool):
         if replace(pool, NEXT, lo, hi):
             call_kernel(kernel, context, lo, min(hi, items))
         lo = load(pool, NEXT)
+    if own != load(pool, CONTROL):
+        set_control(own)
 
 
 @block
