@@ -2,11 +2,12 @@
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from numbers import Real
 from typing import Any
 
 import numpy as np
+from numpy.exceptions import AxisError
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
 from numbanorm._types import Array, Shape
@@ -86,16 +87,24 @@ def axes(axis: Any, x: Array) -> Shape:
     """The axes that `axis` names, ascending."""
     if type(axis) is int and -x.ndim <= axis < x.ndim:
         return (axis % x.ndim,)
+    if x.ndim < 1:
+        raise ValueError("x: shape (), must have at least 1 axis")
     try:
         _no_bool(axis, *(axis if isinstance(axis, tuple | list) else ()))
-        found = tuple(sorted(normalize_axis_tuple(axis, x.ndim, argname="axis")))
+        found = tuple(sorted(normalize_axis_tuple(axis, x.ndim)))
     except TypeError:
         raise TypeError(f"axis: {axis!r}, must be an int or a tuple of ints") from None
-    except OverflowError:
-        raise ValueError(f"axis: {axis!r}, must be in [{-x.ndim}, {x.ndim - 1}]") from None
+    except (AxisError, OverflowError):
+        raise _no_axis("axis", axis, x) from None
+    except ValueError:
+        raise ValueError(f"axis: {axis!r}, must name each axis once") from None
     if not found:
         raise ValueError("axis: (), must name at least one axis")
     return found
+
+
+def _no_axis(name: str, axis: Any, x: Array) -> AxisError:
+    return AxisError(f"{name}: {axis!r}, must be in [{-x.ndim}, {x.ndim - 1}], as x has {x.ndim} axes")
 
 
 def channel_axis(axis: Any, x: Array) -> int:
@@ -105,11 +114,11 @@ def channel_axis(axis: Any, x: Array) -> int:
         raise ValueError(f"x: shape {x.shape}, must have at least 2 axes")
     try:
         _no_bool(axis)
-        return normalize_axis_index(axis, x.ndim, msg_prefix="channel_axis")
+        return normalize_axis_index(axis, x.ndim)
     except TypeError:
         raise TypeError(f"channel_axis: {axis!r}, must be an int") from None
-    except OverflowError:
-        raise ValueError(f"channel_axis: {axis!r}, must be in [{-x.ndim}, {x.ndim - 1}]") from None
+    except (AxisError, OverflowError):
+        raise _no_axis("channel_axis", axis, x) from None
 
 
 def channel_axes(axis: Any, x: Array) -> Shape:
@@ -162,12 +171,20 @@ def _no_bool(*values: Any) -> None:
         raise TypeError
 
 
-def size(name: str, value: Any) -> int:
-    """A whole number of at least 1."""
+def size(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least 1, or `least`."""
     number = index(name, value)
-    if number < 1:
-        raise ValueError(f"{name}: {value!r}, must be at least 1")
+    if number < least:
+        raise ValueError(f"{name}: {value!r}, must be at least {least}")
     return number
+
+
+def sizes(name: str, value: Any) -> Shape:
+    """Of some axes, or of one."""
+    found = tuple(size(name, n) for n in (value if isinstance(value, tuple | list) else (value,)))
+    if not found:
+        raise ValueError(f"{name}: {value!r}, must name at least one axis")
+    return found
 
 
 def dtype(value: Any) -> np.dtype[Any]:
@@ -179,6 +196,60 @@ def dtype(value: Any) -> np.dtype[Any]:
     if value is None or found.type not in FLOATS:
         raise TypeError(f"dtype: {value!r}, must be float32 or float64")
     return np.dtype(found.type)
+
+
+def of_layer(x: Any, dtype: np.dtype[Any]) -> None:
+    """An array of a layer's dtype."""
+    array("x", x)
+    if x.dtype.type is not dtype.type:
+        raise TypeError(f"x: dtype {x.dtype}, must be {dtype}, the layer's; pass x.astype(np.{dtype})")
+
+
+def ends_in(x: Array, shape: Shape) -> None:
+    """An array with these sizes of its last axes."""
+    if x.shape[-len(shape) :] != shape:
+        raise ValueError(f"x: shape {x.shape}, must end in {shape}")
+
+
+def channels(x: Array, axis: int, count: int) -> None:
+    """An array of so many channels."""
+    found = x.shape[channel_axis(axis, x)]
+    if found != count:
+        raise ValueError(f"x: shape {x.shape} has {found} channels on axis {axis}, must have {count}")
+
+
+def negative(name: str, value: Array) -> ValueError:
+    """What to raise for an array with negative numbers, which a kernel has found."""
+    return ValueError(f"{name}: {np.nanmin(value)} in it, must not be negative")
+
+
+def keys(name: str, value: Any, own: Mapping[str, Array]) -> None:
+    """A mapping with the same keys."""
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name}: {type(value).__qualname__}, must be a mapping from names to arrays")
+    if value.keys() != own.keys():
+        raise KeyError(f"{name}: keys {sorted(map(str, value))}, must be {sorted(own)}")
+
+
+def converted(name: str, value: Any, own: Array) -> Array:
+    """An array of the shape and dtype of the layer's own."""
+    if isinstance(value, np.ma.MaskedArray):
+        raise TypeError(f"{name}: MaskedArray, must be a plain array; pass one that is filled")
+    try:
+        array = np.asarray(value)
+    except Exception as error:  # as of a tensor that requires a gradient, or of lists of several lengths
+        raise TypeError(f"{name}: {type(value).__qualname__}, must be an array: {error}") from error
+    if array.dtype.kind in "mM" or not np.can_cast(array.dtype, own.dtype, "same_kind"):
+        raise TypeError(f"{name}: dtype {array.dtype}, must be one that casts to {own.dtype}")
+    if array.shape != own.shape:
+        raise ValueError(f"{name}: shape {array.shape}, must be {own.shape}")
+    with np.errstate(over="ignore"):
+        converted = array.astype(own.dtype)
+    if own.dtype.kind == "f" and not np.array_equal(np.isinf(converted), np.isinf(array)):
+        raise ValueError(f"{name}: {np.abs(array).max()} in it, must fit into {own.dtype}")
+    if own.dtype.kind == "i" and not (array.astype(object) == np.abs(converted)).all():
+        raise ValueError(f"{name}: {array}, must be a number of batches")
+    return converted
 
 
 def mask(value: Any, shape: Shape) -> None:

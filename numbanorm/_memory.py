@@ -122,10 +122,7 @@ def recycle_memory(limit: int) -> int:
     >>> recycle_memory(before)
     0
     """
-    number = _checks.index("limit", limit)
-    if number < 0:
-        raise ValueError(f"limit: {limit!r}, must be at least 0")
-    return _pool.set_limit(number)
+    return _pool.set_limit(_checks.size("limit", limit, least=0))
 
 
 def empty(shape: Shape, dtype: np.dtype[Any], beside: Array) -> Array:

@@ -86,7 +86,7 @@ def batch_norm(
         stream = not seen.small and streams(2 * x.nbytes)
         given = seen.load_x(x, seen.planes), behaved(mean, _checks.FLOAT64), behaved(var, _checks.FLOAT64), *affine
         if not kernels.batch_norm(engine(), stream, *given, eps, y):
-            raise ValueError(f"var: {np.nanmin(var)} in it, must not be negative")
+            raise _checks.negative("var", var)
     return seen.deliver(y, out)
 
 

@@ -67,18 +67,10 @@ class _Layer(ABC):
         ValueError
             An array in it has another shape.
         """
-        if not isinstance(state, Mapping):
-            raise TypeError(f"state: {type(state).__qualname__}, must be a mapping from names to arrays")
         own = self.parameters() | self._buffers()
-        if state.keys() != own.keys():
-            raise KeyError(f"state: keys {sorted(map(str, state))}, must be {sorted(own)}")
-        given = {key: _converted(f"state[{key!r}]", value, own[key]) for key, value in state.items()}
+        _checks.keys("state", state, own)
+        given = {key: _checks.converted(f"state[{key!r}]", value, own[key]) for key, value in state.items()}
         list(starmap(setitem, [(own[key], ..., value) for key, value in given.items()]))  # no signal comes between
-
-    def _check_dtype(self, x: Array) -> None:
-        _checks.array("x", x)
-        if x.dtype.type is not self.dtype.type:
-            raise TypeError(f"x: dtype {x.dtype}, must be {self.dtype}, the layer's; pass x.astype(np.{self.dtype})")
 
     def _last_forward(self) -> dict[str, Any]:
         if self._saved is None:
@@ -88,27 +80,6 @@ class _Layer(ABC):
     def _keep(self, dweight: Array, dbias: Array) -> None:
         gradients = {"weight": dweight, "bias": dbias}
         self.grads.update({key: gradients[key] for key in self.parameters()})
-
-
-def _converted(name: str, value: Any, own: Array) -> Array:
-    """An array of the shape and dtype of the layer's own."""
-    if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: MaskedArray, must be a plain array; pass one that is filled")
-    try:
-        array = np.asarray(value)
-    except Exception as error:  # as of a tensor that requires a gradient, or of lists of several lengths
-        raise TypeError(f"{name}: {type(value).__qualname__}, must be an array: {error}") from error
-    if array.dtype.kind in "mM" or not np.can_cast(array.dtype, own.dtype, "same_kind"):
-        raise TypeError(f"{name}: dtype {array.dtype}, must be one that casts to {own.dtype}")
-    if array.shape != own.shape:
-        raise ValueError(f"{name}: shape {array.shape}, must be {own.shape}")
-    with np.errstate(over="ignore"):
-        converted = array.astype(own.dtype)
-    if own.dtype.kind == "f" and not np.array_equal(np.isinf(converted), np.isinf(array)):
-        raise ValueError(f"{name}: {np.abs(array).max()} in it, must fit into {own.dtype}")
-    if own.dtype.kind == "i" and not (array.astype(object) == np.abs(converted)).all():
-        raise ValueError(f"{name}: {array}, must be a number of batches")
-    return converted
 
 
 class LayerNorm(_Layer):
@@ -153,11 +124,7 @@ class LayerNorm(_Layer):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        sizes = normalized_shape if isinstance(normalized_shape, tuple | list) else (normalized_shape,)
-        shape = tuple(_checks.size("normalized_shape", n) for n in sizes)
-        if not shape:
-            raise ValueError("normalized_shape: (), must name at least one axis")
-        self.normalized_shape = shape
+        self.normalized_shape = shape = _checks.sizes("normalized_shape", normalized_shape)
         self.eps = _checks.eps(eps)
         self.dtype = _checks.dtype(dtype)
         _checks.flag("weight", weight)
@@ -167,10 +134,9 @@ class LayerNorm(_Layer):
 
     def forward(self, x: Array) -> Array:
         """y; keeps a reference to x for `backward`."""
-        self._check_dtype(x)
+        _checks.of_layer(x, self.dtype)
+        _checks.ends_in(x, self.normalized_shape)
         axis = tuple(range(-len(self.normalized_shape), 0))
-        if x.shape[axis[0] :] != self.normalized_shape:
-            raise ValueError(f"x: shape {x.shape}, must end in {self.normalized_shape}")
         y, mean, rstd = layer_norm_forward(x, self.weight, self.bias, axis=axis, eps=self.eps)
         self._saved = {"x": x, "mean": mean, "rstd": rstd, "weight": self.weight, "axis": axis}
         return y
@@ -249,12 +215,8 @@ class BatchNorm(_Layer):
 
     def forward(self, x: Array) -> Array:
         """y; keeps a reference to x for `backward`, and in training updates the running statistics."""
-        self._check_dtype(x)
-        channels = x.shape[_checks.channel_axis(self.channel_axis, x)]
-        if channels != self.num_features:
-            raise ValueError(
-                f"x: shape {x.shape} has {channels} channels on axis {self.channel_axis}, must have {self.num_features}"
-            )
+        _checks.of_layer(x, self.dtype)
+        _checks.channels(x, self.channel_axis, self.num_features)
         return self._train_forward(x) if self.training else self._eval_forward(x)
 
     def _train_forward(self, x: Array) -> Array:

@@ -37,6 +37,6 @@ def test_a_bad_argument(name, data):
         call.function(**call.arguments | changed)
     note(repr(caught.value))
     names = call.arguments if argument == "x" else changed  # what goes with the old x does not with a new one
-    assert re.match(rf"({'|'.join(names)}|axis|channel_axis): |repeated axis in `axis`", str(caught.value))
+    assert re.match(rf"({'|'.join(names)}|axis|channel_axis): ", str(caught.value))
     for arrays in before:
         assert_kept(arrays)

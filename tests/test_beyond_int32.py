@@ -157,6 +157,24 @@ def test_layer_norm_rows(memory):
     assert_within(dbias, sums[2], UNIT * sums[3])
 
 
+def test_layer_norm_of_two_rows(memory):
+    """Forward: gradients of so long a weight and bias would take more memory than there is."""
+    shape = rows, cols = 2, 1_080_000_000
+    x, _, out = inputs(shape, memory)
+    needs(10)  # for a weight of ones and a bias of zeros, beside the results
+    y, own_mean, own_rstd = layer_norm_forward(x, out=out)
+    block = BLOCKS[0].astype(np.float64)
+    for row in range(rows):
+        count = times(1, rows, cols, row)
+        mean = (count * block).sum() / cols
+        std = np.sqrt((count * (block - mean) ** 2).sum() / cols + 1e-5)
+        for start, end in places(cols):
+            x_hat = (x[row, start:end].astype(np.float64) - mean) / std
+            assert_normalized(y[row, start:end], x_hat, x_hat)
+        assert_within(own_mean[row, 0], mean, UNIT * std / 8)
+        assert_within(own_rstd[row, 0], 1 / std, UNIT / std / 4)
+
+
 def test_layer_norm_of_a_middle_axis(memory):
     """All but dweight, which the reference would take minutes for."""
     shape = N, count, L = 2, 300, 3_600_000

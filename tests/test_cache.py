@@ -1,5 +1,6 @@
 """Compiled kernels kept on disk: never stale, never wrong, and no trouble where nothing can be kept."""
 
+import compileall
 import hashlib
 import os
 import shutil
@@ -58,11 +59,8 @@ def test_the_second_process_loads_what_the_first_compiled(copy):
     assert run(path=copy) == "1.5 loaded"
 
 
-@pytest.mark.parametrize("cache", [None, "elsewhere"])
-def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache):
-    """Where Numba's own cache goes by the file of the kernel alone."""
-    environment = {"NUMBA_CACHE_DIR": cache and str(tmp_path / cache)}
-    assert run(path=copy, **environment) == "1.5 compiled"
+def change(copy):
+    """The arithmetic that kernels take from another file, whose size and time stay."""
     formulas = copy / "numbanorm" / "_math.py"
     text = formulas.read_text()
     changed = text.replace("(1.0 - momentum) * running", "(2.0 - momentum) * running")
@@ -70,10 +68,46 @@ def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache):
     times = formulas.stat()
     formulas.write_text(changed)
     os.utime(formulas, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+@pytest.mark.parametrize("cache", [None, "elsewhere"])
+def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache):
+    """Where Numba's own cache goes by the file of the kernel alone."""
+    environment = {"NUMBA_CACHE_DIR": cache and str(tmp_path / cache)}
+    assert run(path=copy, **environment) == "1.5 compiled"
+    change(copy)
     shutil.rmtree(copy / "numbanorm" / "__pycache__", ignore_errors=True)  # Python goes by size and time
     assert run(path=copy, **environment) == "2.5 compiled"
     assert run(path=copy, **environment) == "2.5 loaded"
     assert len(files(tmp_path)) == 1
+
+
+def without_sources(copy):
+    """As byte code alone."""
+    compileall.compile_dir(copy, quiet=1, legacy=True)
+    for path in copy.rglob("*.py"):
+        path.unlink()
+    os.utime(copy / "numbanorm", (0, 0))  # as an installer may that makes the same of the same
+    return copy
+
+
+def archived(copy):
+    return Path(shutil.make_archive(str(copy.with_name("archive")), "zip", copy))
+
+
+@pytest.mark.parametrize("installed", [without_sources, archived])
+def test_a_change_where_there_are_no_source_files(installed, copy, tmp_path):
+    environment = {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    place = shutil.copytree(copy, tmp_path / "place")
+    path = installed(place)
+    assert run(path=tmp_path, PYTHONPATH=str(path), **environment) == "1.5 compiled"
+    assert run(path=tmp_path, PYTHONPATH=str(path), **environment) == "1.5 loaded"
+    shutil.rmtree(place)
+    change(copy)
+    shutil.copytree(copy, place)
+    assert installed(place) == path
+    assert run(path=tmp_path, PYTHONPATH=str(path), **environment) == "2.5 compiled"
+    assert run(path=tmp_path, PYTHONPATH=str(path), **environment) == "2.5 loaded"
 
 
 DAMAGE = {

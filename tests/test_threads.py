@@ -14,9 +14,10 @@ from tests.faults import ENGINES, python
 @pytest.fixture
 def machine(monkeypatch):
     """Eight processors, and no limit but what a test sets."""
-    for name in ("NUMBANORM_NUM_THREADS", "OMP_NUM_THREADS"):
+    for name in ("NUMBANORM_NUM_THREADS", "NUMBA_NUM_THREADS", "OMP_NUM_THREADS"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 8)
+    for name in ("NUMBA_NUM_THREADS", "NUMBA_DEFAULT_NUM_THREADS"):
+        monkeypatch.setattr(config, name, 8)
     monkeypatch.setattr(threads, "processors", lambda: set(range(8)))
     monkeypatch.setattr(threads, "cgroup_quota", lambda: None)
     return monkeypatch
@@ -53,6 +54,18 @@ def test_the_smallest_limit_counts(machine, openmp, own, asked, expected):
         if value is not None:
             machine.setenv(name, value)
     assert thread_count(asked) == expected
+
+
+def test_what_numba_found_as_it_was_imported_is_no_limit(machine):
+    """By a thread that was bound to one processor: the process has more. But what it was told is one."""
+    for name in ("NUMBA_NUM_THREADS", "NUMBA_DEFAULT_NUM_THREADS"):
+        machine.setattr(config, name, 1)
+    assert thread_count(None) == 8
+    machine.setenv("NUMBA_NUM_THREADS", "1")
+    assert thread_count(None) == 1
+    machine.delenv("NUMBA_NUM_THREADS")
+    machine.setattr(config, "NUMBA_NUM_THREADS", 3)
+    assert thread_count(None) == 3
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", "2.5", "1,2", "0x2", "1e1", "²"])

@@ -12,6 +12,7 @@ import os
 import pickle
 import platform
 import stat
+import sys
 import tempfile
 import uuid
 import warnings
@@ -168,17 +169,17 @@ def is_writable(directory):
 
 
 def _hash_sources():
-    """Of all that is compiled, as it is imported; in an archive or a frozen program, of what holds it."""
+    """Of all that is compiled, as the files that are imported hold it.
+
+    An archive is known by its path, time and size instead, and so is the executable of a frozen program.
+    """
     kernels = Path(__file__).parent
-    paths = [kernels.parent / "_math.py", *sorted(kernels.glob("*.py"))]
-    hashed = hashlib.sha256()
-    if paths[0].is_file():
-        for path in paths:
-            hashed.update(path.read_bytes())
-    else:
-        holder = next(path for path in kernels.parents if path.exists())
-        hashed.update(repr((str(holder), holder.stat().st_mtime_ns, holder.stat().st_size)).encode())
-    return hashed.digest()
+    paths = [*kernels.parent.glob("_math.py*"), *sorted(kernels.glob("*.py*"))]  # .pyc where there is no source
+    if paths:
+        return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).digest()
+    holder = next((path for path in kernels.parents if path.is_file()), Path(sys.executable))
+    stamp = str(holder), holder.stat().st_mtime_ns, holder.stat().st_size
+    return hashlib.sha256(repr(stamp).encode()).digest()
 
 
 _SOURCES = _hash_sources()

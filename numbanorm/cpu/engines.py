@@ -128,10 +128,11 @@ def _started() -> Engine | None:
                 return _start(name)
     finally:
         if not inside:
-            try:
-                _guard.release()  # also if a signal handler raised as it was acquired
-            except RuntimeError:
-                pass  # it was not
+            # Not `suppress`: a signal handler could raise after that call, before this one.
+            try:  # noqa: SIM105
+                _guard.release()
+            except RuntimeError:  # it was not acquired
+                pass
     used = _made.get(name)
     return used if used and used.threads <= thread_count(_asked_here()) else None
 

@@ -1,8 +1,8 @@
 """Locks that no other thread has at the moment when the process forks: a child would wait for it for ever.
 
-What Python calls before a fork and after it can be interrupted by signal handlers, and if one raises, it goes on without
-what that was to do. So the locks are taken and given back by functions of C alone, between which Python runs no handler,
-and while they are taken signals are held back, since Python runs handlers also where it waits for a lock.
+A signal handler can interrupt what Python calls before a fork and after it; if the handler raises, Python goes on
+without what that was to do. So the locks are taken and given back by functions of C alone, between which Python runs no
+handler; and while they are taken signals are held back, since Python runs handlers also where it waits for a lock.
 """
 
 import ctypes
@@ -35,9 +35,7 @@ def hold_across_forks(
     for lock in reversed(locks):
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     os.register_at_fork(before=partial(methodcaller("hold_back"), signals))
-    os.register_at_fork(
-        before=partial(forking.append, True), after_in_parent=forking.pop, after_in_child=forking.clear
-    )
+    os.register_at_fork(before=partial(forking.append, True), after_in_parent=forking.pop, after_in_child=forking.clear)
 
 
 class _Signals(threading.local):

@@ -22,7 +22,7 @@ def limits(asked: int | None) -> dict[str, int]:
     found = {
         "set_num_threads": asked,
         _OWN: _own_limit(),
-        "NUMBA_NUM_THREADS": int(config.NUMBA_NUM_THREADS),
+        "NUMBA_NUM_THREADS": _numba_limit(),
         "OMP_NUM_THREADS": _openmp_limit(),
         "processors": len(processors()),
         "cgroup quota": cgroup_quota(),
@@ -37,6 +37,12 @@ def _own_limit() -> int | None:
     if not text.strip().isdecimal() or int(text) < 1:
         raise ValueError(f"{_OWN}: {text!r}, must be a whole number of at least 1")
     return int(text)
+
+
+def _numba_limit() -> int | None:
+    """Unless it is what Numba found of itself: the processors of the thread that imported it, at that time."""
+    limit = int(config.NUMBA_NUM_THREADS)
+    return limit if "NUMBA_NUM_THREADS" in os.environ or limit != config.NUMBA_DEFAULT_NUM_THREADS else None
 
 
 def _openmp_limit() -> int | None:
