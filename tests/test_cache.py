@@ -3,6 +3,7 @@
 import compileall
 import hashlib
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -80,6 +81,18 @@ def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache):
     assert run(path=copy, **environment) == "2.5 compiled"
     assert run(path=copy, **environment) == "2.5 loaded"
     assert len(files(tmp_path)) == 1
+
+
+def test_byte_code_that_is_older_than_its_source(copy):
+    """Python runs it, and kernels are compiled from it, until it is gone."""
+    formulas = copy / "numbanorm" / "_math.py"
+    old = Path(py_compile.compile(formulas, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH))
+    change(copy)
+    assert run(path=copy) == "1.5 compiled"
+    assert run(path=copy) == "1.5 loaded"
+    old.unlink()
+    assert run(path=copy) == "2.5 compiled"
+    assert run(path=copy) == "2.5 loaded"
 
 
 def without_sources(copy):

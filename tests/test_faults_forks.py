@@ -1,4 +1,4 @@
-"""Forked children and other processes: right results in each within ten seconds (more if it compiles), whatever the parent was at."""
+"""Forked children and other processes: right results in each within seconds, whatever the parent was at."""
 
 import os
 import sys

@@ -1,21 +1,25 @@
 """Machine code kept from process to process: compiled once, and never served to other code than it was compiled from.
 
 A file holds one function for one signature, processor and version of what compiles it, all of which its name tells. It
-begins with a digest of its payload and of the sources of all kernels, since the code of one holds that of helpers from
-other files. A file that is damaged, cut short or of other sources is as good as none, and is written anew.
+begins with a digest of its payload and of the byte code of all kernels, since the code of one holds that of helpers
+from other files. A file that is damaged, cut short or of other code is as good as none, and is written anew.
 """
 
 import errno
 import functools
 import hashlib
+import importlib.util
 import os
 import pickle
+import pkgutil
 import platform
 import stat
 import sys
 import tempfile
+import types
 import uuid
 import warnings
+from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 import llvmlite
@@ -69,13 +73,13 @@ class KernelCache(NullCache):
 
 def _maker(codegen):
     """What compiles, for which processor, and how, in short."""
-    versions = numba.__version__, llvmlite.__version__, platform.python_implementation(), platform.python_version()
+    versions = numba.__version__, llvmlite.__version__, platform.python_version(), EXTENSION_SUFFIXES[0]
     options = config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
     return hashlib.sha256(repr((codegen.magic_tuple(), versions, options)).encode()).hexdigest()[:16]
 
 
 def _payload(path):
-    """What a file holds, if it is whole and of these sources."""
+    """What a file holds, if it is whole and of this code."""
     try:
         content = path.read_bytes()
     except OSError:
@@ -85,7 +89,7 @@ def _payload(path):
 
 
 def _digest(payload):
-    return hashlib.sha256(_SOURCES + payload).digest()
+    return hashlib.sha256(_code_digest() + payload).digest()
 
 
 def _write(directory, name, content):
@@ -168,18 +172,31 @@ def is_writable(directory):
     return existing.is_dir() and os.access(existing, os.W_OK) and (existing != directory or _is_safe(directory))
 
 
-def _hash_sources():
-    """Of all that is compiled, as the files that are imported hold it.
+def _imported():
+    """The byte code of all modules that kernels are compiled from, as Python imports it, now: it may change later.
 
-    An archive is known by its path, time and size instead, and so is the executable of a frozen program.
+    That of another file than the source, if Python takes one for up to date that is not.
     """
-    kernels = Path(__file__).parent
-    paths = [*kernels.parent.glob("_math.py*"), *sorted(kernels.glob("*.py*"))]  # .pyc where there is no source
-    if paths:
-        return hashlib.sha256(b"".join(path.read_bytes() for path in paths)).digest()
-    holder = next((path for path in kernels.parents if path.is_file()), Path(sys.executable))
-    stamp = str(holder), holder.stat().st_mtime_ns, holder.stat().st_size
-    return hashlib.sha256(repr(stamp).encode()).digest()
+    modules = pkgutil.iter_modules(sys.modules[__package__].__path__, f"{__package__}.")
+    names = "numbanorm._math", *sorted(module.name for module in modules)
+    return [importlib.util.find_spec(name).loader.get_code(name) for name in names]
 
 
-_SOURCES = _hash_sources()
+_CODE = _imported()
+
+
+@functools.cache
+def _code_digest():
+    return hashlib.sha256(repr([_contents(code) for code in _CODE]).encode()).digest()
+
+
+def _contents(code):
+    """What code does, wherever it stands."""
+    constants = [
+        _contents(constant)
+        if isinstance(constant, types.CodeType)
+        else (sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
+        for constant in code.co_consts
+    ]
+    variables = code.co_varnames, code.co_cellvars, code.co_freevars, code.co_argcount, code.co_kwonlyargcount
+    return code.co_name, code.co_code, code.co_flags, code.co_exceptiontable, code.co_names, variables, constants

@@ -10,6 +10,7 @@ from typing import Any
 from llvmlite.binding import ffi
 from numba import typeof, types
 from numba.core.compiler_lock import global_compiler_lock
+from numba.np.ufunc import parallel as numba_threads
 
 from numbanorm import _checks
 from numbanorm.cpu import portable, workers
@@ -30,10 +31,11 @@ class Engine:
     def __init__(self) -> None:
         self.pool = workers.new_pool()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.pool))
-        typeof(self.pool)  # imports numpy.ma: were it while another thread forks, the child could not
+        with global_compiler_lock:
+            typeof(self.pool)  # imports numpy.ma: were it while another thread forks, the child could not
         self.address = int(self.pool.ctypes.data)
         self.process = os.getpid()
-        self.processors: set[int] = set()  # that its threads may run on
+        self.asked: tuple[int, set[int]] | None = None  # how many threads, on which processors
 
     @property
     def threads(self) -> int:
@@ -44,10 +46,11 @@ class Engine:
         """Have so many, with the one that calls, or as many as the system grants."""
         if self.process != os.getpid():
             self.forked()
-        allowed = processors()
-        if (threads, allowed) != (self.threads, self.processors):
-            self._change_threads(threads, allowed)
-            self.processors = allowed
+        asked = threads, processors()
+        if asked != self.asked:
+            self.asked = None  # for the next call to do it, if a signal handler raises
+            self._change_threads(*asked)
+            self.asked = asked
 
     @abstractmethod
     def _change_threads(self, threads: int, allowed: set[int]) -> None: ...
@@ -55,7 +58,7 @@ class Engine:
     def forked(self) -> None:
         """Have none but the one that calls, in a child where there are no others."""
         self.pool[list(workers.CHANGING)] = 0
-        self.process = os.getpid()
+        self.process, self.asked = os.getpid(), None
 
 
 class Parked(Engine):
@@ -83,7 +86,7 @@ class Portable(Engine):
         super().__init__()
         self.lost = _is_forked and portable.has_started()  # Numba's threads do not survive a fork
         if not self.lost:
-            portable.all_take_part(self.address)  # loads Numba's threading layer, which a cached caller would not
+            portable.all_take_part.compile((types.intp,))  # starts Numba's threads, which loading a caller does not
         self.pool[workers.ENTRY] = c_address(workers.run if self.lost else portable.run, _ENTRY)
 
     def _change_threads(self, threads: int, allowed: set[int]) -> None:
@@ -98,7 +101,7 @@ class Portable(Engine):
 SERIAL = 0  # the engine that is none
 ENGINES = {"parked": Parked, "prange": Portable}
 
-_guard = threading.RLock()  # held to start and stop threads
+_guard = threading.RLock()  # to start and stop threads
 _address = 0  # of the engine in use, while its threads are as many as they should be
 _made: dict[str, Engine] = {}
 _resting: list[tuple[Engine, int]] = []  # engines that have no threads while the process forks, and how many they had
@@ -118,14 +121,17 @@ def engine() -> int:
 def _started() -> Engine | None:
     """The engine in use, or None.
 
-    It waits for no thread that forks: that one has the guard, and may wait for this one in hooks of others.
+    It waits for no thread that forks: that one has the guard, and may wait for this one in hooks of others. But a first
+    call of a kind does, for the compilers.
     """
     name = engine_name()
     inside = _guard._is_owned()  # in a signal handler or a hook
     try:
         while not forking:
+            if name not in _made:
+                _made.setdefault(name, ENGINES[name]())  # others may be here, too
             if inside or _guard.acquire(timeout=_PATIENCE):
-                return _start(name)
+                return _start(_made[name])
     finally:
         if not inside:
             # Not `suppress`: a signal handler could raise after that call, before this one.
@@ -137,13 +143,9 @@ def _started() -> Engine | None:
     return used if used and used.threads <= thread_count(_asked_here()) else None
 
 
-def _start(name: str) -> Engine:
-    """With the guard: make it, and see to its threads."""
+def _start(used: Engine) -> Engine:
+    """See to its threads, with the guard. Nothing is compiled: who compiles may wait for the guard."""
     global _address
-    if name not in _made:
-        _made.setdefault(name, ENGINES[name]())  # a signal handler may have been here meanwhile
-        atexit.register(_end)
-    used = _made[name]
     while True:
         asked = _asked
         used.set_threads(1 if _ending else thread_count(_asked_here()))
@@ -233,7 +235,7 @@ def _rest() -> None:
     """Parked threads end before the process forks: calls are done by their callers alone."""
     global _address
     _address = 0
-    _resting[:] = [(made, made.threads) for made in _made.values()]
+    _resting[:] = [(made, made.threads) for made in list(_made.values())]
     for made, _ in _resting:
         made.set_threads(1)
 
@@ -254,14 +256,14 @@ def _begin_anew() -> None:
         made.forked()
 
 
-def _compilers_locks() -> list[Any]:
-    """Those of Numba and of LLVM: a child could compile nothing that begins while another thread compiles."""
-    locks = (getattr(lock, "_lock", None) for lock in (global_compiler_lock, getattr(ffi.lib, "_lock", None)))
-    return [lock for lock in locks if lock is not None]
+def _others_locks() -> list[Any]:
+    """Of Numba and LLVM: a child could not compile, or start Numba's threads, if another thread was at it."""
+    locks = getattr(global_compiler_lock, "_lock", None), getattr(getattr(ffi.lib, "_lock", None), "_lock", None)
+    return [lock for lock in (*locks, getattr(numba_threads, "_backend_init_thread_lock", None)) if lock is not None]
 
 
 if hasattr(os, "register_at_fork"):
-    hold_across_forks([_guard, *_compilers_locks()], _rest, _resume, _begin_anew)
+    hold_across_forks([*_others_locks(), _guard], _rest, _resume, _begin_anew)
 
 
 def _end() -> None:
@@ -269,5 +271,8 @@ def _end() -> None:
     global _address, _ending
     with _guard:
         _ending, _address = True, 0
-        for made in _made.values():
+        for made in list(_made.values()):
             made.set_threads(1)
+
+
+atexit.register(_end)

@@ -39,10 +39,15 @@ def hold_across_forks(
 
 
 class _Signals(threading.local):
-    """Those that each thread has blocked: all for a while, and then as before."""
+    """Those that each thread has blocked: all for a while, and then as before.
+
+    Made as a thread first forks, in Python: if a handler raises there, this fork does without.
+    """
 
     def __init__(self) -> None:
         every, before = (ctypes.create_string_buffer(_SIGNALS_BYTES) for _ in range(2))
+        change = ctypes.pythonapi.pthread_sigmask
+        change(signal.SIG_BLOCK, None, before)
         ctypes.pythonapi.sigfillset(every)
-        self.hold_back = partial(ctypes.pythonapi.pthread_sigmask, signal.SIG_BLOCK, every, before)
-        self.restore = partial(ctypes.pythonapi.pthread_sigmask, signal.SIG_SETMASK, before, None)
+        self.hold_back = partial(change, signal.SIG_BLOCK, every, before)
+        self.restore = partial(change, signal.SIG_SETMASK, before, None)

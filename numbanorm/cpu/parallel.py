@@ -26,7 +26,11 @@ _ENTRY = ir.FunctionType(ir.VoidType(), [WORD] * 5)  # engine, kernel, context, 
 
 
 def parallel_for(kernel):
-    """``launch(engine, items, grain, args)`` for one range kernel; see the top of this file."""
+    """``launch(engine, items, grain, args)`` for one range kernel; see the top of this file.
+
+    The kernel may launch, too, and is served by its own thread then. It must neither fork nor set the number of
+    threads, which both wait for its end.
+    """
 
     @intrinsic
     def launch(typing_context, engine, items, grain, args):
