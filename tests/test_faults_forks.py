@@ -201,6 +201,59 @@ def test_a_child_of_a_signal_handler_goes_on_with_what_was_interrupted():
     python(script)
 
 
+@pytest.mark.parametrize("what", ["forks", "calls"])
+def test_a_signal_handler_forks_or_calls_within_a_compilation(what):
+    """Another thread's first call has begun, and waits for that compilation: nobody waits for it."""
+    script = f"""
+        import os, signal, time
+        from threading import Thread
+        from numba.core.compiler_lock import global_compiler_lock
+        from tests import faults
+
+        def handle(*_):
+            other.start()
+            time.sleep(0.5)
+            faults.in_fork(lambda: None) if "{what}" == "forks" else faults.results(faults.SMALL[0])
+            handled.append(True)
+
+        handled, other = [], Thread(target=lambda: faults.results(faults.SMALL[0]))
+        signal.signal(signal.SIGALRM, handle)
+        with global_compiler_lock:
+            signal.raise_signal(signal.SIGALRM)
+        other.join()
+        assert handled
+        faults.start_and_verify()
+    """
+    python(script)
+
+
+def test_fork_while_another_thread_starts_numbas_threads():
+    """As anyone may who asks how many there are; a child that uses them waits for no lock that its parent held."""
+    script = """
+        import time
+        from threading import Event, Thread
+        import numba
+        from numba.np.ufunc import parallel
+        from tests import faults
+
+        def slow():
+            entered.set()
+            time.sleep(0.5)
+            return check()
+
+        check, parallel._check_tbb_version_compatible = parallel._check_tbb_version_compatible, slow
+        entered = Event()
+        other = Thread(target=numba.get_num_threads)
+        other.start()
+        entered.wait(10)
+        assert entered.is_set()
+        faults.in_fork(faults.start_and_verify, limit=20)
+        other.join()
+        faults.start_and_verify()
+    """
+    python(script, NUMBANORM_ENGINE="prange")
+
+
 def test_fork_while_another_thread_compiles():
     """The child compiles, too: the compiler's lock is free there."""
     script = """

@@ -257,9 +257,14 @@ def _begin_anew() -> None:
 
 
 def _others_locks() -> list[Any]:
-    """Of Numba and LLVM: a child could not compile, or start Numba's threads, if another thread was at it."""
-    locks = getattr(global_compiler_lock, "_lock", None), getattr(getattr(ffi.lib, "_lock", None), "_lock", None)
-    return [lock for lock in (*locks, getattr(numba_threads, "_backend_init_thread_lock", None)) if lock is not None]
+    """Of Numba and LLVM, in the order in which they take them.
+
+    A child could neither compile nor start Numba's threads if another thread was at it.
+    """
+    compiler = getattr(global_compiler_lock, "_lock", None)
+    starter = getattr(numba_threads, "_backend_init_thread_lock", None)
+    llvm = getattr(getattr(ffi.lib, "_lock", None), "_lock", None)
+    return [lock for lock in (compiler, starter, llvm) if lock is not None]
 
 
 if hasattr(os, "register_at_fork"):
