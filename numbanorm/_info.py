@@ -3,7 +3,7 @@
 import ctypes
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,13 +22,25 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "CPU", f"{_model()}, compiled for {machine.target()[0]}"
     yield "vectors", f"{machine.vector_bits()} bits"
     yield "last-level cache", f"{machine.last_level_cache() >> 20} MiB counted on"
-    yield "engine", engines.engine_name()
-    limits = ", ".join(f"{name} {limit}" for name, limit in engines.thread_limits().items())
-    yield "threads", f"{engines.get_num_threads()} (limits: {limits})"
+    yield "engine", _or_error(engines.engine_name)
+    yield "threads", _or_error(_threads)
     for directory in cache.directories():
         yield "cache", f"{directory}: {_state(directory)}"
     yield "GPU", _gpus()
     yield "CUDA", "; ".join(_missing_for_cuda())
+
+
+def _or_error(value: Callable[[], str]) -> str:
+    """What is set wrongly is found out here."""
+    try:
+        return value()
+    except ValueError as error:
+        return f"error: {error}"
+
+
+def _threads() -> str:
+    limits = ", ".join(f"{name} {limit}" for name, limit in engines.thread_limits().items())
+    return f"{engines.get_num_threads()} (limits: {limits})"
 
 
 def _model() -> str:

@@ -60,26 +60,31 @@ def test_the_second_process_loads_what_the_first_compiled(copy):
     assert run(path=copy) == "1.5 loaded"
 
 
-def change(copy):
-    """The arithmetic that kernels take from another file, whose size and time stay."""
-    formulas = copy / "numbanorm" / "_math.py"
-    text = formulas.read_text()
-    changed = text.replace("(1.0 - momentum) * running", "(2.0 - momentum) * running")
+def change(copy, name, old, new):
+    """What kernels take from another file, whose size and time stay."""
+    path = copy / "numbanorm" / name
+    text = path.read_text()
+    changed = text.replace(old, new)
     assert changed != text
-    times = formulas.stat()
-    formulas.write_text(changed)
-    os.utime(formulas, ns=(times.st_atime_ns, times.st_mtime_ns))
+    times = path.stat()
+    path.write_text(changed)
+    os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
 
 
-@pytest.mark.parametrize("cache", [None, "elsewhere"])
-def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache):
+FORMULA = "_math.py", "(1.0 - momentum) * running", "(2.0 - momentum) * running"
+LOOP = "cpu/channels.py", "at(batch, j) * factor))", "at(batch, j) + factor))"
+
+
+@pytest.mark.parametrize(("cache", "changed", "expected"), [(None, FORMULA, 2.5), ("elsewhere", LOOP, 1.4)])
+def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache, changed, expected):
     """Where Numba's own cache goes by the file of the kernel alone."""
     environment = {"NUMBA_CACHE_DIR": cache and str(tmp_path / cache)}
     assert run(path=copy, **environment) == "1.5 compiled"
-    change(copy)
-    shutil.rmtree(copy / "numbanorm" / "__pycache__", ignore_errors=True)  # Python goes by size and time
-    assert run(path=copy, **environment) == "2.5 compiled"
-    assert run(path=copy, **environment) == "2.5 loaded"
+    change(copy, *changed)
+    for path in (copy / "numbanorm").rglob("*.pyc"):  # Python goes by size and time
+        path.unlink()
+    assert run(path=copy, **environment) == f"{expected} compiled"
+    assert run(path=copy, **environment) == f"{expected} loaded"
     assert len(files(tmp_path)) == 1
 
 
@@ -87,7 +92,7 @@ def test_byte_code_that_is_older_than_its_source(copy):
     """Python runs it, and kernels are compiled from it, until it is gone."""
     formulas = copy / "numbanorm" / "_math.py"
     old = Path(py_compile.compile(formulas, invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH))
-    change(copy)
+    change(copy, *FORMULA)
     assert run(path=copy) == "1.5 compiled"
     assert run(path=copy) == "1.5 loaded"
     old.unlink()
@@ -116,7 +121,7 @@ def test_a_change_where_there_are_no_source_files(installed, copy, tmp_path):
     assert run(path=tmp_path, PYTHONPATH=str(path), **environment) == "1.5 compiled"
     assert run(path=tmp_path, PYTHONPATH=str(path), **environment) == "1.5 loaded"
     shutil.rmtree(place)
-    change(copy)
+    change(copy, *FORMULA)
     shutil.copytree(copy, place)
     assert installed(place) == path
     assert run(path=tmp_path, PYTHONPATH=str(path), **environment) == "2.5 compiled"

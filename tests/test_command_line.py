@@ -78,6 +78,12 @@ def test_info(warm):
     assert "old or damaged" not in found["cache"]
 
 
+def test_info_tells_what_is_set_wrongly():
+    output = python("-m", "numbanorm", "info", NUMBANORM_NUM_THREADS="two")
+    assert "error: NUMBANORM_NUM_THREADS: 'two', must be a whole number of at least 1" in output
+    assert "error: NUMBANORM_ENGINE: 'steam'" in python("-m", "numbanorm", "info", NUMBANORM_ENGINE="steam")
+
+
 def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
     maker = cache._maker(cpu_target.target_context.codegen())
     good, damaged = tmp_path / f"a-{maker}.numbanorm", tmp_path / f"b-{maker}.numbanorm"
@@ -87,7 +93,7 @@ def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
     assert cache.contents(tmp_path) == (1, 1, 2 * (32 + len(payload)) - 1)
     good.rename(tmp_path / "a-of another processor.numbanorm")
     assert cache.contents(tmp_path)[:2] == (0, 2)
-    monkeypatch.setattr(cache, "_SOURCES", b"others")
+    monkeypatch.setattr(cache, "_code_digest", lambda: b"of other code")
     assert cache.contents(tmp_path) == (0, 2, 2 * (32 + len(payload)) - 1)
 
 

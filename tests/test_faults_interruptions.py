@@ -112,6 +112,36 @@ assert number > 100
     python(INTERRUPTIONS + script, NUMBANORM_ENGINE=engine)
 
 
+@pytest.mark.parametrize("pause", [0.11, 0.25])
+def test_ctrl_c_in_first_calls_that_compile(pause, tmp_path):
+    """Again and again, until one is through: Numba is left whole each time, and what was compiled meanwhile counts."""
+    script = f"""
+import signal
+import numbanorm
+from tests import reference
+from tests.cases import assert_normalized, values
+
+def ended(call):  # without a signal, which may come as the call returns
+    while True:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, {pause})
+            found = call()
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            return found
+        except KeyboardInterrupt:
+            interruptions.append(True)
+
+interruptions = []
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+for dtype in ("float32", "float64"):
+    x = values((300, 64), dtype, offset=3)
+    expected = reference.layer_norm_forward(x, None, None, -1)
+    assert_normalized(ended(lambda: numbanorm.layer_norm(x)), expected.y, expected.x_hat)
+assert len(interruptions) > 10
+"""
+    python(script, NUMBA_CACHE_DIR=str(tmp_path), limit=120)
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 def test_exceptions_while_the_process_forks():
     """No lock stays behind for other threads to wait for, and child and parent compute."""

@@ -194,6 +194,55 @@ def test_a_launch_waits_for_no_worker_that_has_not_come():
     python(script)
 
 
+@pytest.mark.skipif("parked" not in ENGINES, reason="a system without these workers")
+@pytest.mark.parametrize("threads", [2, 4])
+def test_a_thread_that_loses_its_core_delays_one_chunk(threads):
+    """One is held in its first, until all else is done: by the others, and it is no large part of the work."""
+    script = f"""
+        import numba
+        import numpy as np
+        from numba import types
+        from numbanorm.cpu.atomic import add, load, pause, replace, store
+        from numbanorm.cpu.parallel import engine, parallel_for
+        from tests import faults
+
+        ITEMS, THREADS = 2000, {threads}
+        CALLER, HELD, DONE, REST = range(4)  # a thread; the items of its chunk; items; 1: the rest is done
+        itself = types.ExternalFunction("pthread_self", types.intp())
+
+        @numba.njit(nogil=True)
+        def work(lo, hi, words):
+            address = words.ctypes.data
+            if itself() != load(address, CALLER) and replace(address, HELD, 0, hi - lo):
+                for _ in range(500_000_000):  # ten seconds
+                    if load(address, DONE) == ITEMS - (hi - lo):
+                        store(address, REST, 1)
+                        break
+                    pause()
+            for _ in range(100 * (hi - lo)):
+                pause()
+            add(address, DONE, hi - lo)
+
+        launch_work = parallel_for(work)
+
+        @numba.njit(nogil=True)
+        def launch(engine, words):
+            words[CALLER] = itself()
+            launch_work(engine, ITEMS, 1, (words,))
+
+        faults.use_threads(THREADS)
+        for _ in range(1000):
+            words = np.zeros(4, np.intp)
+            launch(engine(), words)
+            assert words[DONE] == ITEMS
+            if words[HELD]:
+                break
+        assert 0 < words[HELD] <= ITEMS // (2 * THREADS)
+        assert words[REST] == 1
+    """
+    python(script)
+
+
 def test_a_core_is_busy():
     """Nothing is lost when workers come late or never."""
     script = """

@@ -15,7 +15,7 @@ from numba.np.ufunc import parallel as numba_threads
 from numbanorm import _checks
 from numbanorm.cpu import portable, workers
 from numbanorm.cpu.forks import forking, hold_across_forks
-from numbanorm.cpu.jit import c_address
+from numbanorm.cpu.jit import c_address, uninterrupted
 from numbanorm.cpu.threads import is_multiprocessing_child, limits, processors, thread_count
 
 _VARIABLE = "NUMBANORM_ENGINE"
@@ -129,7 +129,7 @@ def _started() -> Engine | None:
     try:
         while not forking:
             if name not in _made:
-                _made.setdefault(name, ENGINES[name]())  # others may be here, too
+                _made.setdefault(name, uninterrupted(ENGINES[name]))  # others may be here, too
             if inside or _guard.acquire(timeout=_PATIENCE):
                 return _start(_made[name])
     finally:

@@ -1,7 +1,12 @@
 """The decorators of the CPU kernels: what is compiled how, and why."""
 
+import threading
+from concurrent.futures import Future
+from functools import partial
+
 import numba
 from numba import types
+from numba.core.compiler_lock import global_compiler_lock
 from numba.extending import intrinsic, register_jitable
 
 from numbanorm.cpu.cache import KernelCache
@@ -27,9 +32,32 @@ def _kept(**options):
     def decorate(function):
         dispatcher = compiled(function)
         dispatcher._cache = KernelCache(function)  # in place of Numba's, which trusts what it finds
+        dispatcher.compile = partial(uninterrupted, dispatcher.compile)
         return dispatcher
 
     return decorate
+
+
+def uninterrupted(function, *args):
+    """function(*args), which compiles, where no signal handler can raise: Numba would be left by halves, for good.
+
+    Handlers run in the main thread alone, so another one does it, unless this one has the compiler's lock.
+    """
+    if threading.current_thread() is not threading.main_thread() or global_compiler_lock.is_locked():
+        return function(*args)
+    future = Future()
+
+    def run():
+        try:
+            future.set_result(function(*args))
+        except BaseException as error:
+            future.set_exception(error)
+
+    try:
+        threading.Thread(target=run).start()
+    except RuntimeError:  # no thread is to be had, as at the interpreter's end
+        return function(*args)
+    return future.result()
 
 
 # What others may call, from Python and from compiled code: one range of the work, and the whole of it.
