@@ -1,7 +1,6 @@
 """The decorators of the CPU kernels: what is compiled how, and why."""
 
 import threading
-from concurrent.futures import Future
 from functools import partial
 
 import numba
@@ -45,19 +44,24 @@ def uninterrupted(function, *args):
     """
     if threading.current_thread() is not threading.main_thread() or global_compiler_lock.is_locked():
         return function(*args)
-    future = Future()
+    ended = []
 
     def run():
         try:
-            future.set_result(function(*args))
+            ended.append((function(*args), None))
         except BaseException as error:
-            future.set_exception(error)
+            ended.append((None, error))
 
+    thread = threading.Thread(target=run)
     try:
-        threading.Thread(target=run).start()
-    except RuntimeError:  # no thread is to be had, as at the interpreter's end
+        thread.start()
+    except RuntimeError:  # none is to be had, as at the interpreter's end
         return function(*args)
-    return future.result()
+    thread.join()
+    result, error = ended[0]
+    if error is not None:
+        raise error
+    return result
 
 
 # What others may call, from Python and from compiled code: one range of the work, and the whole of it.
