@@ -201,6 +201,28 @@ def test_a_child_of_a_signal_handler_goes_on_with_what_was_interrupted():
     python(script)
 
 
+def test_a_child_that_a_signal_handler_forks_during_a_first_call(tmp_path):
+    """It goes on with that call, as its parent does."""
+    script = """
+        import os, signal
+        import numbanorm
+        from tests import reference
+        from tests.cases import assert_normalized, values
+
+        children = []
+        x = values((300, 400), offset=3)
+        expected = reference.layer_norm_forward(x, None, None, -1)
+        signal.signal(signal.SIGALRM, lambda *_: children.append(os.fork()))
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        y = numbanorm.layer_norm(x)
+        assert_normalized(y, expected.y, expected.x_hat)
+        if children[0] == 0:
+            os._exit(7)
+        assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 7
+    """
+    python(script, NUMBA_CACHE_DIR=str(tmp_path))
+
+
 @pytest.mark.parametrize("what", ["forks", "calls"])
 def test_a_signal_handler_forks_or_calls_within_a_compilation(what):
     """Another thread's first call has begun, and waits for that compilation: nobody waits for it."""

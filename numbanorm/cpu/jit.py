@@ -58,6 +58,8 @@ def uninterrupted(function, *args):
     except RuntimeError:  # none is to be had, as at the interpreter's end
         return function(*args)
     thread.join()
+    if not ended:  # in a child that a signal handler forked meanwhile, where that thread is not
+        return function(*args)
     result, error = ended[0]
     if error is not None:
         raise error
