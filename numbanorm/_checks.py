@@ -236,20 +236,20 @@ def converted(name: str, value: Any, own: Array) -> Array:
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: MaskedArray, must be a plain array; pass one that is filled")
     try:
-        array = np.asarray(value)
+        given = np.asarray(value)
     except Exception as error:  # as of a tensor that requires a gradient, or of lists of several lengths
         raise TypeError(f"{name}: {type(value).__qualname__}, must be an array: {error}") from error
-    if array.dtype.kind in "mM" or not np.can_cast(array.dtype, own.dtype, "same_kind"):
-        raise TypeError(f"{name}: dtype {array.dtype}, must be one that casts to {own.dtype}")
-    if array.shape != own.shape:
-        raise ValueError(f"{name}: shape {array.shape}, must be {own.shape}")
+    if given.dtype.kind in "mM" or not np.can_cast(given.dtype, own.dtype, "same_kind"):
+        raise TypeError(f"{name}: dtype {given.dtype}, must be one that casts to {own.dtype}")
+    if given.shape != own.shape:
+        raise ValueError(f"{name}: shape {given.shape}, must be {own.shape}")
     with np.errstate(over="ignore"):
-        converted = array.astype(own.dtype)
-    if own.dtype.kind == "f" and not np.array_equal(np.isinf(converted), np.isinf(array)):
-        raise ValueError(f"{name}: {np.abs(array).max()} in it, must fit into {own.dtype}")
-    if own.dtype.kind == "i" and not (array.astype(object) == np.abs(converted)).all():
-        raise ValueError(f"{name}: {array}, must be a number of batches")
-    return converted
+        copy = given.astype(own.dtype)
+    if own.dtype.kind == "f" and not np.array_equal(np.isinf(copy), np.isinf(given)):
+        raise ValueError(f"{name}: {np.abs(given).max()} in it, must fit into {own.dtype}")
+    if own.dtype.kind == "i" and not (given.astype(object) == np.abs(copy)).all():
+        raise ValueError(f"{name}: {given}, must be a number of batches")
+    return copy
 
 
 def mask(value: Any, shape: Shape) -> None:

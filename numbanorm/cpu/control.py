@@ -11,7 +11,7 @@ from numba.extending import intrinsic
 
 _SETTING = 0xFFC0  # of MXCSR, the rest of which notes what exceptions there were
 _REGISTER = ir.IntType(32)
-_X86 = "x86_64", "i386", "i686"
+_X86 = "x86_64"
 _ARM = "aarch64", "arm64"
 
 
