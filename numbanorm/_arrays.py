@@ -18,6 +18,18 @@ from numbanorm._types import Array, Shape
 _SHORT = 1 << 16  # values: longer numbers in place of a parameter are not kept
 
 
+def elsewhere(x: Any) -> Any:
+    """The functions for arrays like x that are not NumPy's, or None: then it is for the checks to say what is wrong."""
+    return _on_gpu() if _checks.on_gpu(x) else None
+
+
+@lru_cache(None)
+def _on_gpu() -> Any:
+    from numbanorm.cuda import functions  # which says what to install, if anything is missing
+
+    return functions
+
+
 @dataclass(slots=True)
 class Split:
     """How arrays of x's shape are seen as (outer, own, inner). Calls share it: it is not to be changed."""

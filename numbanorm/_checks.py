@@ -40,10 +40,21 @@ def _array_type(name: str, value: Any) -> None:
         raise TypeError(f"{name}: {kind}, must be a plain numpy.ndarray; pass {name}.filled(...){also}")
     if isinstance(value, np.ndarray):
         return
-    if hasattr(type(value), "__cuda_array_interface__"):  # of a tensor that requires grad PyTorch's property raises
-        raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; GPU arrays are not supported, copy it to the host")
+    if on_gpu(value):
+        raise TypeError(f"{name}: {kind}, on a GPU, must be a numpy.ndarray as the other arrays; copy it to the host")
     how = "np.from_dlpack" if hasattr(type(value), "__dlpack__") else "np.asarray"
     raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; pass {how}({name})")
+
+
+def on_gpu(value: Any) -> bool:
+    """Whether it is an array there. Of a tensor that requires a gradient, PyTorch's property itself would raise."""
+    return hasattr(type(value), "__cuda_array_interface__") and getattr(value, "is_cuda", True)
+
+
+def other_kind(name: str, value: Any, x: Any) -> TypeError:
+    """What to raise for arrays of two kinds in one call."""
+    kinds = (f"{type(a).__module__}.{type(a).__qualname__}" for a in (value, x))
+    return TypeError("{}: {}, must be {} as x is; copy one of them".format(name, *kinds))
 
 
 def like(name: str, value: Any, x: Array) -> None:
@@ -254,14 +265,19 @@ def converted(name: str, value: Any, own: Array) -> Array:
 
 def mask(value: Any, shape: Shape) -> None:
     """A bool array of this shape with a True in it, if there is anything in it."""
+    mask_type(value, shape)
+    if value.size > 0 and not value.any():
+        raise ValueError("mask: all False, must leave at least one position")
+
+
+def mask_type(value: Any, shape: Shape) -> None:
+    """A bool array of this shape."""
     if type(value) is not np.ndarray:
         _array_type("mask", value)
     if value.dtype.type is not np.bool_:
         raise TypeError(f"mask: dtype {value.dtype}, must be bool")
     if value.shape != shape:
         raise ValueError(f"mask: shape {value.shape}, must be {shape}, the shape of x without its channel axis")
-    if value.size > 0 and not value.any():
-        raise ValueError("mask: all False, must leave at least one position")
 
 
 def several_values(x: Array, count: int, masked: bool) -> None:

@@ -93,14 +93,20 @@ def sum_dy_x_hat(sum_gh, sum_g, mean_h):
 
 
 @scalar
-def input_gradient_of_sums(sum_h, sum_g, sum_gh, rstd, count):
+def input_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd):
     """slope and offset with which `input_gradient` is
 
     dx = rstd * (wdy - mean(wdy) - x_hat * mean(wdy * x_hat)), means over what is normalised.
     """
+    return -rstd * mean_g_x_hat, rstd * (mean_h * mean_g_x_hat - mean_g)
+
+
+@scalar
+def input_gradient_of_sums(sum_h, sum_g, sum_gh, rstd, count):
+    """`input_gradient_of_means`, from sums."""
     mean_h, mean_g = sum_h / count, sum_g / count
     mean_g_x_hat = sum_gh / count - mean_g * mean_h  # = mean(wdy * x_hat), since mean(x_hat) = 0
-    return -rstd * mean_g_x_hat, rstd * (mean_h * mean_g_x_hat - mean_g)
+    return input_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd)
 
 
 @scalar

@@ -7,7 +7,7 @@ from operator import setitem
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._arrays import Split, behaved, see, split
+from numbanorm._arrays import Split, behaved, elsewhere, see, split
 from numbanorm._types import Array, Forward, Gradients, Shape
 from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.machine import streams
@@ -73,6 +73,8 @@ def batch_norm(
     array([[-0.999995  , -0.99999994],
            [ 0.999995  ,  0.99999994]], dtype=float32)
     """
+    if type(x) is not np.ndarray and (functions := elsewhere(x)):
+        return functions.batch_norm(x, mean, var, weight, bias, channel_axis, eps, out)
     seen = see(x, channel_axis, _checks.channel_axes)
     _checks.statistic("mean", mean, seen.parameter_shape, seen.dtype)
     _checks.statistic("var", var, seen.parameter_shape, seen.dtype)
@@ -168,6 +170,9 @@ def batch_norm_forward(
     >>> mean, running_mean, running_var
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
+    if type(x) is not np.ndarray and (functions := elsewhere(x)):
+        statistics = running_mean, running_var, momentum
+        return functions.batch_norm_forward(x, weight, bias, *statistics, channel_axis, eps, mask, out)
     running = running_mean, running_var
     return train_forward(x, weight, bias, *running, _NOT_COUNTED, momentum, channel_axis, eps, mask, out)
 
@@ -235,6 +240,8 @@ def batch_norm_backward(
     >>> dbias
     array([2., 2.], dtype=float32)
     """
+    if type(x) is not np.ndarray and (functions := elsewhere(x)):
+        return functions.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis, mask, frozen, out)
     seen = see(x, channel_axis, _checks.channel_axes)
     _checks.like("dy", dy, x)
     _checks.statistic("mean", mean, seen.parameter_shape, seen.dtype)

@@ -1,0 +1,136 @@
+"""Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels."""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from numba import types
+
+from numbanorm.cuda import ways
+from numbanorm.cuda.call import Run, type_of
+from numbanorm.cuda.channels import (
+    TERMS,
+    apply,
+    apply_gradient,
+    channel_gradients,
+    channel_statistics,
+    given_statistics,
+    piece_gradients,
+    piece_moments,
+)
+from numbanorm.cuda.layernorm import lanes_of
+from numbanorm.cuda.moments import FIELDS, SLOTS
+
+_NONE = Run(0, np.dtype(np.float32), 0)
+_WARP = 32
+_BLOCKS = 512  # that keep a GPU busy
+_LONG = 16  # values of a channel next to each other, from which on they are a thread's
+_MANY = 64  # rows from which on columns are
+_MOST = 1 << 30  # vectors to a piece
+
+
+class _Plan(NamedTuple):
+    way: ways.Way
+    lanes: int
+    block: tuple[int, int]
+    tiles: int
+    pieces: int
+    chunk: int
+    columns: int  # of the states of pieces
+    own: int  # of them, to a channel
+
+    @property
+    def grid(self):
+        return self.tiles * self.pieces
+
+
+@lru_cache(1 << 10)
+def _plan(N, C, L, lanes, masked):
+    if L == 1 or (L < _LONG and N >= _MANY):
+        lanes = lanes if L == 1 else 1
+        block = _block(-(-C * L // lanes))
+        tiles = -(-C * L // (lanes * block[0]))
+        total, at_once = N, block[1] * TERMS
+        way, columns, own = ways.columns(lanes, masked), C * L, L
+    else:
+        lanes = 1 if masked else lanes
+        block, tiles = (SLOTS, 1), C
+        total, at_once = N * (L // lanes), SLOTS * TERMS
+        way, columns, own = ways.channels(lanes, masked), C, 1
+    pieces = max(1, min(_BLOCKS // max(1, tiles), -(-total // at_once)), -(-total // _MOST))
+    chunk = max(1, -(-total // pieces))
+    return _Plan(way, lanes, block, tiles, -(-total // chunk), chunk, columns, own)
+
+
+def _block(columns):
+    threads = 1
+    while threads < _WARP and threads < columns:
+        threads *= 2
+    return threads, SLOTS // threads
+
+
+def _plan_of(N, C, L, mask, *runs):
+    return _plan(N, C, L, lanes_of(C if L == 1 else L, *runs), mask.size > 0)
+
+
+def batch_norm_forward(
+    call, x, weight, bias, running_mean, running_var, momentum, eps, mask, y, mean, rstd, N, C, L
+):
+    """x, y: (N, C, L); mask: (N, L), or none; all else (C,), of parameters and running statistics or none."""
+    plan, dtype = _plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
+    partials, mean_h = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, C)
+    place = N, C, L, plan.chunk, plan.tiles
+    call.launch(piece_moments(dtype, plan.lanes, plan.way), plan.grid, plan.block, x, mask, partials, *place)
+    block = _block(C)
+    running = type_of(running_mean.dtype), type_of(running_var.dtype)
+    arguments = partials, eps, momentum, mean, rstd, mean_h, running_mean, running_var, plan.pieces, C, plan.own
+    sizes = running_mean.size, running_var.size
+    call.launch(channel_statistics(dtype, *running), -(-C // block[0]), block, *arguments, *sizes)
+    arguments = x, mean, rstd, mean_h, weight, bias, mask, y, *place, C, weight.size, bias.size
+    call.launch(apply(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
+
+
+def batch_norm(call, x, mean, var, weight, bias, eps, y, N, C, L):
+    """Inference. x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,)."""
+    m, rstd, mean_h = call.scratch(x.dtype, C, C, C)
+    _prepare(call, mean, var, eps, m, rstd, mean_h, C, is_rstd=False)
+    _apply(call, x, m, rstd, mean_h, weight, bias, _NONE, y, N, C, L)
+
+
+def _prepare(call, mean, second, eps, m, rstd, mean_h, C, is_rstd):
+    kernel = given_statistics(type_of(m.dtype), type_of(mean.dtype), type_of(second.dtype), is_rstd)
+    call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, second, eps, m, rstd, mean_h, C)
+
+
+def _apply(call, x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L):
+    plan = _plan_of(N, C, L, mask, x, mean, rstd, mean_h, weight, bias, y)
+    arguments = x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L, plan.chunk, plan.tiles
+    sizes = mean.size, weight.size, bias.size
+    call.launch(apply(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments, *sizes)
+
+
+def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias, N, C, L):
+    """dy, x, dx: (N, C, L); mask: (N, L), or none; all else (C,), and of x's dtype."""
+    linear, plan = _gradients(call, dy, x, mean, rstd, _NONE, weight, mask, dx, dweight, dbias, N, C, L, frozen=False)
+    arguments = dy, x, mean, rstd, linear, mask, dx, N, C, L, plan.chunk, plan.tiles
+    call.launch(apply_gradient(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments)
+
+
+def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias, N, C, L):
+    """As `batch_norm_backward` where mean and rstd, of any dtypes, are constants."""
+    m, own_rstd, mean_h = call.scratch(x.dtype, C, C, C)
+    _prepare(call, mean, rstd, 0.0, m, own_rstd, mean_h, C, is_rstd=True)
+    scale, _ = _gradients(call, dy, x, m, own_rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen=True)
+    _apply(call, dy, _NONE, scale, _NONE, _NONE, _NONE, mask, dx, N, C, L)  # dx = rstd * wdy
+
+
+def _gradients(call, dy, x, mean, rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen):
+    """What makes dx of dy and x, as `channel_gradients` says."""
+    plan, dtype = _plan_of(N, C, L, mask, dy, x, mean, rstd, dx), type_of(x.dtype)
+    partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, (1 if frozen else 4) * C)
+    arguments = dy, x, mean, rstd, mask, partials, N, C, L, plan.chunk, plan.tiles
+    call.launch(piece_gradients(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
+    block = _block(C)
+    arguments = partials, rstd, mean_h, weight, dweight, dbias, linear, plan.pieces, C, plan.own, weight.size
+    call.launch(channel_gradients(dtype, frozen), -(-C // block[0]), block, *arguments)
+    return linear, plan

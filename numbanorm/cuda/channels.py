@@ -1,0 +1,251 @@
+"""Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels.
+
+One launch makes the states of pieces of each channel, one merges them, and one applies what comes of it. Nobody adds to
+memory that others add to: the order of all sums is fixed by the shape. `way` is that of `ways` in which x is shared out.
+"""
+
+from functools import lru_cache
+
+from numba import types
+
+from numbanorm._math import (
+    affine,
+    input_gradient,
+    input_gradient_of_means,
+    moving_average,
+    normalize,
+    reciprocal_std,
+    scaled_difference,
+    shifted_gradient,
+)
+from numbanorm.cuda import cuda
+from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.moments import (
+    FIELDS,
+    SLOTS,
+    finished,
+    merge,
+    merge_gradients,
+    states,
+    summed_gradients,
+    summed_moments,
+)
+from numbanorm.cuda.reduce import device
+from numbanorm.cuda.vectors import holds, load, load_constant, number, registers, shared, store
+
+TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
+
+
+@device
+def _one(place, geometry, weight):
+    return 1.0
+
+
+@lru_cache(None)
+def piece_moments(dtype, lanes, way):
+    """The states of pieces of x, into partials (pieces, FIELDS, C * L or C)."""
+    share, deliver = way.share, way.deliver(lanes, merge)
+    moments_of = summed_moments(lanes, TERMS, way.source)
+
+    def kernel(x, mask, partials, N, C, L, chunk, tiles):
+        block = cuda.blockIdx.x
+        first, end, step, _, geometry = share(block, N, C, L, chunk, tiles)
+        deliver(moments_of(x, mask, first, end, step, geometry), partials, block, C, L, tiles)
+
+    values = types.CPointer(dtype)
+    return Kernel(kernel, (values, types.CPointer(types.uint8), values, *[types.int64] * 5))
+
+
+@lru_cache(None)
+def piece_gradients(dtype, lanes, way):
+    """The gradient states of pieces of dy and x, into partials (pieces, FIELDS, C * L or C)."""
+    share, deliver, stat_lanes = way.share, way.deliver(lanes, merge_gradients), way.lanes
+    gradients_of = summed_gradients(lanes, GRADIENT_TERMS, way.source, _one)
+
+    def kernel(dy, x, mean, rstd, mask, partials, N, C, L, chunk, tiles):
+        block = cuda.blockIdx.x
+        first, end, step, channel, geometry = share(block, N, C, L, chunk, tiles)
+        m, r = number(0.0, x, stat_lanes), number(0.0, x, stat_lanes)
+        if first < end:
+            m, r = load(mean, channel, stat_lanes), load(rstd, channel, stat_lanes)
+        state = gradients_of(dy, x, m, r, x, mask, first, end, step, geometry)
+        deliver(state, partials, block, C, L, tiles)
+
+    values = types.CPointer(dtype)
+    return Kernel(kernel, (*[values] * 4, types.CPointer(types.uint8), values, *[types.int64] * 5))
+
+
+def _channel_states(merged):
+    """A device function: for the first thread of each column of a block, the state of a channel, of those of pieces."""
+    of = states(merged, 1)
+    nothing, load_state, of_threads, room = of.nothing, of.load, of.of_threads, FIELDS * SLOTS
+
+    @device
+    def state_of(partials, channel, pieces, C, L):
+        state = nothing(partials)
+        entry = types.int64(cuda.threadIdx.y)
+        while entry < pieces * L and channel < C:
+            piece = entry // L
+            place = piece * FIELDS * C * L + channel * L + (entry - piece * L)
+            state = merged(state, load_state(partials, place, C * L))
+            entry += cuda.blockDim.y
+        slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+        return of_threads(shared(partials, room), state, cuda.threadIdx.y, cuda.blockDim.y, cuda.blockDim.x, slot)
+
+    return state_of
+
+
+@lru_cache(None)
+def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
+    """mean, rstd and mean_h = delta * rstd of each channel, of partials (pieces, FIELDS, C * L); and the running
+    statistics moved, if `means` and `vars` are C, not 0, by channels of two values and more.
+    """
+    state_of = _channel_states(merge)
+
+    def kernel(partials, eps, momentum, mean, rstd, mean_h, running_mean, running_var, pieces, C, L, means, variances):
+        channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        state = state_of(partials, channel, pieces, C, L)
+        if cuda.threadIdx.y == 0 and channel < C:
+            m, delta, var, own_rstd = finished(state, eps)
+            store(mean, channel, m)
+            store(rstd, channel, own_rstd)
+            store(mean_h, channel, delta * own_rstd)
+            count = state[0]
+            if holds(count > 1.5) and channel < means:
+                old, batch = load(running_mean, channel, 1), number(m, running_mean, 1) + number(delta, running_mean, 1)
+                store(running_mean, channel, moving_average(old, number(momentum, old, old), batch))
+            if holds(count > 1.5) and channel < variances:
+                old, batch = load(running_var, channel, 1), number(var * (count / (count - 1.0)), running_var, 1)
+                store(running_var, channel, moving_average(old, number(momentum, old, old), batch))
+
+    values, size = types.CPointer(dtype), types.int64
+    wide = max(dtype, running_mean_dtype, running_var_dtype, key=lambda t: t.bitwidth)
+    running = types.CPointer(running_mean_dtype), types.CPointer(running_var_dtype)
+    return Kernel(kernel, (values, dtype, wide, *[values] * 3, *running, *[size] * 5))
+
+
+@lru_cache(None)
+def channel_gradients(dtype, frozen):
+    """dweight and dbias of each channel, and what makes dx: linear (4, C), the shift of dy, scale, slope and offset."""
+    state_of = _channel_states(merge_gradients)
+
+    def kernel(partials, rstd, mean_h, weight, dweight, dbias, linear, pieces, C, L, weights):
+        channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        count, own_mean_h, mean_dy, low, c, c_low = state_of(partials, channel, pieces, C, L)
+        if cuda.threadIdx.y == 0 and channel < C:
+            scale, sum_dy = load(rstd, channel, 1), count * mean_dy + count * low
+            if channel < weights:
+                scale = scale * load(weight, channel, 1)
+            sum_dy_x_hat = c + c_low
+            if frozen:
+                sum_dy_x_hat += sum_dy * (own_mean_h - load(mean_h, channel, 1))
+            else:
+                mean_dy_x_hat = sum_dy_x_hat / count
+                slope, offset = input_gradient_of_means(own_mean_h, low, mean_dy_x_hat, scale)
+                store(linear, channel, mean_dy)
+                store(linear, C + channel, scale)
+                store(linear, 2 * C + channel, slope)
+                store(linear, 3 * C + channel, offset)
+            if holds(count <= 0.0):
+                sum_dy = sum_dy_x_hat = number(0.0, rstd, 1)
+            store(dweight, channel, sum_dy_x_hat)
+            store(dbias, channel, sum_dy)
+            if frozen:
+                store(linear, channel, scale)
+
+    return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 4))
+
+
+@lru_cache(None)
+def apply(dtype, lanes, way):
+    """y. From the last block to the first: what was read last is still in the cache.
+
+    Of the statistics and parameters, as many values are there as `means`, `weights` and `biases` say: C or none.
+    """
+    share, source, stat_lanes = way.share, way.source, way.lanes
+    address, weighs = source.address, source.weighs
+
+    def kernel(x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L, chunk, tiles, means, weights, biases):
+        block = cuda.gridDim.x - 1 - cuda.blockIdx.x
+        first, end, step, channel, geometry = share(block, N, C, L, chunk, tiles)
+        own_rstd, own_weight = number(0.0, x, stat_lanes), number(1.0, x, stat_lanes)
+        m, own_mean_h, own_bias = number(0.0, x, stat_lanes), number(0.0, x, stat_lanes), number(0.0, x, stat_lanes)
+        if first < end:
+            own_rstd = load(rstd, channel, stat_lanes)
+            if channel < means:
+                m, own_mean_h = load(mean, channel, stat_lanes), load(mean_h, channel, stat_lanes)
+            if channel < weights:
+                own_weight = load(weight, channel, stat_lanes)
+            if channel < biases:
+                own_bias = load(bias, channel, stat_lanes)
+        values, place = registers(x, lanes, APPLY_TERMS), first
+        while place < end:
+            for k in range(APPLY_TERMS):
+                if place + k * step < end:
+                    values[k] = load(x, address(place + k * step, geometry), lanes)
+            for k in range(APPLY_TERMS):
+                own = place + k * step
+                if own < end:
+                    result = affine(normalize(values[k], m, own_rstd, own_mean_h), own_weight, own_bias)
+                    if not weighs(own, geometry, mask):
+                        result = number(0.0, x, lanes)
+                    store(y, address(own, geometry), result)
+            place += APPLY_TERMS * step
+
+    values = types.CPointer(dtype)
+    return Kernel(kernel, (*[values] * 6, types.CPointer(types.uint8), values, *[types.int64] * 8))
+
+
+@lru_cache(None)
+def apply_gradient(dtype, lanes, way):
+    """dx, of linear (4, C) as `channel_gradients` makes it. From the last block to the first."""
+    share, source, stat_lanes = way.share, way.source, way.lanes
+    address, weighs = source.address, source.weighs
+
+    def kernel(dy, x, mean, rstd, linear, mask, dx, N, C, L, chunk, tiles):
+        block = cuda.gridDim.x - 1 - cuda.blockIdx.x
+        first, end, step, channel, geometry = share(block, N, C, L, chunk, tiles)
+        zero = number(0.0, x, stat_lanes)
+        m = r = m_dy = scale = slope = offset = zero
+        if first < end:
+            m, r = load(mean, channel, stat_lanes), load(rstd, channel, stat_lanes)
+            m_dy, scale = load(linear, channel, stat_lanes), load(linear, C + channel, stat_lanes)
+            slope, offset = load(linear, 2 * C + channel, stat_lanes), load(linear, 3 * C + channel, stat_lanes)
+        hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), first
+        while place < end:
+            for k in range(APPLY_TERMS):
+                if place + k * step < end:
+                    where = address(place + k * step, geometry)
+                    hs[k] = scaled_difference(load(x, where, lanes), m, r)
+                    gs[k] = shifted_gradient(load(dy, where, lanes), 1.0, m_dy)
+            for k in range(APPLY_TERMS):
+                own = place + k * step
+                if own < end:
+                    result = input_gradient(gs[k], hs[k], scale, slope, offset)
+                    if not weighs(own, geometry, mask):
+                        result = number(0.0, x, lanes)
+                    store(dx, address(own, geometry), result)
+            place += APPLY_TERMS * step
+
+    values = types.CPointer(dtype)
+    return Kernel(kernel, (*[values] * 5, types.CPointer(types.uint8), values, *[types.int64] * 5))
+
+
+@lru_cache(None)
+def given_statistics(dtype, mean_dtype, second_dtype, is_rstd):
+    """m, rstd and mean_h of a mean and a variance, or an rstd, of any dtypes: what `apply` takes."""
+
+    def kernel(mean, second, eps, m, rstd, mean_h, C):
+        channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        if channel < C:
+            own_mean, own = load(mean, channel, 1), load(second, channel, 1)
+            rounded = number(own_mean, m, 1)
+            if not is_rstd:
+                own = reciprocal_std(own, eps)
+            own_rstd = number(own, m, 1)
+            store(m, channel, rounded)
+            store(rstd, channel, own_rstd)
+            store(mean_h, channel, number(own_mean - number(rounded, mean, 1), m, 1) * own_rstd)
+
+    pointers = types.CPointer(mean_dtype), types.CPointer(second_dtype)
+    return Kernel(kernel, (*pointers, second_dtype, *[types.CPointer(dtype)] * 3, types.int64))

@@ -1,0 +1,183 @@
+"""The public functions, of arrays on a GPU: check, see, allocate, launch. What they do is said where they are public."""
+
+from typing import Any
+
+import numpy as np
+
+from numbanorm import _checks
+from numbanorm._types import Forward, Gradients, Shape
+from numbanorm.cuda import batchnorm, layernorm
+from numbanorm.cuda.call import Call, Layout, Run
+
+
+def layer_norm(x: Any, weight: Any, bias: Any, axis: Any, eps: Any, out: Any) -> Any:
+    return _layer_norm_forward(x, weight, bias, axis, eps, out, statistics=False)[0]
+
+
+def layer_norm_forward(x: Any, weight: Any, bias: Any, axis: Any, eps: Any, out: Any) -> Forward:
+    return Forward(*_layer_norm_forward(x, weight, bias, axis, eps, out, statistics=True))
+
+
+def _layer_norm_forward(
+    x: Any, weight: Any, bias: Any, axis: Any, eps: Any, out: Any, statistics: bool
+) -> tuple[Any, Any, Any]:
+    call = Call(x, weight=weight, bias=bias, out=out)
+    lies = _layout(call, _checks.axes(axis, call.x.array), "weight", "bias")
+    eps = _checks.eps(eps)
+    _check_out(call, ("x",), ("weight", "bias"))
+
+    seen, dtype = lies.split, lies.split.dtype
+    own_weight, own_bias = (call.run(name, lies.parameter, dtype) for name in ("weight", "bias"))
+    own_x = call.run("x", lies.strides, dtype)
+    y, target = call.target(lies.strides, apart=False)
+    (mean, own_mean), (rstd, own_rstd) = ((None, Run(0, dtype, 0)),) * 2
+    if statistics:
+        mean, own_mean = call.empty(seen.kept_shape, lies.kept, dtype)
+        rstd, own_rstd = call.empty(seen.kept_shape, lies.kept, dtype)
+    columns = seen.inner != 1
+    kernel = layernorm.layer_norm_columns_forward if columns else layernorm.layer_norm_forward
+    sizes = seen.planes if columns else seen.planes[:2]
+    kernel(call, own_x, own_weight, own_bias, eps, target, own_mean, own_rstd, *sizes)
+    return call.deliver(y, target, lies.strides), mean, rstd
+
+
+def layer_norm_backward(dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis: Any, out: Any) -> Gradients:
+    call = Call(x, dy=dy, mean=mean, rstd=rstd, weight=weight, out=out)
+    lies = _layout(call, _checks.axes(axis, call.x.array), "weight")
+    seen, dtype = lies.split, lies.split.dtype
+    _checks.like("dy", call.array("dy"), call.x.array)
+    _check_statistics(call, lies, seen.kept_shape, "mean", "rstd")
+    _check_out(call, ("dy", "x"), ("mean", "rstd", "weight"))
+
+    columns = seen.inner != 1
+    own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
+    own_mean, own_rstd = call.run("mean", lies.kept, dtype), call.run("rstd", lies.kept, dtype)
+    own_weight = call.run("weight", lies.parameter, dtype)
+    dx, target = call.target(lies.strides, apart=not columns and layernorm.is_long(own_x, seen.own))
+    dweight, own_dweight = call.empty(seen.parameter_shape, lies.parameter, dtype)
+    dbias, own_dbias = call.empty(seen.parameter_shape, lies.parameter, dtype)
+    kernel = layernorm.layer_norm_columns_backward if columns else layernorm.layer_norm_backward
+    sizes = seen.planes if columns else seen.planes[:2]
+    kernel(call, own_dy, own_x, own_mean, own_rstd, own_weight, target, own_dweight, own_dbias, *sizes)
+    return Gradients(call.deliver(dx, target, lies.strides), dweight, dbias)
+
+
+def batch_norm(
+    x: Any, mean: Any, var: Any, weight: Any, bias: Any, channel_axis: Any, eps: Any, out: Any
+) -> Any:
+    call = Call(x, mean=mean, var=var, weight=weight, bias=bias, out=out)
+    lies = _layout(call, _checks.channel_axes(channel_axis, call.x.array), "weight", "bias")
+    seen, dtype = lies.split, lies.split.dtype
+    _check_statistics(call, lies, seen.parameter_shape, "mean", "var")
+    eps = _checks.eps(eps)
+    _check_out(call, ("x",), ("mean", "var", "weight", "bias"))
+
+    own_mean, own_var = _as_it_is(call, lies, "mean"), _as_it_is(call, lies, "var")
+    own_weight, own_bias = (call.run(name, lies.parameter, dtype) for name in ("weight", "bias"))
+    own_x = call.run("x", lies.strides, dtype)
+    y, target = call.target(lies.strides, apart=False)
+    batchnorm.batch_norm(call, own_x, own_mean, own_var, own_weight, own_bias, eps, target, *seen.planes)
+    return call.deliver(y, target, lies.strides)
+
+
+def batch_norm_forward(
+    x: Any,
+    weight: Any,
+    bias: Any,
+    running_mean: Any,
+    running_var: Any,
+    momentum: Any,
+    channel_axis: Any,
+    eps: Any,
+    mask: Any,
+    out: Any,
+) -> Forward:
+    arrays = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var, "mask": mask}
+    call = Call(x, **arrays, out=out)
+    axis = _checks.channel_axis(channel_axis, call.x.array)
+    lies = _layout(call, (axis,), "weight", "bias")
+    seen, dtype = lies.split, lies.split.dtype
+    eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
+    _check_mask(call, axis)
+    _check_out(call, ("x",), ("weight", "bias", "mask"))
+    apart = {name: call.array(name) for name in ("weight", "bias", "mask", "out")} | {"x": call.x.array}
+    for name in ("running_mean", "running_var"):
+        _checks.updated(name, call.array(name), seen.parameter_shape, dtype, apart)
+        apart[name] = call.array(name)
+    if mask is None:
+        _checks.several_values(call.x.array, seen.outer * seen.inner, masked=False)
+
+    own_weight, own_bias = (call.run(name, lies.parameter, dtype) for name in ("weight", "bias"))
+    own_running_mean, own_running_var = (_as_it_is(call, lies, name) for name in ("running_mean", "running_var"))
+    own_mask = call.run("mask", lies.others, np.dtype(np.bool_))
+    own_x = call.run("x", lies.strides, dtype)
+    y, target = call.target(lies.strides, apart=False)
+    mean, own_mean = call.empty(seen.parameter_shape, lies.parameter, dtype)
+    rstd, own_rstd = call.empty(seen.parameter_shape, lies.parameter, dtype)
+    given = own_x, own_weight, own_bias, own_running_mean, own_running_var, momentum, eps, own_mask
+    batchnorm.batch_norm_forward(call, *given, target, own_mean, own_rstd, *seen.planes)
+    for name, run in (("running_mean", own_running_mean), ("running_var", own_running_var)):
+        call.put_back(name, run, (run.dtype.itemsize,))
+    return Forward(call.deliver(y, target, lies.strides), mean, rstd)
+
+
+def batch_norm_backward(
+    dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, channel_axis: Any, mask: Any, frozen: Any, out: Any
+) -> Gradients:
+    call = Call(x, dy=dy, mean=mean, rstd=rstd, weight=weight, mask=mask, out=out)
+    axis = _checks.channel_axis(channel_axis, call.x.array)
+    lies = _layout(call, (axis,), "weight")
+    seen, dtype = lies.split, lies.split.dtype
+    _checks.like("dy", call.array("dy"), call.x.array)
+    _check_statistics(call, lies, seen.parameter_shape, "mean", "rstd")
+    _checks.flag("frozen", frozen)
+    _check_mask(call, axis)
+    _check_out(call, ("dy", "x"), ("mean", "rstd", "weight", "mask"))
+
+    own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
+    own_weight, own_mask = call.run("weight", lies.parameter, dtype), call.run("mask", lies.others, np.dtype(np.bool_))
+    if frozen:
+        own_mean, own_rstd = _as_it_is(call, lies, "mean"), _as_it_is(call, lies, "rstd")
+    else:
+        own_mean, own_rstd = call.run("mean", lies.parameter, dtype), call.run("rstd", lies.parameter, dtype)
+    dx, target = call.target(lies.strides, apart=False)
+    dweight, own_dweight = call.empty(seen.parameter_shape, lies.parameter, dtype)
+    dbias, own_dbias = call.empty(seen.parameter_shape, lies.parameter, dtype)
+    kernel = batchnorm.batch_norm_backward_frozen if frozen else batchnorm.batch_norm_backward
+    given = own_dy, own_x, own_mean, own_rstd, own_weight, own_mask
+    kernel(call, *given, target, own_dweight, own_dbias, *seen.planes)
+    return Gradients(call.deliver(dx, target, lies.strides), dweight, dbias)
+
+
+def _layout(call: Call, axes: Shape, *parameters: str) -> Layout:
+    """How x is seen; x and the parameters checked."""
+    _checks.array("x", call.x.array)
+    lies = call.layout(axes)
+    for name in parameters:
+        if (array := call.array(name)) is not None:
+            _checks.parameter(name, array, lies.split.parameter_shape, lies.split.dtype)
+    return lies
+
+
+def _check_statistics(call: Call, lies: Layout, shape: Shape, *names: str) -> None:
+    for name in names:
+        _checks.statistic(name, call.array(name), shape, lies.split.dtype)
+
+
+def _check_out(call: Call, same: tuple[str, ...], apart: tuple[str, ...]) -> None:
+    out, arrays = call.array("out"), {"x": call.x.array} | {name: call.array(name) for name in call.seen}
+    if out is not None:
+        _checks.out(out, call.x.array, {n: arrays[n] for n in same}, {n: arrays[n] for n in apart})
+
+
+def _check_mask(call: Call, axis: int) -> None:
+    mask, shape = call.array("mask"), call.x.array.shape
+    if mask is not None:
+        _checks.mask_type(mask, shape[:axis] + shape[axis + 1 :])
+
+
+def _as_it_is(call: Call, lies: Layout, name: str) -> Run:
+    """A vector of its own dtype."""
+    array = call.array(name)
+    dtype = lies.split.dtype if array is None else array.dtype
+    return call.run(name, (dtype.itemsize,), dtype)

@@ -1,0 +1,113 @@
+"""Layer normalization over the columns of x (rows, cols), and over the middle axis of x (N, count, L)."""
+
+from functools import lru_cache
+
+from numbanorm.cuda.call import type_of
+from numbanorm.cuda.columns import columns_backward, columns_forward
+from numbanorm.cuda.longrows import long_rows_backward, long_rows_forward
+from numbanorm.cuda.moments import SLOTS
+from numbanorm.cuda.rows import BLOCK, MOST_GRADIENT_THREADS, MOST_THREADS, rows_backward, rows_forward
+from numbanorm.cuda.sums import column_sums, parameter_gradients
+from numbanorm.cuda.vectors import BYTES
+
+_HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in which it takes them, at most
+_WARP = 32
+_BUSY = 1 << 14  # threads that keep a GPU busy
+_CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is float32
+
+
+def lanes_of(size, *runs):
+    """Values to a vector: as many as are 128 bits, where runs and pieces of `size` values begin at multiples of that."""
+    lanes = BYTES // runs[0].dtype.itemsize
+    return lanes if size % lanes == 0 and not any(run.address % BYTES for run in runs) else 1
+
+
+@lru_cache(1 << 10)
+def group_of(cols, lanes, itemsize, most):
+    """How many threads share a row, and in how many steps; no threads where a row is too long to be held."""
+    vectors, most_steps = -(-cols // lanes), min(_STEPS, _HELD // (lanes * itemsize))
+    for threads in (2, 8, _WARP):
+        if vectors <= threads:
+            return threads, 1
+    steps = 2
+    while steps < most_steps and vectors > steps * _WARP:
+        steps *= 2
+    if vectors <= steps * _WARP:
+        return _WARP, steps
+    threads = 2 * _WARP
+    while threads <= most and vectors > steps * threads:
+        threads *= 2
+    return (threads, steps) if threads <= most else (0, 0)
+
+
+def _block_of(threads):
+    """Of groups of so many."""
+    return threads, max(1, BLOCK // threads)
+
+
+def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
+    """x, y: (rows, cols); weight, bias: (cols,), or none; mean, rstd: (rows,), or both none."""
+    dtype, lanes = type_of(x.dtype), lanes_of(cols, x, weight, bias, y)
+    threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_THREADS)
+    arguments = x, weight, bias, eps, cols, y, mean, rstd, rows, cols, weight.size, bias.size, mean.size
+    if threads:
+        block = _block_of(threads)
+        call.launch(rows_forward(dtype, lanes, steps, threads), -(-rows // block[1]), block, *arguments)
+    else:
+        call.launch(long_rows_forward(dtype, lanes), rows, (SLOTS, 1), *arguments)
+
+
+def layer_norm_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
+    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), or none; dweight, dbias: (cols,)."""
+    dtype, lanes = type_of(x.dtype), lanes_of(cols, dy, x, weight, dx)
+    threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_GRADIENT_THREADS)
+    if not threads:
+        (mean_h,) = call.scratch(x.dtype, rows)
+        arguments = dy, x, mean, rstd, weight, dx, mean_h, rows, cols, weight.size
+        call.launch(long_rows_backward(dtype, lanes), rows, (SLOTS, 1), *arguments)
+        arguments = dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols
+        call.launch(parameter_gradients(dtype), -(-cols // _WARP), (_WARP, SLOTS // _WARP), *arguments)
+        return
+    block = _block_of(threads)
+    chunk = max(1, min(_CHUNK, rows * threads // _BUSY))
+    chunks = -(-rows // chunk)
+    (partials,) = call.scratch(x.dtype, 2 * chunks * cols)
+    arguments = dy, x, mean, rstd, weight, cols, dx, partials, rows, cols, weight.size, chunk, chunks
+    call.launch(rows_backward(dtype, lanes, steps, threads), -(-chunks // block[1]), block, *arguments)
+    _add_partials(call, dtype, partials, dweight, dbias, chunks, cols)
+
+
+def is_long(x, cols):
+    """Whether `layer_norm_backward` reads x and dy again after it has written some of dx."""
+    return not group_of(cols, lanes_of(cols, x), x.dtype.itemsize, MOST_GRADIENT_THREADS)[0]
+
+
+def _add_partials(call, dtype, partials, dweight, dbias, pieces, cols):
+    arguments = partials, dweight, dbias, pieces, cols
+    call.launch(column_sums(dtype), -(-2 * cols // _WARP), (_WARP, SLOTS // _WARP), *arguments)
+
+
+def _tiling(L, lanes):
+    """A block, and how many tiles an L is."""
+    threads = 1
+    while threads < _WARP and threads * lanes < L:
+        threads *= 2
+    return (threads, SLOTS // threads), -(-L // (lanes * threads))
+
+
+def layer_norm_columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, count, L):
+    """x, y: (N, count, L); weight, bias: (count,), or none; mean, rstd: (N, L), or both none."""
+    lanes = lanes_of(L, x, y, mean, rstd)
+    block, tiles = _tiling(L, lanes)
+    arguments = x, weight, bias, eps, y, mean, rstd, count, L, tiles, weight.size, bias.size, N if mean.size else 0
+    call.launch(columns_forward(type_of(x.dtype), lanes), N * tiles, block, *arguments)
+
+
+def layer_norm_columns_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L):
+    """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), or none; dweight, dbias: (count,)."""
+    dtype, lanes = type_of(x.dtype), lanes_of(L, dy, x, dx, mean, rstd)
+    block, tiles = _tiling(L, lanes)
+    (partials,) = call.scratch(x.dtype, 2 * N * tiles * count)
+    arguments = dy, x, mean, rstd, weight, dx, partials, count, L, tiles, weight.size
+    call.launch(columns_backward(dtype, lanes, block[0]), N * tiles, block, *arguments)
+    _add_partials(call, dtype, partials, dweight, dbias, N * tiles, count)

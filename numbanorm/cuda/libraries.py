@@ -1,0 +1,139 @@
+"""Arrays on a GPU, of whatever library: how they are known, where they lie, and how new ones of their kind are made.
+
+No library is imported here before an array of its own has come.
+"""
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbanorm._types import Array, Shape
+from numbanorm.cuda import cuda
+
+
+class Library(NamedTuple):
+    """What a library does with arrays of its own."""
+
+    empty: Callable[[Any, Shape, Shape, np.dtype[Any]], Any]  # (like, shape, strides in bytes, dtype), on like's device
+    stream: Callable[[Any], int]  # the handle of the stream that its next operation on an array would be on; 0: default
+    device: Callable[[Any], int]  # the number of an array's
+
+
+_registered: dict[type, Library] = {}
+
+
+def register(array_type: type, library: Library) -> None:
+    """Take arrays of one more type, which has `__cuda_array_interface__`."""
+    _registered[array_type] = library
+    _library_of_type.cache_clear()
+
+
+def library_of(name: str, value: Any) -> Library:
+    found = _library_of_type(type(value))
+    if found is None:
+        kind = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise TypeError(
+            f"{name}: {kind}, must be an array of CuPy, PyTorch or Numba; pass cupy.asarray({name}), "
+            f"or tell numbanorm.cuda.libraries.register how arrays of this type are made"
+        )
+    return found
+
+
+@lru_cache(256)
+def _library_of_type(array_type: type) -> Library | None:
+    for base in array_type.__mro__:
+        if base in _registered:
+            return _registered[base]
+        if base.__module__.partition(".")[0] in _KNOWN:
+            return _KNOWN[base.__module__.partition(".")[0]]
+    return None
+
+
+def _numba_empty(like: Any, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> Any:
+    return cuda.device_array(shape, dtype, strides, stream=like.stream)
+
+
+def _numba_stream(array: Any) -> int:
+    return int(array.stream)
+
+
+def _numba_device(array: Any) -> int:
+    context = getattr(array.gpu_data, "context", None)  # none of memory that another library owns
+    return (context or cuda.current_context()).device.id
+
+
+def _cupy_empty(like: Any, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> Any:
+    cupy = sys.modules["cupy"]
+    with like.device:
+        size = int(np.prod(shape)) * dtype.itemsize
+        return cupy.ndarray(shape, dtype, cupy.cuda.alloc(size), strides)
+
+
+def _cupy_stream(array: Any) -> int:
+    with array.device:
+        return sys.modules["cupy"].cuda.get_current_stream().ptr
+
+
+def _cupy_device(array: Any) -> int:
+    return array.device.id
+
+
+def _torch_empty(like: Any, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> Any:
+    torch = sys.modules["torch"]
+    steps = [step // dtype.itemsize for step in strides]
+    return torch.empty_strided(shape, steps, dtype=getattr(torch, dtype.name), device=like.device)
+
+
+def _torch_stream(array: Any) -> int:
+    return sys.modules["torch"].cuda.current_stream(array.device).cuda_stream
+
+
+def _torch_device(array: Any) -> int:
+    return array.device.index
+
+
+_KNOWN = {
+    "numba": Library(_numba_empty, _numba_stream, _numba_device),
+    "cupy": Library(_cupy_empty, _cupy_stream, _cupy_device),
+    "torch": Library(_torch_empty, _torch_stream, _torch_device),
+}
+
+
+class Seen(NamedTuple):
+    """An array of a GPU as NumPy sees it: one of the same shape, strides and dtype at the same address, not to be read.
+
+    So NumPy's own rules, of overlap and the rest, hold for it, and the checks of arguments as they are.
+    """
+
+    array: Array
+    address: int
+
+
+def seen_from_here(name: str, value: Any) -> Seen:
+    try:
+        interface = value.__cuda_array_interface__
+    except RuntimeError as error:  # PyTorch, of a tensor that requires a gradient
+        raise TypeError(f"{name}: {error}") from None
+    if interface.get("mask") is not None:
+        raise TypeError(f"{name}: masked, must be a plain array")
+    address, read_only = interface["data"]
+    found = seen_at(address, read_only, interface["shape"], interface.get("strides"), interface["typestr"])
+    if not found.array.dtype.isnative:
+        raise TypeError(f"{name}: dtype {found.array.dtype}, must be of native byte order")
+    if not found.array.flags.aligned:
+        raise ValueError(f"{name}: address {address:#x}, must be aligned to its dtype {found.array.dtype}")
+    return found
+
+
+class _Interface:
+    def __init__(self, **interface: Any) -> None:
+        self.__array_interface__ = {"version": 3, **interface}
+
+
+@lru_cache(1 << 12)
+def seen_at(address: int, read_only: bool, shape: Shape, strides: Shape | None, typestr: str) -> Seen:
+    data = address or 64, read_only  # for 0, as of an empty array, NumPy would take memory of its own
+    return Seen(np.asarray(_Interface(data=data, shape=shape, strides=strides, typestr=typestr)), address)

@@ -1,0 +1,132 @@
+"""Layer normalization over the columns of x (rows, cols), in rows too long for the registers of a block: x is read twice.
+
+A block takes a row, a thread vectors one block's width apart.
+"""
+
+from functools import lru_cache
+
+from numba import types
+
+from numbanorm._math import (
+    affine,
+    input_gradient,
+    input_gradient_of_means,
+    normalize,
+    scaled_difference,
+    shifted_gradient,
+)
+from numbanorm.cuda import cuda
+from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.moments import FIELDS, SLOTS, Source, finished, merge, merge_gradients, states
+from numbanorm.cuda.moments import summed_gradients, summed_moments
+from numbanorm.cuda.reduce import device, group
+from numbanorm.cuda.vectors import join, lane, load, load_constant, number, registers, shared, store
+
+TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
+_ROOM = FIELDS * SLOTS
+
+
+def source_of(lanes):
+    """Places are vectors of a row."""
+
+    @device
+    def address(place, geometry):
+        (start,) = geometry
+        return start + place * lanes
+
+    @device
+    def weighs(place, geometry, mask):
+        return True
+
+    return Source(address, weighs)
+
+
+def weight_at(lanes):
+    """The vector of weights at a column, of which `weights` are there, all or none."""
+
+    @device
+    def weight_at_column(weight, c, weights):
+        found = number(1.0, weight, lanes)
+        if weights > 0:
+            found = load_constant(weight, c, lanes)
+        return found
+
+    return weight_at_column
+
+
+@lru_cache(None)
+def long_rows_forward(dtype, lanes):
+    """As `rows.rows_forward`."""
+    moments_of, of_threads = summed_moments(lanes, TERMS, source_of(lanes)), states(merge, 1).of_threads
+    of_all_lanes, first_of, weight_of = states(merge, lanes).of_all_lanes, group(SLOTS).first, weight_at(lanes)
+
+    def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weights, biases, kept):
+        row, own, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
+        start, vectors = row * cols, cols // lanes
+        state = of_all_lanes(moments_of(x, x, own, vectors, width, (start,)))
+        state = of_threads(shared(x, _ROOM), state, own, width, 1, own)
+        m, delta, _, own_rstd = finished(state, eps)
+        found = first_of(join(m, delta, own_rstd, own_rstd), shared(x, 4))
+        m, delta, own_rstd = lane(found, 0), lane(found, 1), lane(found, 2)
+        if own == 0 and row < kept:
+            store(mean, row, m)
+            store(rstd, row, own_rstd)
+        mean_h, values, place = delta * own_rstd, registers(x, lanes, APPLY_TERMS), own
+        while place < vectors:
+            for k in range(APPLY_TERMS):
+                if place + k * width < vectors:
+                    values[k] = load(x, start + (place + k * width) * lanes, lanes)
+            for k in range(APPLY_TERMS):
+                c = (place + k * width) * lanes
+                if c < cols:
+                    own_bias = number(0.0, x, lanes)
+                    if biases > 0:
+                        own_bias = load_constant(bias, c, lanes)
+                    x_hat = normalize(values[k], m, own_rstd, mean_h)
+                    store(y, start + c, affine(x_hat, weight_of(weight, c, weights), own_bias))
+            place += APPLY_TERMS * width
+
+    values, size = types.CPointer(dtype), types.int64
+    return Kernel(kernel, (*[values] * 3, dtype, dtype, *[values] * 3, *[size] * 5))
+
+
+@lru_cache(None)
+def long_rows_backward(dtype, lanes):
+    """dx (rows, cols), and what the stored mean of each row lacks, times rstd: mean_h (rows,)."""
+    weight_of = weight_at(lanes)
+
+    @device
+    def factor(place, geometry, weight):
+        pointer, weights = weight
+        return weight_of(pointer, place * lanes, weights)
+
+    gradients_of = summed_gradients(lanes, GRADIENT_TERMS, source_of(lanes), factor)
+    of_threads, of_all_lanes = states(merge_gradients, 1).of_threads, states(merge_gradients, lanes).of_all_lanes
+    first_of = group(SLOTS).first
+
+    def kernel(dy, x, mean, rstd, weight, dx, mean_h, rows, cols, weights):
+        row, own, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
+        start, vectors = row * cols, cols // lanes
+        m, r = load(mean, row, 1), load(rstd, row, 1)
+        state = gradients_of(dy, x, m, r, (weight, weights), x, own, vectors, width, (start,))
+        state = of_threads(shared(x, _ROOM), of_all_lanes(state), own, width, 1, own)
+        count, own_mean_h, mean_wdy, low, c, c_low = state
+        slope, offset = input_gradient_of_means(own_mean_h, low, (c + c_low) / count, r)
+        found = first_of(join(mean_wdy, slope, offset, own_mean_h), shared(x, 4))
+        m_wdy, slope, offset = lane(found, 0), lane(found, 1), lane(found, 2)
+        if own == 0:
+            store(mean_h, row, lane(found, 3))
+        hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), own
+        while place < vectors:
+            for k in range(APPLY_TERMS):
+                c = (place + k * width) * lanes
+                if c < cols:
+                    hs[k] = scaled_difference(load(x, start + c, lanes), m, r)
+                    gs[k] = shifted_gradient(load(dy, start + c, lanes), weight_of(weight, c, weights), m_wdy)
+            for k in range(APPLY_TERMS):
+                c = (place + k * width) * lanes
+                if c < cols:
+                    store(dx, start + c, input_gradient(gs[k], hs[k], r, slope, offset))
+            place += APPLY_TERMS * width
+
+    return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 3))

@@ -1,0 +1,267 @@
+"""Mean and variance of any number of values, and the same of two kinds of values together, by merging.
+
+A *state* is (count, mean, low, m2, m2_low, unit) of some values: their mean is mean + low, the sum of the squares of
+what they differ from it (m2 + m2_low) * unit**2. States of disjoint values merge into that of all of them [1]_, all
+terms of m2 being positive: no guess at the mean is needed, and none can be bad. Sums and means are kept in two parts,
+since float32 sums over many values would lose digits, and the unit, a power of two, keeps squares within the range of
+float32. Threads make states of runs of a few values, which they hold in registers, and merge these.
+
+A *gradient state* is (count, mean_h, mean_g, low, c, c_low): the means of h and of g, and the sum of the products of
+what they differ from them.
+
+.. [1] Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from numbanorm._math import choose, reciprocal_std, scaled_difference, sums_are_exact
+from numbanorm.cuda import cuda
+from numbanorm.cuda.reduce import device, larger
+from numbanorm.cuda.vectors import first_half, holds, load, number, registers, second_half, store
+
+FIELDS = 6  # of a state
+SLOTS = 256  # threads of a block whose states are merged
+ROOM, WIDE_ROOM = FIELDS * SLOTS, 4 * FIELDS * SLOTS  # numbers in shared memory, for vectors of one and of four lanes
+_SMALL, _LARGE = 2.0**-50, 2.0**55  # below and above: squares that float32 may not hold
+_SMALL_UNIT, _LARGE_UNIT = 2.0**-90, 2.0**80
+
+
+@device
+def unit_for(peak):
+    """The unit for squares of numbers up to a peak, and for sums of them."""
+    return choose(peak < _SMALL, _SMALL_UNIT, choose(peak > _LARGE, _LARGE_UNIT, number(1.0, peak, peak)))
+
+
+@device
+def scale_of(unit):
+    """1 / unit."""
+    return choose(unit < 1.0, 1.0 / _SMALL_UNIT, choose(unit > 1.0, 1.0 / _LARGE_UNIT, unit))
+
+
+@device
+def two_sum(a, b):
+    """a + b, rounded, and what rounding took."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+@device
+def merge(a, b):
+    """The state of the values of two."""
+    count_a, mean_a, low_a, m2_a, m2_low_a, unit_a = a
+    count_b, mean_b, low_b, m2_b, m2_low_b, unit_b = b
+    if holds(count_b <= 0.0):
+        return a
+    if holds(count_a <= 0.0):
+        return b
+    share = count_b / (count_a + count_b)
+    apart = (mean_b - mean_a) + (low_b - low_a)
+    unit = larger(larger(unit_a, unit_b), unit_for(abs(apart)))
+    scale = scale_of(unit)
+    own_a, own_b, own_apart = unit_a * scale, unit_b * scale, apart * scale
+    m2, lost = two_sum(m2_a * own_a * own_a, m2_b * own_b * own_b)
+    m2, lost_too = two_sum(m2, own_apart * own_apart * (count_a * share))
+    m2_low = m2_low_a * own_a * own_a + m2_low_b * own_b * own_b + (lost + lost_too)
+    mean, rest = two_sum(mean_a, apart * share)
+    return count_a + count_b, mean, low_a + rest, m2, m2_low, unit
+
+
+@device
+def merge_gradients(a, b):
+    """The gradient state of the values of two."""
+    count_a, h_a, g_a, low_a, c_a, c_low_a = a
+    count_b, h_b, g_b, low_b, c_b, c_low_b = b
+    if holds(count_b <= 0.0):
+        return a
+    if holds(count_a <= 0.0):
+        return b
+    share = count_b / (count_a + count_b)
+    h_apart, g_apart = h_b - h_a, (g_b - g_a) + (low_b - low_a)
+    c, lost = two_sum(c_a, c_b)
+    c, lost_too = two_sum(c, h_apart * g_apart * (count_a * share))
+    mean_g, rest = two_sum(g_a, g_apart * share)
+    return count_a + count_b, h_a + h_apart * share, mean_g, low_a + rest, c, c_low_a + c_low_b + (lost + lost_too)
+
+
+@device
+def finished(state, eps):
+    """m, delta, var and rstd: the mean, rounded, what rounding took, and what is made of the biased variance."""
+    count, mean, low, m2, m2_low, unit = state
+    m, delta = two_sum(mean, low)
+    var = (m2 + m2_low) / count
+    m = choose(count > 0.0, m, var)  # of no value: NaN
+    scale, plain_var = scale_of(unit), var * unit * unit
+    exact = sums_are_exact(delta * 0.0, plain_var, eps)
+    scaled = scale * reciprocal_std(var, eps * scale * scale)
+    return m, delta, plain_var, choose(exact, reciprocal_std(plain_var, eps), scaled)
+
+
+class States(NamedTuple):
+    """Device functions on states of vectors of so many lanes; `merged` is `merge` or `merge_gradients`."""
+
+    nothing: object  # (like): the state of no value
+    load: object  # (run, index, step): from numbers `step` apart
+    store: object  # (run, index, step, state)
+    of_all_lanes: object  # (state): of one lane
+    of_threads: object  # (room, state, own, threads, apart, slot): see below
+
+
+@lru_cache(None)
+def states(merged, lanes):
+    """For vectors of 1, 2 or 4 lanes."""
+
+    @device
+    def nothing(like):
+        zero = number(0.0, like, lanes)
+        return number(0.0, like, 1), zero, zero, zero, zero, zero
+
+    @device
+    def load_state(run, index, step):
+        count = load(run, index, 1)
+        a, b = load(run, index + step, lanes), load(run, index + 2 * step, lanes)
+        c, d = load(run, index + 3 * step, lanes), load(run, index + 4 * step, lanes)
+        return count, a, b, c, d, load(run, index + 5 * step, lanes)
+
+    @device
+    def store_state(run, index, step, state):
+        count, a, b, c, d, e = state
+        store(run, index, number(count, a, lanes))
+        store(run, index + step, a)
+        store(run, index + 2 * step, b)
+        store(run, index + 3 * step, c)
+        store(run, index + 4 * step, d)
+        store(run, index + 5 * step, e)
+
+    @device
+    def of_one(state):
+        return state
+
+    @device
+    def of_two(state):
+        count, a, b, c, d, e = state
+        first = count, first_half(a), first_half(b), first_half(c), first_half(d), first_half(e)
+        second = count, second_half(a), second_half(b), second_half(c), second_half(d), second_half(e)
+        return merged(first, second)
+
+    @device
+    def of_four(state):
+        return of_two(of_two(state))
+
+    @device
+    def of_threads(room, state, own, threads, apart, slot):
+        """For the first of so many threads, a power of two, whose slots in shared memory lie `apart`: the state of the
+        values of all of them. As nobody writes where another has read, one barrier a step is enough.
+        """
+        half = threads // 2
+        while half > 0:
+            if half <= own < 2 * half:
+                store_state(room, slot * lanes, SLOTS * lanes, state)
+            cuda.syncthreads()
+            if own < half:
+                state = merged(state, load_state(room, (slot + half * apart) * lanes, SLOTS * lanes))
+            half //= 2
+        return state
+
+    return States(nothing, load_state, store_state, {1: of_one, 2: of_two, 4: of_four}[lanes], of_threads)
+
+
+class Source(NamedTuple):
+    """Device functions that say where values lie; they get the place of a vector among those of a thread's share, and
+    `geometry`, a tuple of integers.
+    """
+
+    address: object  # (place, geometry): in x
+    weighs: object  # (place, geometry, mask): whether the vector counts
+
+
+@lru_cache(None)
+def summed_moments(lanes, terms, source):
+    """A device function: the state of x at places first, first + step and so on up to end."""
+    of, address, weighs = states(merge, lanes), source.address, source.weighs
+    nothing = of.nothing
+
+    @device
+    def of_run(x, values, keep):
+        count, base = number(0.0, x, 1), number(0.0, x, lanes)
+        for k in range(terms):
+            count += keep[k]
+            base = choose(keep[k] > 0.0, values[k], base)
+        share = 1.0 / choose(count > 0.0, count, 1.0)
+        mean, peak = number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in range(terms):
+            d = choose(keep[k] > 0.0, values[k] - base, 0.0)
+            mean += d * share
+            peak = larger(peak, abs(d))
+        unit = unit_for(peak)
+        scale, rest, m2 = scale_of(unit), number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in range(terms):
+            e = choose(keep[k] > 0.0, (values[k] - base) - mean, 0.0)
+            rest += e * share
+            m2 += (e * scale) * (e * scale)
+        m2 += -(rest * scale) * (rest * scale) * count
+        return count, base, mean + rest, choose(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
+
+    @device
+    def sum_over(x, mask, first, end, step, geometry):
+        state = nothing(x)
+        values, keep = registers(x, lanes, terms), registers(x, 1, terms)
+        place = first
+        while place < end:
+            for k in range(terms):
+                own = place + k * step
+                values[k], keep[k] = number(0.0, x, lanes), number(0.0, x, 1)
+                if own < end and weighs(own, geometry, mask):
+                    values[k], keep[k] = load(x, address(own, geometry), lanes), number(1.0, x, 1)
+            state = merge(state, of_run(x, values, keep))
+            place += terms * step
+        return state
+
+    return sum_over
+
+
+@lru_cache(None)
+def summed_gradients(lanes, terms, source, factor):
+    """A device function: the gradient state of h = (x - m) * rstd and g = dy * factor(place, geometry, weight), at
+    places first, first + step and so on up to end.
+    """
+    of, address, weighs = states(merge_gradients, lanes), source.address, source.weighs
+    nothing = of.nothing
+
+    @device
+    def of_run(x, hs, gs, keep):
+        count = number(0.0, x, 1)
+        for k in range(terms):
+            count += keep[k]
+        share = 1.0 / choose(count > 0.0, count, 1.0)
+        mean_h, mean_g = number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in range(terms):
+            mean_h += hs[k] * share
+            mean_g += gs[k] * share
+        low, c = number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in range(terms):
+            g = choose(keep[k] > 0.0, gs[k] - mean_g, 0.0)
+            low += g * share
+            c += g * choose(keep[k] > 0.0, hs[k] - mean_h, 0.0)
+        return count, mean_h, mean_g, low, c, number(0.0, x, lanes)
+
+    @device
+    def sum_over(dy, x, m, rstd, weight, mask, first, end, step, geometry):
+        state = nothing(x)
+        hs, gs, keep = registers(x, lanes, terms), registers(x, lanes, terms), registers(x, 1, terms)
+        place = first
+        while place < end:
+            for k in range(terms):
+                own = place + k * step
+                hs[k], gs[k], keep[k] = number(0.0, x, lanes), number(0.0, x, lanes), number(0.0, x, 1)
+                if own < end and weighs(own, geometry, mask):
+                    where = address(own, geometry)
+                    hs[k] = scaled_difference(load(x, where, lanes), m, rstd)
+                    gs[k] = load(dy, where, lanes) * factor(own, geometry, weight)
+                    keep[k] = number(1.0, x, 1)
+            state = merge_gradients(state, of_run(x, hs, gs, keep))
+            place += terms * step
+        return state
+
+    return sum_over

@@ -1,0 +1,454 @@
+"""Vectors for kernels: one or several numbers of a type as one value, loaded and stored by 128 bits at most.
+
+Arithmetic on vectors is written as on numbers, and a number beside a vector takes its type: so the formulas of
+`numbanorm._math`, constants and all, are float32 where the vector is. A vector of one lane is a number of which that
+holds too: one of Numba's own would turn float64 beside any literal.
+"""
+
+import math
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.cuda import cgutils
+from numba.cuda.extending import (
+    intrinsic,
+    lower_builtin,
+    lower_cast,
+    models,
+    register_model,
+    type_callable,
+)
+
+from numbanorm._math import choose
+
+BYTES = 16  # to the widest access
+_INT32 = ir.IntType(32)
+_GLOBAL, _SHARED = 1, 3  # address spaces
+_WIDEST = 4 * 8  # bytes to a vector
+
+
+class Vector(types.Type):
+    """Several numbers of one type, or one."""
+
+    def __init__(self, dtype, lanes):
+        self.dtype, self.lanes = dtype, lanes
+        super().__init__(f"Vector({dtype} x {lanes})")
+
+
+class Registers(types.Type):
+    """Vectors by number, which are in registers where every number is known to the compiler."""
+
+    def __init__(self, vector, count):
+        self.vector, self.count = vector, count
+        super().__init__(f"Registers({vector} x {count})")
+
+
+class Shared(types.Type):
+    """Numbers in memory that the threads of a block share."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"Shared({dtype})")
+
+
+def _llvm(manager, vector):
+    number = manager.lookup(vector.dtype).get_value_type()
+    return number if vector.lanes == 1 else ir.VectorType(number, vector.lanes)
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        super().__init__(manager, vector, _llvm(manager, vector))
+
+
+@register_model(Registers)
+class _RegistersModel(models.PrimitiveModel):
+    def __init__(self, manager, registers):
+        array = ir.ArrayType(_llvm(manager, registers.vector), registers.count)
+        super().__init__(manager, registers, array.as_pointer())
+
+
+@register_model(Shared)
+class _SharedModel(models.PrimitiveModel):
+    def __init__(self, manager, shared):
+        number = manager.lookup(shared.dtype).get_value_type()
+        super().__init__(manager, shared, ir.PointerType(number, _SHARED))
+
+
+@intrinsic
+def shared(typing_context, like, count):
+    """Room for so many numbers of the type that a run or a vector is of."""
+    if not _known(count):
+        return None
+    found = Shared(like.dtype)
+
+    def codegen(context, builder, signature, args):
+        array = ir.ArrayType(context.get_value_type(like.dtype), count.literal_value)
+        room = cgutils.add_global_variable(builder.module, array, "shared", _SHARED)
+        room.linkage, room.align, room.initializer = "internal", _WIDEST, ir.Constant(array, ir.Undefined)
+        return builder.gep(room, [_INT32(0), _INT32(0)])
+
+    return found(like, count), codegen
+
+
+def _lanes(operand):
+    """What a literal says, or as many as a vector has."""
+    return operand.lanes if isinstance(operand, Vector) else operand.literal_value
+
+
+def _known(*numbers):
+    """Whether all are literals. Numba tries an intrinsic without them first: it then gives None, and is asked anew."""
+    return all(isinstance(number, types.IntegerLiteral | Vector) for number in numbers)
+
+
+@intrinsic
+def registers(typing_context, like, lanes, count):
+    """So many vectors of the type that a run is of, with nothing in them."""
+    if not _known(lanes, count):
+        return None
+    found = Registers(Vector(like.dtype, _lanes(lanes)), count.literal_value)
+
+    def codegen(context, builder, signature, args):
+        return cgutils.alloca_once(builder, context.get_value_type(found).pointee)
+
+    return found(like, lanes, count), codegen
+
+
+@type_callable(operator.getitem)
+def _type_of_register(context):
+    def typer(registers, k):
+        if isinstance(registers, Registers) and isinstance(k, types.Integer):
+            return registers.vector
+
+    return typer
+
+
+@lower_builtin(operator.getitem, Registers, types.Integer)
+def _load_register(context, builder, signature, args):
+    return builder.load(builder.gep(args[0], [_INT32(0), builder.trunc(args[1], _INT32)]))
+
+
+@type_callable(operator.setitem)
+def _type_of_setting(context):
+    def typer(registers, k, vector):
+        if isinstance(registers, Registers) and isinstance(k, types.Integer):
+            return types.none
+
+    return typer
+
+
+@lower_builtin(operator.setitem, Registers, types.Integer, types.Any)
+def _store_register(context, builder, signature, args):
+    registers, _, given = signature.args
+    place = builder.gep(args[0], [_INT32(0), builder.trunc(args[1], _INT32)])
+    builder.store(context.cast(builder, args[2], given, registers.vector), place)
+    return context.get_dummy_value()
+
+
+def _place(context, builder, run, value, index, vector):
+    """Where in memory a vector of a run begins: a pointer of Numba's is one to global memory."""
+    if isinstance(run, types.CPointer):
+        value = builder.addrspacecast(value, ir.PointerType(value.type.pointee, _GLOBAL))
+    place = builder.gep(value, [index])
+    return builder.bitcast(place, ir.PointerType(context.get_value_type(vector), place.type.addrspace))
+
+
+def _loading(constant):
+    @intrinsic
+    def load(typing_context, run, index, lanes):
+        if not _known(lanes):
+            return None
+        vector = Vector(run.dtype, _lanes(lanes))
+
+        def codegen(context, builder, signature, args):
+            place = _place(context, builder, run, args[0], args[1], vector)
+            found = builder.load(place, align=vector.lanes * run.dtype.bitwidth // 8)
+            if constant:
+                found.set_metadata("invariant.load", builder.module.add_metadata([]))
+            return found
+
+        return vector(run, types.int64, lanes), codegen
+
+    return load
+
+
+load = _loading(constant=False)  # of so many lanes, whose address they must divide
+load_constant = _loading(constant=True)  # of what nobody writes while the kernel runs: other stores need not wait
+
+
+@intrinsic
+def store(typing_context, run, index, vector):
+    """Write a vector, as the type of the run, to where `load` would find it."""
+    own = Vector(run.dtype, vector.lanes if isinstance(vector, Vector) else 1)
+
+    def codegen(context, builder, signature, args):
+        place = _place(context, builder, run, args[0], args[1], own)
+        builder.store(context.cast(builder, args[2], vector, own), place, align=own.lanes * run.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(run, types.int64, vector), codegen
+
+
+@intrinsic
+def number(typing_context, value, like, lanes):
+    """A number in every lane of a vector of the type that a run or a vector is of."""
+    if not _known(lanes):
+        return None
+    vector = Vector(like.dtype, _lanes(lanes))
+
+    def codegen(context, builder, signature, args):
+        return context.cast(builder, args[0], value, vector)
+
+    return vector(value, like, lanes), codegen
+
+
+@intrinsic
+def lanes_of(typing_context, vector):
+    """How many lanes a vector has."""
+    return types.int64(vector), lambda context, builder, signature, args: ir.IntType(64)(vector.lanes)
+
+
+@intrinsic
+def join(typing_context, *vectors):
+    """Vectors of one lane as one vector."""
+    joined = Vector(vectors[0].dtype, len(vectors))
+
+    def codegen(context, builder, signature, args):
+        value = ir.Constant(context.get_value_type(joined), ir.Undefined)
+        for k in range(joined.lanes):
+            value = builder.insert_element(value, builder.extract_value(args[0], k), _INT32(k))
+        return value
+
+    return joined(types.StarArgTuple(vectors)), codegen
+
+
+@intrinsic
+def lane(typing_context, vector, k):
+    """One lane, as a vector of its own."""
+    if not _known(k):
+        return None
+    which = k.literal_value
+
+    def codegen(context, builder, signature, args):
+        return args[0] if vector.lanes == 1 else builder.extract_element(args[0], _INT32(which))
+
+    return Vector(vector.dtype, 1)(vector, k), codegen
+
+
+def _half(which):
+    @intrinsic
+    def half(typing_context, vector):
+        own = Vector(vector.dtype, vector.lanes // 2)
+
+        def codegen(context, builder, signature, args):
+            if own.lanes == 1:
+                return builder.extract_element(args[0], _INT32(which))
+            lanes = ir.Constant(ir.VectorType(_INT32, own.lanes), [which * own.lanes + k for k in range(own.lanes)])
+            return builder.shuffle_vector(args[0], args[0], lanes)
+
+        return own(vector), codegen
+
+    return half
+
+
+first_half, second_half = _half(0), _half(1)  # of the lanes
+
+
+def _across(combine):
+    @intrinsic
+    def across(typing_context, vector):
+        def codegen(context, builder, signature, args):
+            values = [args[0]]
+            if vector.lanes > 1:
+                values = [builder.extract_element(args[0], _INT32(k)) for k in range(vector.lanes)]
+            while len(values) > 1:
+                values = [combine(builder, *pair) for pair in zip(values[::2], values[1::2], strict=True)]
+            return values[0]
+
+        return Vector(vector.dtype, 1)(vector), codegen
+
+    return across
+
+
+def _larger(builder, a, b):
+    return builder.select(builder.fcmp_ordered("<", a, b), b, a)
+
+
+total = _across(lambda builder, a, b: builder.fadd(a, b))  # of the lanes, in pairs
+largest = _across(_larger)
+
+
+@intrinsic
+def holds(typing_context, condition):
+    """A condition of one lane, for an if."""
+    return types.boolean(condition), lambda context, builder, signature, args: args[0]
+
+
+def _in_every_lane(builder, value, lanes):
+    if lanes == 1:
+        return value
+    undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)
+    one = builder.insert_element(undefined, value, _INT32(0))
+    return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes))
+
+
+@lower_cast(Vector, Vector)
+def _convert_vector(context, builder, own, other, value):
+    if own.dtype != other.dtype and own.dtype in (types.float32, types.float64):
+        convert = builder.fpext if own.dtype.bitwidth < other.dtype.bitwidth else builder.fptrunc
+        value = convert(value, context.get_value_type(Vector(other.dtype, own.lanes)))
+    return value if own.lanes == other.lanes else _in_every_lane(builder, value, other.lanes)
+
+
+@lower_cast(types.Number, Vector)
+def _convert_number(context, builder, number, vector, value):
+    return _in_every_lane(builder, context.cast(builder, value, number, vector.dtype), vector.lanes)
+
+
+@lower_cast(types.Boolean, Vector)
+def _convert_condition(context, builder, condition, vector, value):
+    return _in_every_lane(builder, value, vector.lanes)
+
+
+def _common(*operands):
+    """The type of what operands give together: that of the vector among them, or of the longer one of two."""
+    vectors = [operand for operand in operands if isinstance(operand, Vector)]
+    return max(vectors, key=lambda vector: vector.lanes, default=None)
+
+
+def _operator(operation, instruction, *predicate):
+    """Of two vectors, or of a vector and a number; a predicate makes it a condition."""
+
+    @type_callable(operation)
+    def result(context):
+        def typer(a, b):
+            common = _common(a, b)
+            if common and all(isinstance(operand, Vector | types.Number) for operand in (a, b)):
+                return Vector(types.boolean, common.lanes) if predicate else common
+
+        return typer
+
+    def lower(context, builder, signature, args):
+        common = _common(*signature.args)
+        wide = (context.cast(builder, *one, common) for one in zip(args, signature.args, strict=True))
+        return getattr(builder, instruction)(*predicate, *wide)
+
+    for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(operation, *kinds)(lower)
+
+
+for _operation in (operator.add, operator.iadd):
+    _operator(_operation, "fadd")
+_operator(operator.sub, "fsub")
+_operator(operator.mul, "fmul")
+_operator(operator.truediv, "fdiv")
+for _operation, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt, ">"), (operator.ge, ">=")):
+    _operator(_operation, "fcmp_ordered", _sign)
+
+
+def _same_type(operation, build, arity=1):
+    """An operation on vectors of one type that gives one of that type: build(builder, vector, *values)."""
+
+    @type_callable(operation)
+    def result(context):
+        def typer(*operands):
+            if isinstance(operands[0], Vector) and all(operand == operands[0] for operand in operands):
+                return operands[0]
+
+        return (lambda a: typer(a)) if arity == 1 else (lambda a, b: typer(a, b))
+
+    @lower_builtin(operation, *[Vector] * arity)
+    def lower(context, builder, signature, args):
+        return build(builder, signature.return_type, *args)
+
+
+def _of_each_lane(single, double):
+    """Two functions that NVVM or its library has, for float32 and for float64."""
+
+    def build(builder, vector, value):
+        number, name = (ir.FloatType(), single) if vector.dtype == types.float32 else (ir.DoubleType(), double)
+        function = cgutils.get_or_insert_function(builder.module, ir.FunctionType(number, [number]), name)
+        if vector.lanes == 1:
+            return builder.call(function, [value])
+        for k in range(vector.lanes):
+            result = builder.call(function, [builder.extract_element(value, _INT32(k))])
+            value = builder.insert_element(value, result, _INT32(k))
+        return value
+
+    return build
+
+
+def _negative(builder, vector, value):
+    """NVVM knows no fneg."""
+    zero = ir.Constant(value.type, -0.0 if vector.lanes == 1 else [-0.0] * vector.lanes)
+    return builder.fsub(zero, value)
+
+
+_same_type(operator.neg, _negative)
+_same_type(abs, _of_each_lane("__nv_fabsf", "__nv_fabs"))
+_same_type(math.sqrt, _of_each_lane("llvm.sqrt.f32", "llvm.sqrt.f64"))
+_same_type(operator.and_, lambda builder, vector, a, b: builder.and_(a, b), arity=2)
+_same_type(operator.invert, lambda builder, vector, value: builder.not_(value))
+
+
+@type_callable(choose)
+def _type_of_choice(context):
+    def typer(condition, a, b):
+        common = _common(a, b)
+        if common is not None and isinstance(condition, Vector | types.Boolean):
+            return common
+
+    return typer
+
+
+def _choose(context, builder, signature, args):
+    condition, a, b = signature.args
+    common = signature.return_type
+    which = args[0] if isinstance(condition, types.Boolean) or condition.lanes == common.lanes else _in_every_lane(
+        builder, args[0], common.lanes
+    )
+    return builder.select(
+        which, context.cast(builder, args[1], a, common), context.cast(builder, args[2], b, common)
+    )
+
+
+for _kind in (Vector, types.Boolean):
+    lower_builtin(choose, _kind, types.Any, types.Any)(_choose)
+
+
+@intrinsic
+def any_lane(typing_context, condition):
+    """Whether a condition of one lane holds in any thread of the warp, every one of them asking."""
+
+    def codegen(context, builder, signature, args):
+        function = ir.FunctionType(ir.LiteralStructType([_INT32, ir.IntType(1)]), [_INT32, _INT32, ir.IntType(1)])
+        vote = cgutils.get_or_insert_function(builder.module, function, "llvm.nvvm.vote.sync")
+        every_lane, any_of_them = _INT32(-1), _INT32(1)
+        return builder.extract_value(builder.call(vote, [every_lane, any_of_them, args[0]]), 1)
+
+    return types.boolean(condition), codegen
+
+
+@intrinsic
+def is_set(typing_context, mask, index):
+    """Whether a byte of a mask is not 0."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.addrspacecast(args[0], ir.PointerType(args[0].type.pointee, _GLOBAL))
+        found = builder.load(builder.gep(place, [args[1]]), align=1)
+        found.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return builder.icmp_unsigned("!=", found, found.type(0))
+
+    return types.boolean(mask, types.int64), codegen
+
+
+@intrinsic
+def quotient(typing_context, a, b):
+    """a // b of numbers from 0 to 2**32 - 1: a fifth of what 64 bits take."""
+
+    def codegen(context, builder, signature, args):
+        return builder.zext(builder.udiv(*(builder.trunc(operand, _INT32) for operand in args)), ir.IntType(64))
+
+    return types.int64(types.int64, types.int64), codegen

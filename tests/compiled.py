@@ -1,0 +1,86 @@
+"""CUDA kernels compiled where there is no GPU: to PTX, which `tests.ptx` runs, and to what a GPU would run."""
+
+import re
+import subprocess
+from collections import Counter
+from contextlib import contextmanager
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+from typing import NamedTuple
+from unittest.mock import patch
+
+from numbanorm.cuda import cuda, launch
+
+CAPABILITIES = ((8, 0), (9, 0), (10, 0))
+
+
+@contextmanager
+def pretended_device(capability):
+    """Numba's compiler asks for the device that it compiles for."""
+    from numba.cuda import codegen, dispatcher
+
+    class Device:
+        compute_capability, id = capability, 0
+
+    class Context:
+        device = Device
+
+    class Devices:
+        get_context = staticmethod(lambda *args: Context)
+
+    with (
+        patch.object(dispatcher, "get_current_device", lambda: Device),
+        patch.object(codegen, "devices", Devices),
+        patch.object(dispatcher._Kernel, "bind", lambda self: None),
+    ):
+        yield
+
+
+@lru_cache(None)
+def ptx(kernel, capability=(8, 0)):
+    with pretended_device(capability):
+        return cuda.compile_ptx(kernel.function, kernel.argument_types, cc=capability)[0]
+
+
+@lru_cache(None)
+def program(kernel):
+    from tests.ptx.program import Program
+
+    return Program(ptx(kernel))
+
+
+def tool(name):
+    """A program of the CUDA toolkit, from its wheel."""
+    for place in find_spec("nvidia").submodule_search_locations if find_spec("nvidia") else ():
+        for found in Path(place).glob(f"*/bin/{name}"):
+            return str(found)
+    return None
+
+
+class MachineCode(NamedTuple):
+    registers: int  # to a thread
+    stack: int  # bytes to a thread
+    shared: int  # bytes to a block
+    local: int
+    instructions: Counter
+
+
+def machine_code(kernel, capability):
+    """What a GPU of that compute capability would run, the way a launch compiles it."""
+    with pretended_device(capability):
+        library = launch.compiled.__wrapped__(kernel, 0).overloads[kernel.argument_types]._codelibrary
+        cubin = bytes(library.get_cubin(cc=capability).code)
+    with NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        usage = _output(tool("cuobjdump"), "-res-usage", file.name)
+        listing = _output(tool("nvdisasm"), "-c", file.name)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
+    names = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.:]*)", listing, re.MULTILINE)
+    return MachineCode(*map(int, found.groups()), Counter(names))
+
+
+def _output(*command):
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -1,0 +1,96 @@
+"""Arrays on a device that there is not: memory of `tests.ptx`, and kernels that it runs."""
+
+import ctypes
+from contextlib import contextmanager
+from math import prod
+from unittest.mock import patch
+
+import numpy as np
+from numpy.lib.array_utils import byte_bounds
+
+from numbanorm.cuda import launch, libraries
+from tests import compiled
+from tests.ptx.memory import GlobalMemory
+from tests.ptx.run import run
+
+MEMORY = GlobalMemory()
+
+
+class DeviceArray:
+    """An array that must not become one of NumPy's on the way."""
+
+    def __init__(self, address, shape, strides, dtype, begin, read_only=False, stream=None, device=0):
+        self.address, self.shape, self.strides, self.dtype = address, tuple(shape), tuple(strides), np.dtype(dtype)
+        self.begin, self.read_only, self.stream, self.device = begin, read_only, stream, device
+
+    def __del__(self):
+        if self.begin is not None:
+            MEMORY.release(self.begin)
+
+    @property
+    def __cuda_array_interface__(self):
+        return {
+            "data": (self.address, self.read_only),
+            "shape": self.shape,
+            "strides": self.strides,
+            "typestr": self.dtype.str,
+            "stream": self.stream,
+            "version": 3,
+        }
+
+    def __array__(self, *args, **options):
+        raise TypeError("an array of a device was copied to the host")
+
+
+def to_device(a, **options):
+    """A copy of an array that lies there as it lies here."""
+    if a is None or a.size == 0:
+        return None if a is None else DeviceArray(0, a.shape, a.strides, a.dtype, None, **options)
+    low, high = byte_bounds(a)
+    offset = low % 256
+    begin = MEMORY.allocate(high - low, offset)
+    MEMORY.bytes(begin, high - low)[...] = np.frombuffer(ctypes.string_at(low, high - low), np.uint8)
+    address = begin + a.__array_interface__["data"][0] - low
+    read_only = not a.flags.writeable
+    return DeviceArray(address, a.shape, a.strides, a.dtype, begin, read_only, **options)
+
+
+def to_host(d):
+    """A view of an array's values."""
+    if prod(d.shape) == 0:
+        return np.empty(d.shape, d.dtype)
+    low = d.address + sum(step * (size - 1) for step, size in zip(d.strides, d.shape, strict=True) if step < 0)
+    high = d.address + sum(step * (size - 1) for step, size in zip(d.strides, d.shape, strict=True) if step > 0)
+    memory = MEMORY.bytes(low, high - low + d.dtype.itemsize)
+    return np.ndarray(d.shape, d.dtype, memory, d.address - low, d.strides)
+
+
+def empty(like, shape, strides, dtype):
+    nbytes = prod(shape) * dtype.itemsize
+    begin = MEMORY.allocate(nbytes) if nbytes else None
+    return DeviceArray(begin or 0, shape, strides, dtype, begin, stream=like.stream, device=like.device)
+
+
+def _launch(kernel, grid, block, arguments, stream, device):
+    launches.append((kernel, grid, block, stream, device))
+    flat = [value for a in arguments for value in (a if isinstance(a, tuple) else (a,))]
+    assert 0 < grid < 2**31
+    assert block[0] * block[1] <= 1024
+    counts.append(run(compiled.program(kernel), grid, block, flat, MEMORY, **options))
+
+
+launches, counts, options = [], [], {}
+
+
+@contextmanager
+def emulated(**how):
+    """Launches are run here, on the memory here."""
+    libraries.register(
+        DeviceArray, libraries.Library(empty, lambda array: array.stream or 0, lambda array: array.device)
+    )
+    launches.clear()
+    counts.clear()
+    options.clear()
+    options.update(how)
+    with patch.object(launch, "launch", _launch):
+        yield

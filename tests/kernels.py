@@ -1,0 +1,64 @@
+"""Every CUDA kernel, of every dtype and in every way in which it can be launched: for the tests of what it compiles to."""
+
+from itertools import product
+from typing import NamedTuple
+
+from numba import types
+
+from numbanorm.cuda import channels, columns, copies, layernorm, longrows, rows, sums, ways
+from numbanorm.cuda.launch import Kernel
+
+
+class Case(NamedTuple):
+    name: str
+    kernel: Kernel
+    dtype: object
+    wide: bool  # whether its loads and stores of rows are of 128 bits
+
+
+def every_kernel():
+    for dtype in (types.float32, types.float64):
+        for lanes in (16 // (dtype.bitwidth // 8), 1):
+            yield from _of_lanes(dtype, lanes)
+        yield from _of_dtype(dtype)
+
+
+def _of_lanes(dtype, lanes):
+    name, wide = f"{dtype} x {lanes}", lanes > 1
+    for make, most in ((rows.rows_forward, rows.MOST_THREADS), (rows.rows_backward, rows.MOST_GRADIENT_THREADS)):
+        for threads, steps in _groups(lanes, dtype.bitwidth // 8, most):
+            own = f"{make.__name__}, {threads} threads, {steps} steps"
+            yield Case(f"{own}, {name}", make(dtype, lanes, steps, threads), dtype, wide)
+    for make in (longrows.long_rows_forward, longrows.long_rows_backward, columns.columns_forward):
+        yield Case(f"{make.__name__}, {name}", make(dtype, lanes), dtype, wide)
+    for threads in (1, 2, 4, 8, 16, 32):
+        made = columns.columns_backward(dtype, lanes, threads)
+        yield Case(f"columns_backward, {threads} threads, {name}", made, dtype, wide)
+    for way, masked in product((ways.columns, ways.channels), (False, True)):
+        if way is ways.channels and masked and wide:
+            continue
+        for make in (channels.piece_moments, channels.piece_gradients, channels.apply, channels.apply_gradient):
+            own = f"{make.__name__}, {way.__name__}, {'masked, ' if masked else ''}{name}"
+            yield Case(own, make(dtype, lanes, way(lanes, masked)), dtype, wide)
+
+
+def _groups(lanes, itemsize, most):
+    return sorted({layernorm.group_of(cols, lanes, itemsize, most) for cols in range(1, 1 << 15)} - {(0, 0)})
+
+
+def _of_dtype(dtype):
+    for make in (sums.column_sums, sums.parameter_gradients):
+        yield Case(f"{make.__name__}, {dtype}", make(dtype), dtype, False)
+    for frozen in (False, True):
+        own = f"channel_gradients{', frozen' if frozen else ''}, {dtype}"
+        yield Case(own, channels.channel_gradients(dtype, frozen), dtype, False)
+    precise = (types.float64,) if dtype is types.float64 else (types.float32, types.float64)
+    for first, second in product(precise, precise):
+        names, most = f"{dtype}, statistics {first} and {second}", max(first, second, key=lambda t: t.bitwidth)
+        made = channels.channel_statistics(dtype, first, second)
+        yield Case(f"channel_statistics, {names}", made, most, False)
+        for is_rstd in (False, True):
+            made = channels.given_statistics(dtype, first, second, is_rstd)
+            yield Case(f"given_statistics{', rstd' if is_rstd else ''}, {names}", made, most, False)
+    for ndim in (1, 2, 4):
+        yield Case(f"strided_copy, {ndim} axes, {dtype}", copies.strided_copy(dtype, dtype, ndim), dtype, False)
