@@ -46,7 +46,7 @@ def ptx(kernel, capability=(8, 0)):
 
 @lru_cache(None)
 def program(kernel):
-    from tests.ptx.program import Program
+    from tests.ptx import Program
 
     return Program(ptx(kernel))
 

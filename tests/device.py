@@ -10,8 +10,7 @@ from numpy.lib.array_utils import byte_bounds
 
 from numbanorm.cuda import launch, libraries
 from tests import compiled
-from tests.ptx.memory import GlobalMemory
-from tests.ptx.run import run
+from tests.ptx import GlobalMemory, run
 
 MEMORY = GlobalMemory()
 

@@ -41,8 +41,8 @@ def group_of(cols, lanes, itemsize, most):
 
 
 def _block_of(threads):
-    """Of groups of so many."""
-    return threads, max(1, BLOCK // threads)
+    """Of groups of so many: of one, where its warps meet in shared memory."""
+    return threads, BLOCK // threads if threads <= _WARP else 1
 
 
 def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):

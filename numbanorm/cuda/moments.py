@@ -65,7 +65,8 @@ def merge(a, b):
     m2, lost_too = two_sum(m2, own_apart * own_apart * (count_a * share))
     m2_low = m2_low_a * own_a * own_a + m2_low_b * own_b * own_b + (lost + lost_too)
     mean, rest = two_sum(mean_a, apart * share)
-    return count_a + count_b, mean, low_a + rest, m2, m2_low, unit
+    mean, low = two_sum(mean, low_a + rest)
+    return count_a + count_b, mean, low, m2, m2_low, unit
 
 
 @device
@@ -82,7 +83,8 @@ def merge_gradients(a, b):
     c, lost = two_sum(c_a, c_b)
     c, lost_too = two_sum(c, h_apart * g_apart * (count_a * share))
     mean_g, rest = two_sum(g_a, g_apart * share)
-    return count_a + count_b, h_a + h_apart * share, mean_g, low_a + rest, c, c_low_a + c_low_b + (lost + lost_too)
+    mean_g, low = two_sum(mean_g, low_a + rest)
+    return count_a + count_b, h_a + h_apart * share, mean_g, low, c, c_low_a + c_low_b + (lost + lost_too)
 
 
 @device
@@ -201,7 +203,8 @@ def summed_moments(lanes, terms, source):
             rest += e * share
             m2 += (e * scale) * (e * scale)
         m2 += -(rest * scale) * (rest * scale) * count
-        return count, base, mean + rest, choose(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
+        high, low = two_sum(base, mean)
+        return count, high, low + rest, choose(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
 
     @device
     def sum_over(x, mask, first, end, step, geometry):

@@ -5,9 +5,9 @@ of execution; memory that nobody wrote is NaN or a fault; approximate operations
 """
 
 from tests.ptx.faults import Divergence, Fault, Misaligned, OutOfBounds, Race, Uninitialised, Unsupported
+from tests.ptx.launch import run
 from tests.ptx.memory import GlobalMemory
 from tests.ptx.program import Program
-from tests.ptx.launch import run
 
 __all__ = [
     "Divergence",

@@ -32,6 +32,7 @@ def load(instruction, operands):
         return copy(targets[0], operands.parameter(address, of_type))
     slot, offset = operands.address(address, space)
     dtype, count = DTYPES[of_type], len(targets)
+    space = "read only" if "nc" in instruction.parts else space
 
     def run(wave, lanes):
         views = wave.views

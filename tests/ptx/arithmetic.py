@@ -118,9 +118,7 @@ def shift(instruction, operands):
     name, of_type = instruction.parts
     target, value, count = instruction.operands
     function = np.left_shift if name == "shl" else np.right_shift
-    return step(
-        function, operands.write(target, of_type), operands.read(value, of_type), operands.read(count, "u32")
-    )
+    return step(function, operands.write(target, of_type), operands.read(value, of_type), operands.read(count, "u32"))
 
 
 def bit_field(instruction, operands):

@@ -76,7 +76,6 @@ def _exit(program, instruction):
 
 def _trap(program, instruction):
     def run(wave, at, lanes):
-        wave.at = at
         wave.fail(Fault, "stops the launch", lanes)
 
     return run
@@ -88,7 +87,6 @@ def _barrier(program, instruction):
 
     def run(wave, at, lanes):
         if not supported:
-            wave.at = at
             wave.fail(Unsupported, "a barrier of some threads, or with a result", lanes)
         return wave.wait(at, lanes)
 
@@ -99,7 +97,7 @@ def _collective(program, instruction, decode_step):
     try:
         step = decode_step(instruction, program.operands)
         mask = warps.mask_of(instruction, program.operands)
-    except (Unsupported, ValueError, KeyError) as reason:
+    except (Unsupported, LookupError, ValueError) as reason:
         return _refused(reason)
 
     def run(wave, at, lanes):
@@ -114,7 +112,6 @@ def _collective(program, instruction, decode_step):
 
 def _refused(reason):
     def run(wave, at, lanes):
-        wave.at = at
         wave.fail(Unsupported, f"not interpreted: {reason}", lanes)
 
     return run

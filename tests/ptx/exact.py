@@ -43,7 +43,9 @@ def fma64(a, b, c):
     if not safe.all():
         result = np.where(plain, a * b + c, result)
         others = np.nonzero(~(safe | plain))
-        result[others] = [_fma_fraction(*map(float, terms)) for terms in zip(a[others], b[others], c[others], strict=True)]
+        result[others] = [
+            _fma_fraction(*map(float, terms)) for terms in zip(a[others], b[others], c[others], strict=True)
+        ]
     return result
 
 

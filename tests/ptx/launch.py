@@ -12,6 +12,13 @@ from tests.ptx.spaces import Global
 from tests.ptx.waves import Wave
 
 LANES = 1 << 14  # threads that are executed at once
+_LANE_MASKS = {
+    "lanemask_eq": lambda bit: bit,
+    "lanemask_lt": lambda bit: bit - np.uint64(1),
+    "lanemask_le": lambda bit: bit + (bit - np.uint64(1)),
+    "lanemask_ge": lambda bit: ~(bit - np.uint64(1)),
+    "lanemask_gt": lambda bit: ~(bit + (bit - np.uint64(1))),
+}
 _SHARED_BYTES = 1 << 22  # of their blocks together
 
 
@@ -24,6 +31,8 @@ def run(program, grid, block, arguments, memory, *, order=None, blocks=None, sha
     """
     launch = _Launch(program, grid, block, arguments, memory, order, shared)
     chosen = list(range(prod(launch.grid))) if blocks is None else list(blocks)
+    if not all(0 <= number < prod(launch.grid) for number in chosen):
+        raise ValueError("blocks that are not in the grid")
     if launch.random is not None:
         chosen = launch.random.permutation(chosen).tolist()
     with np.errstate(all="ignore"):
@@ -64,20 +73,24 @@ class _Launch:
 
     def set_specials(self, wave, thread):
         """The registers that tell a thread who it is."""
-        block = np.repeat(wave.blocks, self.threads)
-        lane = thread & 31
-        total = self.program.kernel.shared_bytes + self.shared
-        values = {"%laneid": lane, "%warpid": thread >> 5, "%dynamic_smem_size": self.shared, "%total_smem_size": total}
-        for i, axis in enumerate("xyz"):
-            values[f"%tid.{axis}"] = thread // prod(self.block[:i]) % self.block[i]
-            values[f"%ctaid.{axis}"] = block // prod(self.grid[:i]) % self.grid[i]
-            values[f"%ntid.{axis}"], values[f"%nctaid.{axis}"] = self.block[i], self.grid[i]
-        bit = np.uint64(1) << lane.astype(np.uint64)
-        values |= {"%lanemask_eq": bit, "%lanemask_lt": bit - np.uint64(1), "%lanemask_le": bit * np.uint64(2) - np.uint64(1)}
-        values |= {"%lanemask_ge": ~(bit - np.uint64(1)), "%lanemask_gt": ~(bit * np.uint64(2) - np.uint64(1))}
         for name, register in self.registers.items():
             if SPECIAL.fullmatch(name):
-                register[:] = values.get(name, 0)
+                register[:] = self._special(name[1:], wave, thread)
+
+    def _special(self, name, wave, thread):
+        what, _, axis = name.partition(".")
+        axis = "xyz".find(axis)
+        lane = thread & 31
+        if what == "tid":
+            return thread // prod(self.block[:axis]) % self.block[axis]
+        if what == "ctaid":
+            return np.repeat(wave.blocks // prod(self.grid[:axis]) % self.grid[axis], self.threads)
+        if what.startswith("lanemask"):
+            return _LANE_MASKS[what](np.uint64(1) << lane.astype(np.uint64))
+        static = self.program.kernel.shared_bytes
+        constants = {"dynamic_smem_size": self.shared, "total_smem_size": static + self.shared}
+        constants |= {"ntid": self.block[axis], "nctaid": self.grid[axis], "laneid": lane, "warpid": thread >> 5}
+        return constants.get(what, 0)
 
     def name_of(self, wave, position):
         """The block and the thread that a lane is."""

@@ -54,9 +54,9 @@ class GlobalMemory:
         return self.arena[start : start + nbytes]
 
     def around(self, first, end):
-        """Where in the lists the allocation is that holds all bytes from one offset to another, or None."""
+        """The start of the allocation that holds all bytes from one offset to another, or None."""
         place = bisect_right(self.starts, first) - 1
-        return place if place >= 0 and end <= self.ends[place] else None
+        return self.starts[place] if place >= 0 and end <= self.ends[place] else None
 
     def invalid(self, offsets, nbytes):
         """Which accesses of so many bytes at these offsets are not within one allocation."""

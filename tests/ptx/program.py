@@ -58,7 +58,9 @@ class Program:
         """
         if start not in self.parts:
             end = start
-            while end not in self.controls and end < len(self.instructions) and (end == start or end not in self.leaders):
+            while (
+                end not in self.controls and end < len(self.instructions) and (end == start or end not in self.leaders)
+            ):
                 end += 1
             self.parts[start] = [(i, self.steps[i]) for i in range(start, end)], end, self.controls.get(end)
         return self.parts[start]
@@ -84,7 +86,7 @@ class Program:
             return
         try:
             step = _OPERATIONS[instruction.parts[0]](instruction, self.operands)
-        except (Unsupported, KeyError) as reason:
+        except (Unsupported, LookupError, ValueError, AttributeError) as reason:
             step = partial(_unsupported, reason)
         if instruction.guard:
             step = _guarded(step, self.operands.read(instruction.guard, "pred"), instruction.negated)

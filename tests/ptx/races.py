@@ -129,7 +129,7 @@ def _note(readers, places, own):
 
 
 def _joined(old, new):
-    """One stamp for both: it conflicts with whatever either of the two does, but for what an older one is ordered to."""
+    """One stamp for both: it conflicts with what either does, but for what the new one is ordered to."""
     other = old ^ new
     result = new.copy()
     unordered = (other & BARRIERS == 0) & (old != 0) & (other & ~WARP_BARRIERS != 0)

@@ -6,7 +6,7 @@ from tests.ptx import races
 from tests.ptx.faults import Misaligned, OutOfBounds, Race, Uninitialised
 from tests.ptx.memory import BASE
 
-_KEPT_READS = 1 << 24
+_KEPT_READS = 1 << 22  # offsets and stamps, before they are entered into the table
 
 
 def _rows(memory, dtype, count):
@@ -29,15 +29,18 @@ class Global:
     def __init__(self, memory, word, counts):
         self.memory, self.counts = memory, counts
         self.table = races.Table(memory.used, word)
-        self.written = set()  # the allocations, by their places in the lists, that somebody has written
-        self.reads = {}  # allocation -> what `races.Table.read` takes, for each read so far
+        self.written = set()  # the starts of allocations that somebody has written
+        self.reads = {}  # start of an allocation -> what `races.Table.read` takes, for each read so far
         self.kept = 0
 
     def load(self, wave, lanes, addresses, dtype, count):
+        return self.load_as(wave.stamps[lanes.index], wave, lanes, addresses, dtype, count)
+
+    def load_as(self, own, wave, lanes, addresses, dtype, count):
+        """Load as the threads with these stamps."""
         nbytes = dtype.itemsize * count
         offsets, place = self._offsets(wave, lanes, addresses, nbytes)
         self.counts.load(lanes, offsets, nbytes)
-        own = wave.stamps[lanes.index]
         if place in self.written or place is None:
             self._replay(place)
             conflicts = self.table.read(offsets, nbytes, own)
@@ -73,13 +76,23 @@ class Global:
         return offsets, place
 
     def _replay(self, place, written=True):
-        """Enter into the table the reads so far of an allocation, or (None) of all, which may be written from now on."""
+        """Enter an allocation's reads so far, or (None) all, into the table; it may be written from now on."""
         for read in [place] if place is not None else list(self.reads):
             for access in self.reads.pop(read, ()):
                 self.table.read(*access)
                 self.kept -= len(access[0])
         if written:
-            self.written |= {place} if place is not None else {*range(len(self.memory.starts))}
+            self.written |= {place} if place is not None else {*self.memory.starts}
+
+
+class ReadOnly:
+    """Global memory through the cache that no write is seen by: what is read so, no thread may write in the launch."""
+
+    def __init__(self, memory):
+        self.memory = memory
+
+    def load(self, wave, lanes, *access):
+        return self.memory.load_as(np.full(lanes.count, races.SEVERAL_BLOCKS), wave, lanes, *access)
 
 
 class Shared:

@@ -53,7 +53,7 @@ def _ufunc_of_one(function, target, source):
     def run(wave, lanes):
         views, index = wave.views, lanes.index
         if lanes.sliced:
-            function(views[source][index], views[target][index])
+            function(views[source][index], out=views[target][index])
         else:
             views[target][index] = function(views[source][index])
 
@@ -64,7 +64,7 @@ def _ufunc_of_two(function, target, first, second):
     def run(wave, lanes):
         views, index = wave.views, lanes.index
         if lanes.sliced:
-            function(views[first][index], views[second][index], views[target][index])
+            function(views[first][index], views[second][index], out=views[target][index])
         else:
             views[target][index] = function(views[first][index], views[second][index])
 

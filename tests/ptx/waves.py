@@ -11,7 +11,7 @@ import numpy as np
 from tests.ptx import races
 from tests.ptx.faults import Divergence
 from tests.ptx.lanes import Lanes
-from tests.ptx.spaces import Local, Shared
+from tests.ptx.spaces import Local, ReadOnly, Shared
 from tests.ptx.warps import FULL
 
 
@@ -32,10 +32,11 @@ class Wave:
         launch.set_specials(self, thread)
         self.stamps = races.stamps(blocks, threads)
         self.exited, self.waiting = np.zeros(count, bool), np.full(count, -1)
-        self.parked = {}  # number of an instruction for several threads -> lanes that wait there
+        self.parked = {}  # number of an instruction for several threads -> lanes that wait there, bits of the absent
         kernel = self.program.kernel
         self.spaces = {
             "global": launch.memory,
+            "read only": ReadOnly(launch.memory),
             "shared": Shared(kernel.shared_bytes + launch.shared, launch.shared_word, len(blocks), launch.counts),
             "local": Local(kernel.local_bytes, count),
         }
@@ -105,9 +106,8 @@ class Wave:
         if self.exited.all():
             return
         at = self.waiting.reshape(-1, self.threads)
-        wrong = (at != at[:, :1]).any(1)
-        if wrong.any():
-            self._fail_barrier(at[wrong][0], self.blocks[wrong][0])
+        if (at != at[:, :1]).any():
+            self._fail_barrier(at)
         released = self.waiting >= 0
         self.stamps = np.where(released, races.passed_barrier(self.stamps), self.stamps)
         for number in np.unique(self.waiting[released]):
@@ -117,7 +117,7 @@ class Wave:
     def convene(self, at, lanes, mask):
         """The lanes here of whose masks' threads all are here, and their masks; the others wait, or fail."""
         if at in self.parked:
-            lanes = lanes.joined(self.parked.pop(at))
+            lanes = lanes.joined(self.parked.pop(at)[0])
         masks = self.views[mask][lanes.index]
         if lanes.whole and self.whole_warps and (masks == FULL).all():
             return lanes, masks
@@ -125,10 +125,11 @@ class Wave:
         own = masks >> (lanes.slots & 31).astype(np.uint32) & np.uint32(1) == 0
         if own.any():
             self.fail(Divergence, "is not in its own mask {:#x}", lanes, own, masks)
-        missing = masks & ~present != 0
+        absent = masks & ~present
+        missing = absent != 0
         if not missing.any():
             return lanes, masks
-        self.parked[at] = lanes.where(missing)
+        self.parked[at] = lanes.where(missing), absent[missing]
         if missing.all():
             return None, None
         lanes = lanes.where(~missing)
@@ -151,26 +152,25 @@ class Wave:
         return f"[{number}] {self.program.instructions[number].text}"
 
     def _fail_parked(self):
-        self.at, lanes = next(iter(self.parked.items()))
-        slots = int(lanes.slots[0]) >> 5 << 5
-        others = self.all.where((self.slots >> 5 << 5 == slots) & ~np.isin(self.slots, lanes.slots))
-        self.fail(Divergence, f"waits for others of its warp; {self._fate(others)}", lanes)
+        self.at, (lanes, absent) = next(iter(self.parked.items()))
+        block, thread = divmod(int(lanes.positions[0]), self.threads)
+        other = thread // 32 * 32 + int(absent[0]).bit_length() - 1
+        fate = self._fate(block * self.threads + other) if other < self.threads else "is not in the block"
+        self.fail(Divergence, f"waits for others of its warp, thread {other} {fate}", lanes)
 
-    def _fate(self, lanes):
-        """What became of the first of these lanes."""
-        if lanes is None:
-            return "its warp has no such thread"
-        first = lanes.positions[0]
-        name = f"thread {first % self.threads}"
-        if self.exited[first]:
-            return f"{name} has ended"
-        parked = [at for at, some in self.parked.items() if first in some.positions]
-        return f"{name} waits at {self._text(parked[0] if parked else int(self.waiting[first]))}"
+    def _fail_barrier(self, at):
+        """A block whose threads wait at these barriers, or have ended: tell of two for which it is not the same."""
+        block = int(np.flatnonzero((at != at[:, :1]).any(1))[0])
+        first = int(np.flatnonzero(at[block] >= 0)[0])
+        other = int(np.flatnonzero(at[block] != at[block, first])[0])
+        fate = self._fate(block * self.threads + other)
+        self.at = int(at[block, first])
+        lanes = self.all.where((self.block_of == block) & (self.waiting >= 0))
+        self.fail(Divergence, f"waits at a barrier, thread {other} of its block {fate}", lanes)
 
-    def _fail_barrier(self, at, block):
-        first = int(np.flatnonzero(at >= 0)[0])
-        other = int(np.flatnonzero(at != at[first])[0])
-        fate = "has ended" if at[other] < 0 else f"waits at {self._text(at[other])}"
-        lane = int(np.flatnonzero(self.blocks == block)[0]) * self.threads + first
-        self.at = int(at[first])
-        self.fail(Divergence, f"waits at a barrier, thread {other} of its block {fate}", self.all.where(np.arange(self.slots.size) == lane))
+    def _fate(self, position):
+        """What became of a thread that another waits for."""
+        if self.exited[position]:
+            return "has ended"
+        parked = [at for at, (lanes, _) in self.parked.items() if position in lanes.positions]
+        return f"waits at\n    {self._text(parked[0] if parked else int(self.waiting[position]))}"
