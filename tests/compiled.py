@@ -67,11 +67,15 @@ class MachineCode(NamedTuple):
     instructions: Counter
 
 
-def machine_code(kernel, capability):
-    """What a GPU of that compute capability would run, the way a launch compiles it."""
-    with pretended_device(capability):
+def machine_codes(kernel):
+    """What GPUs of each compute capability would run, the way a launch compiles it."""
+    with pretended_device(CAPABILITIES[0]):
         library = launch.compiled.__wrapped__(kernel, 0).overloads[kernel.argument_types]._codelibrary
-        cubin = bytes(library.get_cubin(cc=capability).code)
+        for capability in CAPABILITIES:
+            yield capability, _machine_code(bytes(library.get_cubin(cc=capability).code))
+
+
+def _machine_code(cubin):
     with NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()

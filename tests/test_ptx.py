@@ -3,17 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.ptx import (
-    Divergence,
-    Fault,
-    GlobalMemory,
-    Misaligned,
-    OutOfBounds,
-    Program,
-    Race,
-    Uninitialised,
-    Unsupported,
-)
+from tests.ptx import Divergence, Fault, Misaligned, OutOfBounds, Race, Uninitialised, Unsupported
 from tests.ptx import run as launch
 from tests.ptx.snippets import Device, program
 
@@ -79,7 +69,7 @@ FAULTS = {  # name: fault, the text that is wrong and what is right in its place
     "a barrier in each branch": (
         Divergence,
         "bar.sync 0; bra end; other: bar.sync 0;",
-        "bra end; other: nop_label: bra end;",
+        "bra end; other: bra end;",
         "setp.lt.s32 %p1, %r0, 32; @%p1 bra other; {} end:",
     ),
     "some of a warp end before a barrier": (
@@ -167,6 +157,36 @@ FAULTS = {  # name: fault, the text that is wrong and what is right in its place
         "bar.sync 0;",
         MIRRORED_GLOBALLY + "ld.global.u32 %r5, [%rd6]; {} st.global.u32 [%rd4], %r3;",
     ),
+    "half a word that another thread writes": (
+        Race,
+        "and.b32 %r4, %r3, 126; mad.wide.u32 %rd6, %r4, 2, %rd0; ld.global.u32 %r5, [%rd6];",
+        "ld.global.u16 %rs1, [%rd4];",
+        "mad.wide.u32 %rd4, %r3, 2, %rd0; cvt.u16.u32 %rs0, %r3; st.global.u16 [%rd4], %rs0; {}",
+    ),
+    "a byte of a word that another thread writes": (
+        Race,
+        "%rd6",
+        "%rd4",
+        MIRRORED_GLOBALLY + "st.global.u32 [%rd4], %r3; ld.global.u8 %rs0, [{}+1];",
+    ),
+    "a constant that its reader writes": (
+        Race,
+        ".nc",
+        "",
+        OWN + "ld.global{}.u32 %r4, [%rd4]; st.global.u32 [%rd4], %r4;",
+    ),
+    "a constant that its writer reads": (
+        Race,
+        ".nc",
+        ".cs",
+        OWN + "st.global.u32 [%rd4], %r3; bar.sync 0; ld.global{}.u32 %r4, [%rd4];",
+    ),
+    "a jump beyond its table": (
+        Fault,
+        "1",
+        "0",
+        "table: .branchtargets one; min.u32 %r4, %r0, {}; brx.idx %r4, table; one:",
+    ),
     "an atomic operation": (Unsupported, "atom.global.add.u32", "ld.global.u32 %r4, [%rd0]; //", "{} %r4, [%rd0], 1;"),
     "a trap": (Fault, "-1", "0", "setp.lt.s32 %p1, {}, 0; @%p1 trap;"),
 }
@@ -224,13 +244,6 @@ def test_in_place():
     np.testing.assert_array_equal(device.get(addresses[0], np.float32, x.size), x * 6 + 6)
 
 
-def test_half_of_a_vector_behind_the_end():
-    decoded, device = program("ld.global.v2.u32 {%r4, %r5}, [%rd0+8];", 1), Device()
-    launch(decoded, 1, 1, [device.put(np.arange(4))], device.memory)
-    with pytest.raises(OutOfBounds):
-        launch(decoded, 1, 1, [device.put(np.arange(3, dtype=np.int32))], device.memory)
-
-
 def test_a_race_far_apart():
     """Blocks that are not executed at once."""
     body = """setp.gt.s32 %p1, %r1, 0; @!%p1 ld.global.u32 %r4, [%rd0];
@@ -239,34 +252,3 @@ def test_a_race_far_apart():
         device = Device()
         with pytest.raises(Race):
             launch(program(body, 1), 100000, 1, [device.put(np.zeros(1, np.int32))], device.memory, order=order)
-
-
-def test_global_memory():
-    memory = GlobalMemory(1 << 16)
-    first, second = memory.allocate(10), memory.allocate(100, offset=4)
-    assert (first % 256, second % 256) == (0, 4)
-    assert second - first >= 256 + 10
-    assert (memory.bytes(first, 10) == 0xFF).all()
-    memory.bytes(first, 10)[...] = 1
-    for address, nbytes in ((first - 1, 2), (first, 11), (first + 10, 1), (second - 4, 4)):
-        with pytest.raises(OutOfBounds):
-            memory.bytes(address, nbytes)
-    memory.release(first)
-    with pytest.raises(OutOfBounds):
-        memory.bytes(first, 10)
-    assert memory.allocate(20) == first
-    assert (memory.bytes(first, 20) == 0xFF).all()
-    with pytest.raises(MemoryError):
-        memory.allocate(1 << 16)
-
-
-def test_what_is_not_taken():
-    decoded, memory = program("bar.sync 0;"), GlobalMemory(1 << 16)
-    with pytest.raises(TypeError, match="1 arguments for 2"):
-        launch(decoded, 1, 32, [1], memory)
-    with pytest.raises(ValueError, match="threads in a block"):
-        launch(decoded, 1, 1025, [1, 2], memory)
-    with pytest.raises(ValueError, match="not in the grid"):
-        launch(decoded, 2, 32, [1, 2], memory, blocks=[2])
-    with pytest.raises(ValueError, match="no kernel"):
-        Program("", "other")

@@ -4,7 +4,6 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
-from numba import types
 
 from numbanorm.cuda import ways
 from numbanorm.cuda.call import Run, type_of
@@ -73,9 +72,7 @@ def _plan_of(N, C, L, mask, *runs):
     return _plan(N, C, L, lanes_of(C if L == 1 else L, *runs), mask.size > 0)
 
 
-def batch_norm_forward(
-    call, x, weight, bias, running_mean, running_var, momentum, eps, mask, y, mean, rstd, N, C, L
-):
+def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentum, eps, mask, y, mean, rstd, N, C, L):
     """x, y: (N, C, L); mask: (N, L), or none; all else (C,), of parameters and running statistics or none."""
     plan, dtype = _plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
     partials, mean_h = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, C)

@@ -31,7 +31,7 @@ from numbanorm.cuda.moments import (
     summed_moments,
 )
 from numbanorm.cuda.reduce import device
-from numbanorm.cuda.vectors import holds, load, load_constant, number, registers, shared, store
+from numbanorm.cuda.vectors import each, holds, load, number, registers, shared, store
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
 
@@ -180,10 +180,10 @@ def apply(dtype, lanes, way):
                 own_bias = load(bias, channel, stat_lanes)
         values, place = registers(x, lanes, APPLY_TERMS), first
         while place < end:
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 if place + k * step < end:
                     values[k] = load(x, address(place + k * step, geometry), lanes)
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 own = place + k * step
                 if own < end:
                     result = affine(normalize(values[k], m, own_rstd, own_mean_h), own_weight, own_bias)
@@ -213,12 +213,12 @@ def apply_gradient(dtype, lanes, way):
             slope, offset = load(linear, 2 * C + channel, stat_lanes), load(linear, 3 * C + channel, stat_lanes)
         hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), first
         while place < end:
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 if place + k * step < end:
                     where = address(place + k * step, geometry)
                     hs[k] = scaled_difference(load(x, where, lanes), m, r)
                     gs[k] = shifted_gradient(load(dy, where, lanes), 1.0, m_dy)
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 own = place + k * step
                 if own < end:
                     result = input_gradient(gs[k], hs[k], scale, slope, offset)

@@ -62,9 +62,7 @@ def layer_norm_backward(dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis
     return Gradients(call.deliver(dx, target, lies.strides), dweight, dbias)
 
 
-def batch_norm(
-    x: Any, mean: Any, var: Any, weight: Any, bias: Any, channel_axis: Any, eps: Any, out: Any
-) -> Any:
+def batch_norm(x: Any, mean: Any, var: Any, weight: Any, bias: Any, channel_axis: Any, eps: Any, out: Any) -> Any:
     call = Call(x, mean=mean, var=var, weight=weight, bias=bias, out=out)
     lies = _layout(call, _checks.channel_axes(channel_axis, call.x.array), "weight", "bias")
     seen, dtype = lies.split, lies.split.dtype

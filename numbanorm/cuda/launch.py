@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from numbanorm.cuda import cuda
 
-
 REGISTERS = 1 << 16  # of a multiprocessor
 
 

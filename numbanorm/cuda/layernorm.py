@@ -11,7 +11,7 @@ from numbanorm.cuda.sums import column_sums, parameter_gradients
 from numbanorm.cuda.vectors import BYTES
 
 _HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in which it takes them, at most
-_WARP = 32
+_WARP, _FEW = 32, 4  # threads to a row of a tile of columns
 _BUSY = 1 << 14  # threads that keep a GPU busy
 _CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is float32
 
@@ -89,9 +89,7 @@ def _add_partials(call, dtype, partials, dweight, dbias, pieces, cols):
 
 def _tiling(L, lanes):
     """A block, and how many tiles an L is."""
-    threads = 1
-    while threads < _WARP and threads * lanes < L:
-        threads *= 2
+    threads = _FEW if _FEW * lanes >= L else _WARP
     return (threads, SLOTS // threads), -(-L // (lanes * threads))
 
 

@@ -17,10 +17,19 @@ from numbanorm._math import (
 )
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel
-from numbanorm.cuda.moments import FIELDS, SLOTS, Source, finished, merge, merge_gradients, states
-from numbanorm.cuda.moments import summed_gradients, summed_moments
+from numbanorm.cuda.moments import (
+    FIELDS,
+    SLOTS,
+    Source,
+    finished,
+    merge,
+    merge_gradients,
+    states,
+    summed_gradients,
+    summed_moments,
+)
 from numbanorm.cuda.reduce import device, group
-from numbanorm.cuda.vectors import join, lane, load, load_constant, number, registers, shared, store
+from numbanorm.cuda.vectors import each, join, lane, load, load_constant, number, registers, shared, store
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
 _ROOM = FIELDS * SLOTS
@@ -73,10 +82,10 @@ def long_rows_forward(dtype, lanes):
             store(rstd, row, own_rstd)
         mean_h, values, place = delta * own_rstd, registers(x, lanes, APPLY_TERMS), own
         while place < vectors:
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 if place + k * width < vectors:
                     values[k] = load(x, start + (place + k * width) * lanes, lanes)
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
                     own_bias = number(0.0, x, lanes)
@@ -118,12 +127,12 @@ def long_rows_backward(dtype, lanes):
             store(mean_h, row, lane(found, 3))
         hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), own
         while place < vectors:
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
                     hs[k] = scaled_difference(load(x, start + c, lanes), m, r)
                     gs[k] = shifted_gradient(load(dy, start + c, lanes), weight_of(weight, c, weights), m_wdy)
-            for k in range(APPLY_TERMS):
+            for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
                     store(dx, start + c, input_gradient(gs[k], hs[k], r, slope, offset))

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from numbanorm._math import choose, reciprocal_std, scaled_difference, sums_are_exact
 from numbanorm.cuda import cuda
 from numbanorm.cuda.reduce import device, larger
-from numbanorm.cuda.vectors import first_half, holds, load, number, registers, second_half, store
+from numbanorm.cuda.vectors import each, first_half, holds, load, number, registers, second_half, store
 
 FIELDS = 6  # of a state
 SLOTS = 256  # threads of a block whose states are merged
@@ -179,26 +179,24 @@ class Source(NamedTuple):
 
 
 @lru_cache(None)
-def summed_moments(lanes, terms, source):
-    """A device function: the state of x at places first, first + step and so on up to end."""
-    of, address, weighs = states(merge, lanes), source.address, source.weighs
-    nothing = of.nothing
+def _moments_of_run(lanes, terms):
+    """A device function: the state of a run of vectors, of which those count whose `keep` is 1, not 0."""
 
     @device
     def of_run(x, values, keep):
         count, base = number(0.0, x, 1), number(0.0, x, lanes)
-        for k in range(terms):
+        for k in each(terms):
             count += keep[k]
             base = choose(keep[k] > 0.0, values[k], base)
         share = 1.0 / choose(count > 0.0, count, 1.0)
         mean, peak = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in range(terms):
+        for k in each(terms):
             d = choose(keep[k] > 0.0, values[k] - base, 0.0)
             mean += d * share
             peak = larger(peak, abs(d))
         unit = unit_for(peak)
         scale, rest, m2 = scale_of(unit), number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in range(terms):
+        for k in each(terms):
             e = choose(keep[k] > 0.0, (values[k] - base) - mean, 0.0)
             rest += e * share
             m2 += (e * scale) * (e * scale)
@@ -206,13 +204,22 @@ def summed_moments(lanes, terms, source):
         high, low = two_sum(base, mean)
         return count, high, low + rest, choose(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
 
+    return of_run
+
+
+@lru_cache(None)
+def summed_moments(lanes, terms, source):
+    """A device function: the state of x at places first, first + step and so on up to end."""
+    address, weighs = source
+    of_run, nothing = _moments_of_run(lanes, terms), states(merge, lanes).nothing
+
     @device
     def sum_over(x, mask, first, end, step, geometry):
         state = nothing(x)
         values, keep = registers(x, lanes, terms), registers(x, 1, terms)
         place = first
         while place < end:
-            for k in range(terms):
+            for k in each(terms):
                 own = place + k * step
                 values[k], keep[k] = number(0.0, x, lanes), number(0.0, x, 1)
                 if own < end and weighs(own, geometry, mask):
@@ -225,29 +232,36 @@ def summed_moments(lanes, terms, source):
 
 
 @lru_cache(None)
-def summed_gradients(lanes, terms, source, factor):
-    """A device function: the gradient state of h = (x - m) * rstd and g = dy * factor(place, geometry, weight), at
-    places first, first + step and so on up to end.
-    """
-    of, address, weighs = states(merge_gradients, lanes), source.address, source.weighs
-    nothing = of.nothing
+def _gradients_of_run(lanes, terms):
+    """A device function: the gradient state of a run of vectors, of which those count whose `keep` is 1, not 0."""
 
     @device
     def of_run(x, hs, gs, keep):
         count = number(0.0, x, 1)
-        for k in range(terms):
+        for k in each(terms):
             count += keep[k]
         share = 1.0 / choose(count > 0.0, count, 1.0)
         mean_h, mean_g = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in range(terms):
+        for k in each(terms):
             mean_h += hs[k] * share
             mean_g += gs[k] * share
         low, c = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in range(terms):
+        for k in each(terms):
             g = choose(keep[k] > 0.0, gs[k] - mean_g, 0.0)
             low += g * share
             c += g * choose(keep[k] > 0.0, hs[k] - mean_h, 0.0)
         return count, mean_h, mean_g, low, c, number(0.0, x, lanes)
+
+    return of_run
+
+
+@lru_cache(None)
+def summed_gradients(lanes, terms, source, factor):
+    """A device function: the gradient state of h = (x - m) * rstd and g = dy * factor(place, geometry, weight), at
+    places first, first + step and so on up to end.
+    """
+    address, weighs = source
+    of_run, nothing = _gradients_of_run(lanes, terms), states(merge_gradients, lanes).nothing
 
     @device
     def sum_over(dy, x, m, rstd, weight, mask, first, end, step, geometry):
@@ -255,7 +269,7 @@ def summed_gradients(lanes, terms, source, factor):
         hs, gs, keep = registers(x, lanes, terms), registers(x, lanes, terms), registers(x, 1, terms)
         place = first
         while place < end:
-            for k in range(terms):
+            for k in each(terms):
                 own = place + k * step
                 hs[k], gs[k], keep[k] = number(0.0, x, lanes), number(0.0, x, lanes), number(0.0, x, 1)
                 if own < end and weighs(own, geometry, mask):

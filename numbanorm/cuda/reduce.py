@@ -15,7 +15,7 @@ from numba.cuda.extending import intrinsic
 
 from numbanorm._math import choose
 from numbanorm.cuda import cuda
-from numbanorm.cuda.vectors import lanes_of, load, number, store
+from numbanorm.cuda.vectors import each, lanes_of, load, number, store
 
 WARP = 32  # threads
 MOST_WARPS = 32  # to a block
@@ -100,7 +100,7 @@ def _over(combine, threads):
 
     @device
     def over_lanes(vector):
-        for k in range(steps):
+        for k in each(steps):
             vector = combine(vector, of_partner(vector, lanes >> (k + 1)))
         return vector
 

@@ -26,7 +26,7 @@ from numbanorm.cuda.moments import scale_of, unit_for
 from numbanorm.cuda.reduce import MOST_WARPS, device, group, larger
 from numbanorm.cuda.vectors import (
     any_lane,
-    holds,
+    each,
     join,
     lane,
     largest,
@@ -58,12 +58,12 @@ def rows_forward(dtype, lanes, steps, threads):
         """delta and var of the row's values times a power of two, at which their squares are float32; and that."""
         shared_peak, shared_sums = shared(values[0], MOST_WARPS), shared(values[0], TWO_PER_WARP)
         peak = number(0.0, values[0], lanes)
-        for k in range(steps):
+        for k in each(steps):
             if (k * threads + own) * lanes < end:
                 peak = larger(peak, abs(values[k] - m))
         scale = scale_of(unit_for(largest_over(largest(peak), shared_peak)))
         sum_d, sum_dd = number(0.0, peak, lanes), number(0.0, peak, lanes)
-        for k in range(steps):
+        for k in each(steps):
             if (k * threads + own) * lanes < end:
                 d = (values[k] - m) * scale
                 sum_d += d
@@ -79,7 +79,7 @@ def rows_forward(dtype, lanes, steps, threads):
         shared_first, shared_mean, shared_sums = shared(x, 1), shared(x, MOST_WARPS), shared(x, TWO_PER_WARP)
 
         values = registers(x, lanes, steps)
-        for k in range(steps):
+        for k in each(steps):
             c = (k * threads + own) * lanes
             values[k] = number(0.0, x, lanes)
             if c < end:
@@ -87,13 +87,13 @@ def rows_forward(dtype, lanes, steps, threads):
 
         base = first_of(lane(values[0], 0), shared_first)  # so that equal values differ by 0
         share, sum_d = number(1.0, x, 1) / count, number(0.0, x, lanes)
-        for k in range(steps):
+        for k in each(steps):
             if (k * threads + own) * lanes < end:
                 sum_d += (values[k] - base) * share
         m = base + sum_over(total(sum_d), shared_mean)
 
         sum_d, sum_dd = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in range(steps):
+        for k in each(steps):
             if (k * threads + own) * lanes < end:
                 d = values[k] - m
                 sum_d += d
@@ -110,7 +110,7 @@ def rows_forward(dtype, lanes, steps, threads):
             store(mean, row, m + delta)
             store(rstd, row, own_rstd)
         mean_h = delta * own_rstd
-        for k in range(steps):
+        for k in each(steps):
             c = (k * threads + own) * lanes
             if c < end:
                 own_weight, own_bias = number(1.0, x, lanes), number(0.0, x, lanes)
@@ -147,7 +147,7 @@ def rows_backward(dtype, lanes, steps, threads):
         share = number(1.0, x, 1) / count
         h, dys = registers(x, lanes, steps), registers(x, lanes, steps)
         dweight, dbias = registers(x, lanes, steps), registers(x, lanes, steps)
-        for k in range(steps):
+        for k in each(steps):
             dweight[k] = dbias[k] = number(0.0, x, lanes)
 
         for i in range(chunk):
@@ -157,7 +157,7 @@ def rows_backward(dtype, lanes, steps, threads):
             if row < rows:
                 m, r = load(mean, row, 1), load(rstd, row, 1)
             sum_wdy = number(0.0, x, lanes)
-            for k in range(steps):
+            for k in each(steps):
                 c = (k * threads + own) * lanes
                 h[k] = dys[k] = number(0.0, x, lanes)
                 if c < end:
@@ -167,7 +167,7 @@ def rows_backward(dtype, lanes, steps, threads):
             m_wdy = sum_over(total(sum_wdy), shared_mean)
 
             sum_h, sum_g, sum_gh = number(0.0, x, lanes), number(0.0, x, lanes), number(0.0, x, lanes)
-            for k in range(steps):
+            for k in each(steps):
                 c = (k * threads + own) * lanes
                 if c < end:
                     g = shifted_gradient(dys[k], weight_at(weight, c, weights), m_wdy)
@@ -179,7 +179,7 @@ def rows_backward(dtype, lanes, steps, threads):
             slope, offset = input_gradient_of_sums(sum_of_h, lane(sums, 1), lane(sums, 2), r, count)
             mean_h = sum_of_h * share  # what the stored mean lacks, being rounded
 
-            for k in range(steps):
+            for k in each(steps):
                 c = (k * threads + own) * lanes
                 if c < end:
                     g = shifted_gradient(dys[k], weight_at(weight, c, weights), m_wdy)
@@ -187,7 +187,7 @@ def rows_backward(dtype, lanes, steps, threads):
                     dweight[k] += dys[k] * (h[k] - mean_h)
                     dbias[k] += dys[k]
 
-        for k in range(steps):
+        for k in each(steps):
             c = (k * threads + own) * lanes
             if c < cols and own_chunk < chunks:
                 store(partials, 2 * own_chunk * cols + c, dweight[k])

@@ -9,7 +9,7 @@ from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel
 from numbanorm.cuda.moments import SLOTS, two_sum
 from numbanorm.cuda.reduce import device
-from numbanorm.cuda.vectors import join, lane, load, number, registers, shared, store
+from numbanorm.cuda.vectors import each, join, lane, load, number, registers, shared, store
 
 TERMS = 8  # values that a thread loads before it adds them
 _ROOM = 2 * SLOTS
@@ -48,12 +48,12 @@ def column_sums(dtype):
         own_sum, zero = number(0.0, partials, 2), number(0.0, partials, 1)
         values, piece = registers(partials, 1, TERMS), types.int64(cuda.threadIdx.y)
         while piece < pieces and column < 2 * cols:
-            for k in range(TERMS):
+            for k in each(TERMS):
                 own = piece + k * cuda.blockDim.y
                 values[k] = zero
                 if own < pieces:
                     values[k] = load(partials, own * 2 * cols + column, 1)
-            for k in range(TERMS):
+            for k in each(TERMS):
                 own_sum = _added(own_sum, join(values[k], zero))
             piece += TERMS * cuda.blockDim.y
         result = _of_threads(shared(partials, _ROOM), own_sum)
@@ -77,14 +77,14 @@ def parameter_gradients(dtype):
         row, step = types.int64(cuda.threadIdx.y), cuda.blockDim.y
         dys, x_hats = registers(x, 1, TERMS), registers(x, 1, TERMS)
         while row < rows and column < cols:
-            for k in range(TERMS):
+            for k in each(TERMS):
                 own = row + k * step
                 dys[k] = x_hats[k] = zero
                 if own < rows:
                     dys[k] = load(dy, own * cols + column, 1)
                     h = scaled_difference(load(x, own * cols + column, 1), load(mean, own, 1), load(rstd, own, 1))
                     x_hats[k] = h - load(mean_h, own, 1)
-            for k in range(TERMS):
+            for k in each(TERMS):
                 sum_dy_x_hat = _added(sum_dy_x_hat, join(dys[k] * x_hats[k], zero))
                 sum_dy = _added(sum_dy, join(dys[k], zero))
             row += TERMS * step

@@ -11,6 +11,7 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.cuda import cgutils
+from numba.cuda.core.imputils import RefType, iternext_impl
 from numba.cuda.extending import (
     intrinsic,
     lower_builtin,
@@ -406,16 +407,65 @@ def _type_of_choice(context):
 def _choose(context, builder, signature, args):
     condition, a, b = signature.args
     common = signature.return_type
-    which = args[0] if isinstance(condition, types.Boolean) or condition.lanes == common.lanes else _in_every_lane(
-        builder, args[0], common.lanes
+    which = (
+        args[0]
+        if isinstance(condition, types.Boolean) or condition.lanes == common.lanes
+        else _in_every_lane(builder, args[0], common.lanes)
     )
-    return builder.select(
-        which, context.cast(builder, args[1], a, common), context.cast(builder, args[2], b, common)
-    )
+    return builder.select(which, context.cast(builder, args[1], a, common), context.cast(builder, args[2], b, common))
 
 
 for _kind in (Vector, types.Boolean):
     lower_builtin(choose, _kind, types.Any, types.Any)(_choose)
+
+
+class Steps(types.IteratorType):
+    """The numbers from 0 on below a count that is known to the compiler."""
+
+    def __init__(self, count):
+        self.count = count
+        super().__init__(f"Steps({count})")
+
+    @property
+    def yield_type(self):
+        return types.int64
+
+
+@register_model(Steps)
+class _StepsModel(models.PrimitiveModel):
+    def __init__(self, manager, steps):
+        super().__init__(manager, steps, ir.IntType(64).as_pointer())
+
+
+@intrinsic
+def each(typing_context, count):
+    """``for k in each(count)``, without a loop: what is numbered by k can stay in registers.
+
+    NVVM cannot always make as much of `range`, which branches on its way to the next number.
+    """
+    if not _known(count):
+        return None
+
+    def codegen(context, builder, signature, args):
+        place = cgutils.alloca_once(builder, ir.IntType(64))
+        builder.store(ir.IntType(64)(0), place)
+        return place
+
+    return Steps(count.literal_value)(count), codegen
+
+
+@lower_builtin("getiter", Steps)
+def _begin_steps(context, builder, signature, args):
+    return args[0]
+
+
+@lower_builtin("iternext", Steps)
+@iternext_impl(RefType.UNTRACKED)
+def _next_step(context, builder, signature, args, result):
+    k = builder.load(args[0])
+    result.set_valid(builder.icmp_signed("<", k, k.type(signature.args[0].count)))
+    result.yield_(k)
+    builder.store(builder.add(k, k.type(1)), args[0])
 
 
 @intrinsic

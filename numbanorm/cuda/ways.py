@@ -88,9 +88,10 @@ def _deliver_columns(lanes, merged):
 
     @device
     def deliver(state, partials, block, C, L, tiles):
-        slot, column = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x, (
-            types.int64(block % tiles) * cuda.blockDim.x + cuda.threadIdx.x
-        ) * lanes
+        slot, column = (
+            cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x,
+            (types.int64(block % tiles) * cuda.blockDim.x + cuda.threadIdx.x) * lanes,
+        )
         state = of_threads(shared(partials, room), state, cuda.threadIdx.y, cuda.blockDim.y, cuda.blockDim.x, slot)
         if cuda.threadIdx.y == 0 and column < C * L:
             store_state(partials, types.int64(block // tiles) * FIELDS * C * L + column, C * L, state)

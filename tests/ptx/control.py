@@ -15,8 +15,7 @@ def is_barrier(instruction):
 
 def decode(program, instruction):
     """What a control instruction does, or None for another one."""
-    name = ".".join(instruction.parts[:2]) if instruction.opcode.startswith(("bar.warp", "barrier.warp")) else None
-    name = "bar.warp" if name else instruction.parts[0]
+    name = "bar.warp" if instruction.opcode.startswith(("bar.warp", "barrier.warp")) else instruction.parts[0]
     if name in _CONTROLS:
         run = _CONTROLS[name](program, instruction)
     elif name in warps.COLLECTIVES:
@@ -58,8 +57,10 @@ def _branch_by_index(program, instruction):
     table = instruction.operands[1]
 
     def run(wave, at, lanes):
-        chosen = wave.views[index][lanes.index]
-        for i, label in enumerate(program.kernel.tables[table]):
+        chosen, labels = wave.views[index][lanes.index], program.kernel.tables[table]
+        if (chosen >= len(labels)).any():
+            wave.fail(Fault, "jumps to label {} of its table", lanes, chosen >= len(labels), chosen)
+        for i, label in enumerate(labels):
             if (chosen == i).any():
                 wave.ready.append((program.kernel.labels[label], lanes.where(chosen == i)))
         return None

@@ -45,9 +45,10 @@ class Lanes:
         return Lanes.at(self.positions[mask], self.all_slots)
 
     def joined(self, *others):
-        positions = np.concatenate([self.positions, *(other.positions for other in others)])
-        positions.sort()
-        return Lanes.at(positions, self.all_slots)
+        mask = np.zeros(len(self.all_slots), bool)
+        for lanes in (self, *others):
+            mask[lanes.index] = True
+        return Lanes.at(np.flatnonzero(mask), self.all_slots)
 
     @property
     def changes(self):

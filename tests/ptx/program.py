@@ -14,7 +14,6 @@ _OPERATIONS = {
     **accesses.OPERATIONS,
     **warps.OPERATIONS,
 }
-_UNORDERED = ("ld", "st", "ldu")
 
 
 class Program:
@@ -66,13 +65,13 @@ class Program:
         return self.parts[start]
 
     def word(self, space):
-        """Bytes of the shortest access to a space: what races are told by."""
+        """Bytes of the shortest store to a space: what races are told by, as each store is to whole such words."""
         widths = [
             accesses.width_of(instruction)
             for instruction in self.instructions
-            if instruction.parts[0] in _UNORDERED and accesses.space_of(instruction) in (space, "")
+            if instruction.parts[0] == "st" and accesses.space_of(instruction) in (space, "")
         ]
-        return min(widths, default=4)
+        return min(widths, default=16)
 
     def most_threads(self):
         """In a block, as far as the kernel says."""

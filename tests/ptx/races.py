@@ -49,7 +49,7 @@ def passed_warp_barrier(old):
 
 
 class Table:
-    """Last writers and readers of memory, in words as long as the shortest access."""
+    """Last writers and readers of memory, in words as long as the shortest store."""
 
     def __init__(self, nbytes, word):
         size = -(-nbytes // 256) * 256 // word
@@ -59,13 +59,17 @@ class Table:
         """The table with a row for each place that an access of so many bytes can have."""
         return table if nbytes <= self.word else table.reshape(-1, nbytes // self.word)
 
+    def places(self, offsets, nbytes):
+        """The rows of accesses."""
+        return offsets // max(nbytes, self.word)
+
     def unwritten(self, offsets, nbytes):
         """Which accesses are to words that nobody wrote, or None."""
-        return _any_row(self.rows(self.writers, nbytes)[offsets // nbytes] == 0)
+        return _any_row(self.rows(self.writers, nbytes)[self.places(offsets, nbytes)] == 0)
 
     def read(self, offsets, nbytes, own, written=True):
         """Note reads; which of them conflict with a write, or None. `written`: whether there may have been one."""
-        places = offsets // nbytes
+        places = self.places(offsets, nbytes)
         if written:
             conflicts = _conflicts(self.rows(self.writers, nbytes)[places], own)
             if conflicts is not None:
@@ -74,15 +78,14 @@ class Table:
         _note(readers, places, own if readers.ndim == 1 else np.repeat(own[:, None], readers.shape[1], 1))
         return None
 
-    def write(self, offsets, nbytes, own, touched=True):
-        """Note writes; which of them conflict with another access, or None. `touched`: whether there may be one."""
-        places = offsets // nbytes
+    def write(self, offsets, nbytes, own):
+        """Note writes; which of them conflict with another access, or None."""
+        places = self.places(offsets, nbytes)
         writers = self.rows(self.writers, nbytes)
-        if touched:
-            for table in (writers, self.rows(self.readers, nbytes)):
-                conflicts = _conflicts(table[places], own)
-                if conflicts is not None:
-                    return conflicts
+        for table in (writers, self.rows(self.readers, nbytes)):
+            conflicts = _conflicts(table[places], own)
+            if conflicts is not None:
+                return conflicts
         writers[places] = own if writers.ndim == 1 else own[:, None]
         first = writers if writers.ndim == 1 else writers[:, 0]
         lost = first[places] != own

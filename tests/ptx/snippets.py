@@ -1,5 +1,7 @@
 """Kernels written as PTX: a few instructions each, with their operands at hand."""
 
+from fractions import Fraction
+
 import numpy as np
 
 from tests.ptx import GlobalMemory, Program, run
@@ -89,3 +91,16 @@ def _register(dtype):
     if dtype.itemsize <= 2:
         return "%rs"
     return ("%f" if dtype.itemsize == 4 else "%fd") if dtype.kind == "f" else ("%r" if dtype.itemsize == 4 else "%rd")
+
+
+def blocks(instruction, result, *operands):
+    """`evaluate` for more operands than a block has threads."""
+    pieces = range(0, len(operands[0]), 1024)
+    return np.concatenate([evaluate(instruction, result, *[a[i : i + 1024] for a in operands]) for i in pieces])
+
+
+def nearest(exact, dtype):
+    """A fraction rounded, ties to even."""
+    near = np.asarray(float(exact)).astype(dtype)[()]
+    around = [near, np.nextafter(near, dtype(-np.inf)), np.nextafter(near, dtype(np.inf))]
+    return min(around, key=lambda x: (abs(Fraction(float(x)) - exact), int(x.view(f"u{x.itemsize}")) & 1))

@@ -12,7 +12,9 @@ SIZES = {
 }
 _VARIABLE = re.compile(r"\.(shared|local)\s+(?:\.align\s+(\d+)\s+)?\.(\w+)\s+([\w$]+)(?:\[(\d*)\])?\s*;")
 _ENTRY = re.compile(r"\.entry\s+([\w$]+)\s*\(([^)]*)\)([^{;]*)\{")
-_PARAMETER = re.compile(r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(?:\.(?!align)[a-z]+\s+)*(?:\.align\s+\d+\s+)?([\w$]+)(\[)?")
+_PARAMETER = re.compile(
+    r"\.param\s+(?:\.align\s+\d+\s+)?\.(\w+)\s+(?:\.(?!align)[a-z]+\s+)*(?:\.align\s+\d+\s+)?([\w$]+)(\[)?"
+)
 _LABEL = re.compile(r"([\w$]+):(?!:)")
 _TABLE = re.compile(r"[\w$]+:\s*\.branchtargets")
 _SPACE = re.compile(r"\s*")
