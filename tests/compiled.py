@@ -80,7 +80,7 @@ def _machine_code(cubin):
         file.write(cubin)
         file.flush()
         usage = _output(tool("cuobjdump"), "-res-usage", file.name)
-        listing = _output(tool("nvdisasm"), "-c", file.name)
+        listing = _output(tool("nvdisasm"), "-c", "-ndf", file.name)
     found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
     names = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.:]*)", listing, re.MULTILINE)
     return MachineCode(*map(int, found.groups()), Counter(names))

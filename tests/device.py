@@ -70,26 +70,43 @@ def empty(like, shape, strides, dtype):
     return DeviceArray(begin or 0, shape, strides, dtype, begin, stream=like.stream, device=like.device)
 
 
+def ones(shape):
+    """At the address of an allocation, as libraries make arrays."""
+    dtype = np.dtype(np.float32)
+    array = empty(_LIKE, shape, np.empty(shape, dtype).strides, dtype)
+    to_host(array)[...] = 1
+    return array
+
+
+_LIKE = DeviceArray(0, (), (), np.float32, None)
+
+
 def _launch(kernel, grid, block, arguments, stream, device):
     launches.append((kernel, grid, block, stream, device))
     flat = [value for a in arguments for value in (a if isinstance(a, tuple) else (a,))]
     assert 0 < grid < 2**31
-    assert block[0] * block[1] <= 1024
-    counts.append(run(compiled.program(kernel), grid, block, flat, MEMORY, **options))
+    assert block[0] * block[1] <= kernel.threads
+    blocks = None if _most_blocks is None else range(0, grid, -(-grid // _most_blocks))
+    found = run(compiled.program(kernel), grid, block, flat, MEMORY, order=_order, blocks=blocks)
+    sectors = found.loaded_sectors + found.stored_sectors
+    moved.append(32 * sectors * grid / (grid if blocks is None else len(blocks)))
 
 
-launches, counts, options = [], [], {}
+launches, moved = [], []  # what was launched since the last time that something was emulated, and the bytes it moved
+_order, _most_blocks = None, None
 
 
 @contextmanager
-def emulated(**how):
-    """Launches are run here, on the memory here."""
-    libraries.register(
-        DeviceArray, libraries.Library(empty, lambda array: array.stream or 0, lambda array: array.device)
-    )
+def emulated(order=None, most_blocks=None):
+    """Launches are run here, on the memory here: in some order of blocks and threads, or a sample of the blocks."""
+    global _order, _most_blocks
+    library = libraries.Library(empty, lambda array: array.stream or 0, lambda array: array.device)
+    libraries.register(DeviceArray, library)
     launches.clear()
-    counts.clear()
-    options.clear()
-    options.update(how)
-    with patch.object(launch, "launch", _launch):
-        yield
+    moved.clear()
+    before, (_order, _most_blocks) = (_order, _most_blocks), (order, most_blocks)
+    try:
+        with patch.object(launch, "launch", _launch):
+            yield
+    finally:
+        _order, _most_blocks = before

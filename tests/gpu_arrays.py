@@ -1,9 +1,10 @@
-"""Arrays on a real GPU, of each library whose arrays numbanorm takes, and its public functions with NumPy's in their place.
+"""Arrays on a real GPU, of each library whose arrays numbanorm takes; and its functions with NumPy's in their place.
 
 A library is imported when a test first asks for its arrays, so that this module can be imported anywhere.
 """
 
 import ctypes
+import warnings
 from contextlib import contextmanager, nullcontext
 from functools import cache, wraps
 from importlib.util import find_spec
@@ -73,9 +74,9 @@ class Numba:
         finally:
             self.stream = 0
 
-    def no_waiting(self):
-        """Where it raises if it waits for the device, as a copy to the host would."""
-        return patch("numba.cuda.cudadrv.driver.device_to_host", side_effect=AssertionError("a copy to the host"))
+    def no_copies(self):
+        """Where a copy to the host raises, as far as the library's own ones can be found out."""
+        return nullcontext()
 
 
 class CuPy:
@@ -108,8 +109,8 @@ class CuPy:
         with self.cupy.cuda.Stream(non_blocking=True) as stream:
             yield stream.ptr
 
-    def no_waiting(self):
-        return nullcontext()  # it refuses to become a NumPy array by itself
+    def no_copies(self):
+        return nullcontext()  # of itself it makes none: it refuses to become a NumPy array
 
 
 class PyTorch:
@@ -146,8 +147,10 @@ class PyTorch:
             yield stream.cuda_stream
 
     @contextmanager
-    def no_waiting(self):
-        self.torch.cuda.set_sync_debug_mode("error")
+    def no_copies(self):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # PyTorch says that it does not find them all
+            self.torch.cuda.set_sync_debug_mode("error")
         try:
             yield
         finally:
@@ -165,8 +168,9 @@ class Sent:
         usual = library.usual(usual)
         low, high = byte_bounds(usual) if usual.size else (0, 0)
         around = low % ALIGNMENT
-        self.memory = np.zeros(-(-(around + high - low) // ALIGNMENT + 1) * ALIGNMENT, np.uint8)
-        self.memory[around : around + high - low] = np.frombuffer(ctypes.string_at(low, high - low), np.uint8)
+        end = around + high - low
+        self.memory = np.zeros(end + ALIGNMENT - end % ALIGNMENT, np.uint8)
+        self.memory[around:end] = np.frombuffer(ctypes.string_at(low, high - low), np.uint8)
         self.first = usual.__array_interface__["data"][0] - low + around if usual.size else 0
         self.library, self.shape, self.strides, self.dtype = library, usual.shape, usual.strides, usual.dtype
         self.array, self.whole = library.view(self.memory, self.first, self.shape, self.strides, self.dtype)
@@ -222,6 +226,13 @@ def on_gpu(library, function):
         return type(result)(*map(back, result)) if isinstance(result, tuple) else back(result)
 
     return call
+
+
+@contextmanager
+def no_copies(library):
+    copy = AssertionError("a copy to the host")
+    with patch("numba.cuda.cudadrv.driver.device_to_host", side_effect=copy), library.no_copies():
+        yield
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Every CUDA kernel, of every dtype and in every way in which it can be launched: for the tests of what it compiles to."""
+"""Every CUDA kernel, of every dtype and in every way in which it can be launched."""
 
 import re
 from itertools import product

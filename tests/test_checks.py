@@ -53,11 +53,18 @@ class Exchange:
 
 
 @pytest.mark.parametrize(("name", "argument"), [*EACH_ARGUMENT, *((name, "out") for name in CALLS)])
+def test_an_array_of_a_gpu_beside_those_of_the_host(name, argument):
+    """Beside x; where x is one, `test_cuda_functions.py` has what is refused."""
+    if argument != "x":
+        message = f"^{argument}: .*Device, on a GPU, must be a numpy.ndarray as the other arrays; copy it to the host"
+        refused(name, TypeError, message, **{argument: Device()})
+
+
+@pytest.mark.parametrize(("name", "argument"), [*EACH_ARGUMENT, *((name, "out") for name in CALLS)])
 @pytest.mark.parametrize(
     ("convert", "message"),
     [
         (lambda a: a.tolist(), r"list, must be a numpy.ndarray; pass np.asarray\("),
-        (lambda a: Device(), "Device, must be a numpy.ndarray; GPU arrays"),
         (lambda a: Exchange(), r"Exchange, must be a numpy.ndarray; pass np.from_dlpack\("),
         (np.ma.masked_array, r"MaskedArray, must be a plain numpy.ndarray; pass .*filled"),
         (lambda a: a.astype(int), r"dtype int64, must be float32 or float64; pass .*astype\(np.float32\)"),

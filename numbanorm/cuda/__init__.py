@@ -1,11 +1,17 @@
 """The kernels on the GPU; the one place that imports numba.cuda."""
 
-try:
-    from numba import cuda
-except ImportError as error:  # no Numba that has it
-    raise ImportError(f"numbanorm: arrays on a GPU need numba-cuda; pip install 'numbanorm[cuda]' ({error})") from error
+from typing import Any
 
-if getattr(cuda, "implementation", None) != "NVIDIA":  # Numba's own, which is no longer kept up
-    raise ImportError("numbanorm: arrays on a GPU need numba-cuda; pip install 'numbanorm[cuda]'")
+_MISSING = "numbanorm: arrays on a GPU need numba-cuda; pip install 'numbanorm[cuda]'"
+
+try:
+    from numba import cuda as _cuda
+except ImportError as error:
+    raise ImportError(f"{_MISSING} ({error})") from error
+
+if getattr(_cuda, "implementation", None) != "NVIDIA":  # Numba's own, which is no longer kept up
+    raise ImportError(_MISSING)
+
+cuda: Any = _cuda
 
 __all__ = ["cuda"]

@@ -49,14 +49,14 @@ def _plan(N, C, L, lanes, masked):
         lanes = lanes if L == 1 else 1
         block = _block(-(-C * L // lanes))
         tiles = -(-C * L // (lanes * block[0]))
-        total, at_once = N, block[1] * TERMS
+        total, least = N, block[1] * 2 * TERMS
         way, columns, own = ways.columns(lanes, masked), C * L, L
     else:
         lanes = 1 if masked else lanes
         block, tiles = (SLOTS, 1), C
-        total, at_once = N * (L // lanes), SLOTS * TERMS
+        total, least = N * (L // lanes), SLOTS * TERMS
         way, columns, own = ways.channels(lanes, masked), C, 1
-    pieces = max(1, min(_BLOCKS // max(1, tiles), -(-total // at_once)), -(-total // _MOST))
+    pieces = max(1, min(_BLOCKS // max(1, tiles), -(-total // least)), -(-total // _MOST))
     chunk = max(1, -(-total // pieces))
     return _Plan(way, lanes, block, tiles, -(-total // chunk), chunk, columns, own)
 

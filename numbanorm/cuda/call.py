@@ -83,6 +83,7 @@ class Call:
         return seen_from_here(name, value)
 
     def layout(self, axes: Shape) -> Layout:
+        """Of x, normalised over these axes."""
         x = self.x.array
         return layout(x.shape, x.strides, x.dtype.str, axes)
 

@@ -1,7 +1,7 @@
 """Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels.
 
-One launch makes the states of pieces of each channel, one merges them, and one applies what comes of it. Nobody adds to
-memory that others add to: the order of all sums is fixed by the shape. `way` is that of `ways` in which x is shared out.
+One launch makes the states of pieces of each channel, one merges them, and one applies what comes of it. Nobody adds
+to memory that others add to: the order of all sums is fixed by the shape. `way` says how x is shared out.
 """
 
 from functools import lru_cache

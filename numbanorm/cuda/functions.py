@@ -1,4 +1,8 @@
-"""The public functions, of arrays on a GPU: check, see, allocate, launch. What they do is said where they are public."""
+"""The public functions, of arrays on a GPU: check, see, allocate, launch. What they do is said where they are public.
+
+Nothing is read back: what only the values would tell (a mask that is False everywhere, a negative variance) shows as
+NaN in the results, not as an error.
+"""
 
 from typing import Any
 
@@ -141,7 +145,7 @@ def batch_norm_backward(
     dx, target = call.target(lies.strides, apart=False)
     dweight, own_dweight = call.empty(seen.parameter_shape, lies.parameter, dtype)
     dbias, own_dbias = call.empty(seen.parameter_shape, lies.parameter, dtype)
-    kernel = batchnorm.batch_norm_backward_frozen if frozen else batchnorm.batch_norm_backward
+    kernel: Any = batchnorm.batch_norm_backward_frozen if frozen else batchnorm.batch_norm_backward
     given = own_dy, own_x, own_mean, own_rstd, own_weight, own_mask
     kernel(call, *given, target, own_dweight, own_dbias, *seen.planes)
     return Gradients(call.deliver(dx, target, lies.strides), dweight, dbias)

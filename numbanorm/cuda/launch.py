@@ -32,7 +32,7 @@ def launch(
 def _configured(kernel: Kernel, grid: int, block: tuple[int, int], stream: int, device: int) -> Any:
     """For the current device. A small grid is no mistake: it is put in later, for Numba would warn of it."""
     many = 1 << 20
-    configured = _compiled(kernel, device)[many, block, cuda.external_stream(stream) if stream else 0]
+    configured = compiled(kernel, device)[many, block, cuda.external_stream(stream) if stream else 0]
     configured.griddim = (grid, 1, 1)
     return configured
 

@@ -17,7 +17,7 @@ _CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is floa
 
 
 def lanes_of(size, *runs):
-    """Values to a vector: as many as are 128 bits, where runs and pieces of `size` values begin at multiples of that."""
+    """Values to a vector: 128 bits where runs and pieces of `size` values begin at multiples of that."""
     lanes = BYTES // runs[0].dtype.itemsize
     return lanes if size % lanes == 0 and not any(run.address % BYTES for run in runs) else 1
 
@@ -26,7 +26,7 @@ def lanes_of(size, *runs):
 def group_of(cols, lanes, itemsize, most):
     """How many threads share a row, and in how many steps; no threads where a row is too long to be held."""
     vectors, most_steps = -(-cols // lanes), min(_STEPS, _HELD // (lanes * itemsize))
-    for threads in (2, 8, _WARP):
+    for threads in (2, 8, 16, _WARP):
         if vectors <= threads:
             return threads, 1
     steps = 2

@@ -32,7 +32,9 @@ def register(array_type: type, library: Library) -> None:
 
 
 def library_of(name: str, value: Any) -> Library:
-    found = _library_of_type(type(value))
+    """That of an argument."""
+    array_type: Any = type(value)
+    found = _library_of_type(array_type)
     if found is None:
         kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise TypeError(
@@ -43,7 +45,7 @@ def library_of(name: str, value: Any) -> Library:
 
 
 @lru_cache(256)
-def _library_of_type(array_type: type) -> Library | None:
+def _library_of_type(array_type: Any) -> Library | None:
     for base in array_type.__mro__:
         if base in _registered:
             return _registered[base]

@@ -1,4 +1,4 @@
-"""Layer normalization over the columns of x (rows, cols), in rows too long for the registers of a block: x is read twice.
+"""Layer normalization over the columns of x (rows, cols), in rows too long for a block's registers: x is read twice.
 
 A block takes a row, a thread vectors one block's width apart.
 """

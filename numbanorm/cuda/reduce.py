@@ -47,7 +47,7 @@ def larger(a, b):
 
 
 def _exchange(mode, segment):
-    """An intrinsic: the vector of another lane, every lane of the warp asking. Of float64, the words go their own way."""
+    """An intrinsic, the vector of another lane, for which every lane asks. Of float64, each word goes its own way."""
 
     def word_of(builder, word, operand):
         function = ir.FunctionType(ir.LiteralStructType([_INT32, ir.IntType(1)]), [_INT32] * 5)

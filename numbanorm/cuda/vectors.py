@@ -428,6 +428,7 @@ class Steps(types.IteratorType):
 
     @property
     def yield_type(self):
+        """Of k."""
         return types.int64
 
 

@@ -1,8 +1,8 @@
 """How x (N, C, L) is shared out over blocks and threads, where channels have statistics of their own.
 
-In the way of *columns*, x is a matrix of N rows and C * L columns, of which L in a row are one channel's; a thread takes
-some rows of a vector of columns. In the way of *channels*, a block takes a piece of one channel, and a thread vectors
-within its runs of L. `tiles` blocks in a row take a piece: `chunk` rows, or vectors of each channel.
+In the way of *columns*, x is a matrix of N rows and C * L columns, of which L in a row are one channel's; a thread
+takes some rows of a vector of columns. In the way of *channels*, a block takes a piece of one channel, and a thread
+vectors within its runs of L. `tiles` blocks in a row take a piece: `chunk` rows, or vectors of each channel.
 """
 
 from functools import lru_cache

@@ -1,0 +1,294 @@
+"""Arrays of a GPU in the public functions: what is taken, where it runs, what comes back, what is refused."""
+
+import re
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+
+from numbanorm import (
+    LayerNorm,
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    layer_norm,
+    layer_norm_backward,
+    layer_norm_forward,
+)
+from numbanorm.cuda import launch, libraries
+from tests import device, reference
+from tests.cases import assert_gradients, assert_normalized, values
+from tests.device import DeviceArray, to_device, to_host
+
+X, C = values((6, 8)), np.ones(8, np.float32)
+ROWS = np.ones((6, 1), np.float32)
+CALLS = {
+    "layer_norm": (layer_norm, {"x": X, "weight": C, "bias": C}),
+    "layer_norm_forward": (layer_norm_forward, {"x": X, "weight": C, "bias": C}),
+    "layer_norm_backward": (layer_norm_backward, {"dy": X, "x": X, "mean": ROWS, "rstd": ROWS, "weight": C}),
+    "batch_norm": (batch_norm, {"x": X, "mean": C, "var": C, "weight": C, "bias": C}),
+    "batch_norm_forward": (
+        batch_norm_forward,
+        {"x": X, "weight": C, "bias": C, "running_mean": C, "running_var": C, "mask": np.ones(6, bool)},
+    ),
+    "batch_norm_backward": (
+        batch_norm_backward,
+        {"dy": X, "x": X, "mean": C, "rstd": C, "weight": C, "mask": np.ones(6, bool)},
+    ),
+}
+EACH_ARGUMENT = [(name, argument) for name, (_, arguments) in CALLS.items() for argument in arguments]
+
+
+@pytest.fixture(autouse=True)
+def _emulated():
+    with device.emulated():
+        yield
+
+
+def sent(name, **options):
+    return {key: to_device(value.copy(), **options) for key, value in CALLS[name][1].items()}
+
+
+def refused(name, error, message, **changes):
+    """The call, with some arguments changed, raises, and neither runs nor writes anything."""
+    function, arguments = CALLS[name][0], sent(name) | {"out": to_device(X.copy())} | changes
+    before = {key: to_host(a).copy() for key, a in arguments.items() if isinstance(a, DeviceArray)}
+    with pytest.raises(error, match=message):
+        function(**arguments)
+    assert not device.launches
+    for key, value in before.items():
+        np.testing.assert_array_equal(to_host(arguments[key]), value)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_results_are_of_the_callers_type(name):
+    result = CALLS[name][0](**sent(name))
+    for array in result if isinstance(result, tuple) else (result,):
+        assert type(array) is DeviceArray
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_everything_runs_on_the_device_and_the_stream_of_x(name):
+    CALLS[name][0](**sent(name, stream=77, device=3))
+    assert {launch[3:] for launch in device.launches} == {(77, 3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "launches"),
+    [
+        ("layer_norm", 1),
+        ("layer_norm_forward", 1),
+        ("layer_norm_backward", 2),
+        ("batch_norm", 2),
+        ("batch_norm_forward", 3),
+        ("batch_norm_backward", 3),
+    ],
+)
+@pytest.mark.parametrize("shape", [(6, 8), (3, 20000), (2000, 40), (2, 40, 30)])
+def test_few_launches(name, launches, shape):
+    function, axis = CALLS[name][0], {"axis": 1} if name.startswith("layer") else {}
+    x, own = to_device(values(shape)), to_device(np.ones(shape[1], np.float32))
+    statistic = np.ones([1 if i == 1 and axis else n for i, n in enumerate(shape)], np.float32)
+    statistic = to_device(statistic) if axis else own
+    arguments = {
+        "layer_norm": (x, own, own),
+        "layer_norm_forward": (x, own, own),
+        "layer_norm_backward": (x, x, statistic, statistic, own),
+        "batch_norm": (x, own, own, own, own),
+        "batch_norm_forward": (x, own, own),
+        "batch_norm_backward": (x, x, own, own, own),
+    }[name]
+    function(*arguments, **axis)
+    assert len(device.launches) == launches
+
+
+@pytest.mark.parametrize(("name", "argument"), EACH_ARGUMENT)
+def test_arrays_of_the_host_and_of_a_device_in_one_call(name, argument):
+    value = CALLS[name][1][argument].copy()
+    if argument == "x":
+        kinds = "DeviceArray, on a GPU, must be a numpy.ndarray"
+        other = next(key for key in CALLS[name][1] if key != "x")
+        arguments = {**sent(name), "x": value}
+        with pytest.raises(TypeError, match=rf"^{other}: tests.device.{kinds}"):
+            CALLS[name][0](**arguments)
+    else:
+        message = f"^{argument}: numpy.ndarray, must be tests.device.DeviceArray as x is"
+        refused(name, TypeError, message, **{argument: value})
+
+
+def test_out_of_the_host():
+    refused("layer_norm", TypeError, "^out: numpy.ndarray, must be tests.device.DeviceArray", out=X.copy())
+
+
+def test_an_array_on_another_device():
+    message = "^weight: on device 1, must be on device 0, that of x"
+    refused("layer_norm", ValueError, message, weight=to_device(C.copy(), device=1))
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_an_array_on_another_stream_is_waited_for(name, monkeypatch):
+    waits = []
+    monkeypatch.setattr(launch, "wait", lambda *given: waits.append(given))
+    arguments = sent(name, stream=5)
+    CALLS[name][0](**arguments)
+    assert not waits
+    CALLS[name][0](**arguments | {"weight": to_device(C.copy(), stream=6)} if "weight" in arguments else arguments)
+    assert waits == [(0, 5, {6})]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value", "error", "message"),
+    [
+        ("x", X.astype(int), TypeError, "dtype int64, must be float32 or float64"),
+        ("x", X.astype(">f4"), TypeError, "dtype >f4, must be of native byte order"),
+        ("x", X[0, 0], ValueError, r"shape \(\), must have at least 1 axis"),
+        ("weight", C[:3], ValueError, r"shape \(3,\), must be \(8,\)"),
+        ("weight", C.astype(float), TypeError, "dtype float64, must be float32"),
+        ("out", X[:, :4], ValueError, "shape .*, must be"),
+        ("out", X.astype(float), TypeError, "dtype float64, must be float32"),
+        ("eps", -1.0, ValueError, "must be finite and not negative"),
+        ("axis", 5, ValueError, "must be in"),
+    ],
+)
+def test_wrong_arguments(argument, value, error, message):
+    given = to_device(np.array(value)) if isinstance(value, np.ndarray | np.generic) else value
+    refused("layer_norm", error, f"^{argument}: .*{message}", **{argument: given})
+
+
+def test_an_address_that_is_not_aligned():
+    whole = to_device(np.zeros(100, np.uint8))
+    view = DeviceArray(whole.address + 1, (4, 4), (16, 4), np.float32, None)
+    refused("layer_norm", ValueError, "^x: address .*, must be aligned to its dtype float32", x=view)
+
+
+def test_a_read_only_out():
+    whole = to_device(X.copy())
+    view = DeviceArray(whole.address, whole.shape, whole.strides, whole.dtype, None, read_only=True)
+    refused("layer_norm", ValueError, "^out: read-only, must be writable", out=view)
+
+
+def test_out_that_overlaps():
+    whole = to_device(np.zeros((7, 8), np.float32))
+    x = DeviceArray(whole.address, (6, 8), whole.strides, whole.dtype, None)
+    shifted = DeviceArray(whole.address + 32, (6, 8), whole.strides, whole.dtype, None)
+    refused("layer_norm", ValueError, "^out: overlaps x", x=x, out=shifted)
+    between = DeviceArray(whole.address + 16, (6, 4), whole.strides, whole.dtype, None)
+    apart = DeviceArray(whole.address, (6, 4), whole.strides, whole.dtype, None)
+    half = to_device(C[:4].copy())
+    layer_norm(apart, half, half, out=between)  # beside each other, in the same rows
+
+
+def test_a_mask_of_one_value_or_none_moves_no_running_statistics():
+    """On the device nobody can say so: that would be a transfer."""
+    x = values((5, 3))
+    for count in (0, 1):
+        mask = np.arange(5) < count
+        running = [to_device(np.full(3, value, np.float32)) for value in (2.0, 3.0)]
+        y, _, rstd = batch_norm_forward(to_device(x), None, None, *running, mask=to_device(mask))
+        np.testing.assert_array_equal([to_host(a) for a in running], [[2.0] * 3, [3.0] * 3])
+        np.testing.assert_array_equal(to_host(y)[count:], 0)
+        assert np.isnan(to_host(rstd)).all() == (count == 0)
+
+
+def test_a_negative_variance_gives_nan():
+    var = to_device(np.array([1.0, -1.0], np.float32))
+    y = to_host(batch_norm(to_device(values((5, 2))), to_device(np.zeros(2, np.float32)), var))
+    assert np.isfinite(y[:, 0]).all()
+    assert np.isnan(y[:, 1]).all()
+
+
+def test_a_layer_is_for_arrays_of_the_host():
+    with pytest.raises(TypeError, match=r"^x: .*DeviceArray, on a GPU, must be a numpy.ndarray"):
+        LayerNorm(8)(to_device(X.copy()))
+
+
+@pytest.mark.parametrize("offset", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(20, 64), (3, 2000), (2, 20000)])
+def test_addresses_that_vectors_cannot_begin_at(shape, offset):
+    """Views some values into memory; and rows of a length that vectors do not divide."""
+    for cols in (shape[1], shape[1] - 1):
+        x, dy = (values((shape[0], cols + offset), seed=seed)[:, offset:].copy() for seed in (0, 2))
+        flat = np.concatenate([np.zeros(offset, np.float32), x.ravel()])
+        there = to_device(flat)
+        view = DeviceArray(there.address + 4 * offset, x.shape, x.strides, x.dtype, None)
+        y, mean, rstd = layer_norm_forward(view)
+        expected = reference.layer_norm_forward(x, None, None, -1)
+        assert_normalized(to_host(y), expected.y, expected.x_hat)
+        gradients = layer_norm_backward(to_device(dy), view, mean, rstd)
+        assert_gradients(type(gradients)(*map(to_host, gradients)), reference.layer_norm_backward(dy, x, None, -1))
+        y, mean, rstd = batch_norm_forward(view)
+        expected = reference.batch_norm_forward(x, None, None, 1)
+        assert_normalized(to_host(y), expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("order", [1, 2])
+@pytest.mark.parametrize("shape", [(3000, 40), (300, 2000), (40, 20001), (2, 300, 40), (16, 3, 900)])
+def test_results_do_not_depend_on_the_order_of_blocks_and_threads(shape, order):
+    def results(**how):
+        with device.emulated(**how):
+            x, dy = to_device(values(shape)), to_device(values(shape, seed=2))
+            forward, bn_forward = layer_norm_forward(x, axis=1), batch_norm_forward(x)
+            backward = layer_norm_backward(dy, x, *forward[1:], axis=1), batch_norm_backward(dy, x, *bn_forward[1:])
+            return [to_host(a).copy() for result in (forward, bn_forward, *backward) for a in result]
+
+    for one, other in zip(results(), results(order=order), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_an_unknown_type_is_told_what_to_do():
+    class Unknown:
+        __cuda_array_interface__ = None
+
+    with pytest.raises(TypeError, match=r"^x: .*Unknown, must be an array of CuPy, PyTorch or Numba; pass cupy"):
+        layer_norm(Unknown())
+
+
+def test_a_tensor_that_requires_a_gradient():
+    class Tensor:
+        is_cuda = True
+
+        @property
+        def __cuda_array_interface__(self):
+            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
+
+    library = libraries.Library(device.empty, lambda array: 0, lambda array: 0)
+    libraries.register(Tensor, library)
+    with pytest.raises(TypeError, match=r"^x: Can't get __cuda_array_interface__ on Variable that requires grad"):
+        layer_norm(Tensor())
+
+
+def test_without_the_cuda_package_the_error_says_what_to_install():
+    program = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba.cuda" or name.startswith("numba_cuda"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Missing())
+import numbanorm
+class Array:
+    __cuda_array_interface__ = None
+try:
+    numbanorm.layer_norm(Array())
+except ImportError as error:
+    print(error)
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert re.search(r"arrays on a GPU need numba-cuda; pip install 'numbanorm\[cuda\]'", output)
+
+
+def test_numbas_own_cuda_is_not_taken_for_the_package():
+    program = """
+import sys, types
+import numba
+numba.cuda = sys.modules["numba.cuda"] = types.ModuleType("numba.cuda")
+try:
+    import numbanorm.cuda
+except ImportError as error:
+    print(error)
+"""
+    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert "arrays on a GPU need numba-cuda" in output
