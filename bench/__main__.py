@@ -6,7 +6,7 @@ import sys
 import numpy as np
 from rich.console import Console
 
-from bench import accuracy, growth, launch, memory, overhead, peers, readme, soak, speed, start, targets, train
+from bench import accuracy, gpu, growth, launch, memory, overhead, peers, readme, soak, speed, start, targets, train
 from bench.environment import machine_line
 
 
@@ -15,10 +15,12 @@ def main() -> None:
     options = _options()
     console = Console(width=None if sys.stdout.isatty() else 250)
     console.print(machine_line(options.peers), soft_wrap=True)
+    if options.gpu:
+        sys.exit(gpu.run(console, options.quick))
     console.print("The first run compiles, which takes longer than all else; later ones load what it has compiled.")
     for sentence in peers.missing(_peer_names(options)):
         console.print(sentence)
-    for name in options.parts or (name for name in PARTS if name != "soak"):
+    for name in options.parts or (name for name in PARTS if name not in ("soak", "traffic")):
         PARTS[name](console, options)
 
 
@@ -35,6 +37,7 @@ def _options() -> argparse.Namespace:
         "launch: what several threads cost, at once, after a pause and beside a busy core; "
         "growth: time and memory as x grows; "
         "start: imports, first results, compiling. All of these if none is named. "
+        "traffic: the bytes that the CUDA kernels move, counted without a GPU (needs numba-cuda); "
         "soak: ten minutes of calls from threads and forked children, all results checked; --quick for one (Linux).",
     )
     parser.add_argument("--quick", action="store_true", help="fewer shapes and rounds")
@@ -42,8 +45,16 @@ def _options() -> argparse.Namespace:
         "--peers", action="store_true", help="speed: also beside torch.compile, JAX and ONNX Runtime; and the targets"
     )
     parser.add_argument("--float64", action="store_true", help="speed: arrays of float64")
-    parser.add_argument("--readme", action="store_true", help="also write the accuracy and speed tables into README.md")
+    parser.add_argument(
+        "--gpu",
+        action="store_true",
+        help="alone or with --quick: every operation on an NVIDIA GPU beside PyTorch, other kernels that are installed "
+        "and a copy on the device",
+    )
+    parser.add_argument("--readme", action="store_true", help="also write the tables of accuracy, speed and traffic into README.md")
     options = parser.parse_args()
+    if options.gpu and options.parts:
+        parser.error(f"--gpu: is a part of its own, not together with {', '.join(options.parts)}")
     if unknown := set(options.parts) - set(PARTS):
         parser.error(f"part: {', '.join(sorted(unknown))}, must be among {', '.join(PARTS)}")
     return options
@@ -109,6 +120,16 @@ def _growth(console: Console, options) -> None:
         console.print(f"All figures: {part.save(results)}")
 
 
+def _traffic(console: Console, options) -> None:
+    from bench import traffic  # which needs numba-cuda
+
+    table = traffic.table()
+    table.show(console)
+    console.print(f"All figures: {traffic.save(table)}")
+    if options.readme:
+        readme.write("traffic", [table], f"Counted by numba-cuda's PTX for compute capability 8.0; {machine_line()}")
+
+
 def _start(console: Console, options) -> None:
     figures = start.measure(options.quick)
     start.table(figures).show(console)
@@ -123,6 +144,7 @@ PARTS = {
     "launch": _launch,
     "growth": _growth,
     "start": _start,
+    "traffic": _traffic,
     "soak": _soak,
 }
 

@@ -10,6 +10,7 @@ are statistics, the partial sums of the parameters' gradients, and sectors of wh
 from math import prod
 from typing import NamedTuple
 
+from bench.environment import append
 from bench.tables import Table
 from numbanorm import batch_norm_backward, batch_norm_forward, layer_norm, layer_norm_backward, layer_norm_forward
 from tests import device
@@ -67,6 +68,11 @@ def table() -> Table:
     """Of all cases."""
     rows = [[case.operation, _named(case), f"{moved(case):.3f}"] for case in CASES]
     return Table("Bytes moved over the fewest, float32", ["operation", "x", "moved / fewest"], rows)
+
+
+def save(table: Table):
+    """A row per case; returns the path."""
+    return append("traffic", [dict(zip(table.header, row, strict=True)) for row in table.rows])
 
 
 def _named(case: Case) -> str:

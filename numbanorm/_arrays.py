@@ -19,14 +19,13 @@ _SHORT = 1 << 16  # values: longer numbers in place of a parameter are not kept
 
 
 def elsewhere(x: Any) -> Any:
-    """The functions for arrays like x that are not NumPy's, or None: then it is for the checks to say what is wrong."""
-    return _on_gpu() if _checks.on_gpu(x) else None
-
-
-@lru_cache(None)
-def _on_gpu() -> Any:
-    from numbanorm.cuda import functions  # which says what to install, if anything is missing
-
+    """The functions for an x that is on a GPU, or None: then it is for the checks to say what is wrong."""
+    if not _checks.on_gpu(x):
+        return None
+    try:
+        from numbanorm.cuda import functions
+    except ImportError as error:
+        raise _checks.no_cuda("x", x, error) from error
     return functions
 
 

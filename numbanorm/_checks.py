@@ -51,6 +51,11 @@ def on_gpu(value: Any) -> bool:
     return hasattr(type(value), "__cuda_array_interface__") and getattr(value, "is_cuda", True)
 
 
+def no_cuda(name: str, value: Any, error: ImportError) -> TypeError:
+    """What to raise for an array on a GPU where there is nothing to run its kernels."""
+    return TypeError(f"{name}: {type(value).__module__}.{type(value).__qualname__}, on a GPU: {error}")
+
+
 def other_kind(name: str, value: Any, x: Any) -> TypeError:
     """What to raise for arrays of two kinds in one call."""
     kinds = (f"{type(a).__module__}.{type(a).__qualname__}" for a in (value, x))

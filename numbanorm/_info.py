@@ -27,7 +27,7 @@ def lines() -> Iterator[tuple[str, str]]:
     for directory in cache.directories():
         yield "cache", f"{directory}: {_state(directory)}"
     yield "GPU", _gpus()
-    yield "CUDA", "; ".join(_missing_for_cuda())
+    yield "CUDA", "; ".join(_cuda())
 
 
 def _or_error(value: Callable[[], str]) -> str:
@@ -77,13 +77,13 @@ def _gpus() -> str:
     return ", ".join(names) or "none"
 
 
-def _missing_for_cuda() -> Iterator[str]:
-    yield f"numbanorm {__version__} has no CUDA kernels yet"
+def _cuda() -> Iterator[str]:
+    """What arrays on a GPU need: the package, which compiles the kernels, and the driver, which runs them."""
+    try:
+        yield f"{_CUDA_PACKAGE} {version(_CUDA_PACKAGE)}"
+    except PackageNotFoundError:
+        yield f"{_CUDA_PACKAGE} is missing: pip install 'numbanorm[cuda]'"
     try:
         ctypes.CDLL(_CUDA_DRIVER)
     except OSError:
-        yield "they will need a driver, which is missing"
-    try:
-        yield f"{_CUDA_PACKAGE} {version(_CUDA_PACKAGE)} is installed"
-    except PackageNotFoundError:
-        yield f"they will need {_CUDA_PACKAGE}, which is missing"
+        yield "the driver is missing"

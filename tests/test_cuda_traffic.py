@@ -16,7 +16,7 @@ def limit(case):
         whole = case.shape[1] % 4 == 0 and (case.shape[1] >= NARROW or case.operation == "layer_norm")
         return MOST[case.operation] if held and whole else None
     last = case.channel_axis in (-1, len(case.shape) - 1)
-    return (1.1 if "forward" in case.operation else 1.13) if last else None
+    return 1.1 if last else None
 
 
 LIMITED = [case for case in CASES if limit(case)]

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-_MISSING = "numbanorm: arrays on a GPU need numba-cuda; pip install 'numbanorm[cuda]'"
+_MISSING = "arrays there need the package numba-cuda; pip install 'numbanorm[cuda]'"
 
 try:
     from numba import cuda as _cuda

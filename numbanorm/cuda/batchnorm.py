@@ -49,7 +49,7 @@ def _plan(N, C, L, lanes, masked):
         lanes = lanes if L == 1 else 1
         block = _block(-(-C * L // lanes))
         tiles = -(-C * L // (lanes * block[0]))
-        total, least = N, block[1] * 2 * TERMS
+        total, least = N, block[1] * 4 * TERMS
         way, columns, own = ways.columns(lanes, masked), C * L, L
     else:
         lanes = 1 if masked else lanes

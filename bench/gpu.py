@@ -1,0 +1,259 @@
+"""How fast every operation is on a GPU, beside its peers and beside a copy on the device: ``python -m bench --gpu``.
+
+The bytes are the fewest that an operation must move, those of `layernorm` and `batchnorm`: for LN and BN forward one
+read and one write of x's size, for backward two reads and one write. BN in training must read x, or dy and x, twice
+where the cache does not hold them, and so moves half as much again, or two thirds: it cannot come near the copy.
+
+The copy is of as many bytes in all, from device memory to device memory, by the library's own means (cudaMemcpyAsync).
+Times are the device's, between two events with many calls between them, which wait in the queue until all are there: so
+the host has no part in them. Each call is of other arrays than the one before, until the cache cannot hold those of the
+first any more. Systems and the copy take turns, round by round.
+
+What a call takes the host is another table: many calls of tiny arrays, for none of which the host waits, beside a bare
+launch by Numba of an empty kernel with as many arguments.
+"""
+
+import subprocess
+import time
+from collections.abc import Callable
+from functools import cache, partial
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+
+from bench import batchnorm, gpu_systems, layernorm, peers
+from bench.cases import Case, Shape
+from bench.environment import append
+from bench.tables import Table
+from bench.timing import Timing, ratio
+
+LAYER_NORM = (
+    Shape("BERT", (16384, 768), -1, quick=True),
+    Shape("GPT-2", (16384, 1024), -1),
+    Shape("GPT-3", (8192, 4096), -1, quick=True),
+    Shape("wide", (4096, 8192), -1),
+    Shape("wide", (4096, 16384), -1),
+    Shape("wide", (1024, 65536), -1),
+    Shape("tiny", (1, 768), -1, quick=True),
+)
+BATCH_NORM = (
+    Shape("ResNet-50", (256, 64, 56, 56), 1, quick=True),
+    Shape("ResNet-50", (256, 512, 14, 14), 1),
+    Shape("ResNet-50", (256, 56, 56, 64), -1),
+    Shape("ResNet-50", (256, 14, 14, 512), -1, quick=True),
+    Shape("MLP", (65536, 1024), 1),
+    Shape("tiny", (60, 100), 1, quick=True),
+)
+OWN = ("numbanorm", "out=")
+COPY, LAUNCH = "copy", "empty kernel"
+ROUNDS, QUICK_ROUNDS = 21, 7
+SAMPLE = 10e-3  # seconds of the device
+MOST = 64  # calls to a sample: the queue holds some 1000 kernels
+HOST_CALLS = 100
+PAUSES = 2, 8, 32, 128  # milliseconds in which calls come into the queue
+
+
+class Result(NamedTuple):
+    """A case, and the seconds of all systems and the copy: the device's, or the host's."""
+
+    case: Case
+    timings: dict[str, Timing]
+
+
+def run(console: Console, quick: bool) -> int:
+    """The exit status."""
+    if sentence := missing():
+        console.print(sentence)
+        return 1
+    console.print(gpu_line())
+    for name in gpu_systems.PEERS:
+        if lack := gpu_systems.lacks(name):
+            console.print(f"{name}: needs {lack}, its columns show -")
+    cases = [
+        Case(operation, shape)
+        for module, shapes in ((layernorm, LAYER_NORM), (batchnorm, BATCH_NORM))
+        for operation in module.OPERATIONS
+        for shape in shapes
+        if shape.quick or not quick
+    ]
+    rounds = QUICK_ROUNDS if quick else ROUNDS
+    with peers.inference_mode():
+        found = [_measure(console, case, rounds) for case in track(cases, "gpu", console=console)]
+    device, host = [results[0] for results in found], [results[1] for results in found if results[1]]
+    for _, results in groupby(device, lambda result: result.case.operation):
+        device_table(list(results)).show(console)
+    host_table(host).show(console)
+    console.print(gpu_line())
+    console.print(f"All figures: {save(device, host)}")
+    return 0
+
+
+def missing() -> str:
+    """What stands in the way, as a sentence; nothing if nothing does."""
+    try:
+        from numbanorm.cuda import cuda
+    except ImportError as error:
+        return str(error)
+    if not cuda.is_available():
+        error = (cuda.cuda_error() or "NVVM is not installed: pip install 'numbanorm[cuda]'.").strip()
+        return f"bench --gpu needs an NVIDIA GPU and its driver: {error.splitlines()[0]}"
+    if gpu_systems.library() is None:
+        return "bench --gpu needs arrays on the GPU: PyTorch built for CUDA (which the peers need too) or CuPy."
+    return ""
+
+
+def gpu_line() -> str:
+    """Name, driver and clocks, as they are now."""
+    from numbanorm.cuda import cuda
+
+    device = cuda.get_current_device()
+    fields = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem"
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", f"--id={device.uuid}"]
+    try:
+        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        name, driver, clock, most, memory, most_memory = found.split(", ")
+    except (OSError, ValueError, subprocess.CalledProcessError):
+        return f"{device.name}, clocks unknown (no nvidia-smi)"
+    return f"{name}, driver {driver}; clock {clock} of {most}, memory's {memory} of {most_memory}"
+
+
+def _measure(console: Console, case: Case, rounds: int) -> tuple[Result, Result | None]:
+    """On the device, and for tiny arrays on the host."""
+    systems = gpu_systems.systems(console, case)
+    host = None
+    if case.shape.network == "tiny":
+        timings = _host_times({name: calls[0] for name, calls in systems.items()} | {LAUNCH: _bare_launch()}, rounds)
+        host = Result(case, timings)
+    return Result(case, _device_times(systems | {COPY: gpu_systems.copies(case)}, rounds)), host
+
+
+def _device_times(systems: dict[str, list[Callable]], rounds: int) -> dict[str, Timing]:
+    for calls in systems.values():
+        for call in 3 * calls:
+            call()
+    turns = {name: _turns(calls) for name, calls in systems.items()}
+    samples: dict[str, list[float]] = {name: [] for name in systems}
+    for _ in range(rounds):
+        for name, calls in systems.items():
+            samples[name].append(_sample(calls, turns[name]))
+    return {name: Timing(taken) for name, taken in samples.items()}
+
+
+def _turns(calls: list[Callable]) -> int:
+    wanted = round(SAMPLE / min(_sample(calls, 1) for _ in range(3)) / len(calls))
+    return max(1, min(wanted, MOST // len(calls)))
+
+
+def _sample(calls: list[Callable], turns: int) -> float:
+    """Seconds per call; the device begins when all calls are in its queue, if any pause is long enough for that."""
+    from numbanorm.cuda import cuda
+
+    kept = [None] * len(calls)  # so that results do not come where those of the call before were, in the cache
+    for pause in PAUSES:
+        begin, end = cuda.event(), cuda.event()
+        _pause()[128, 1](pause)
+        begin.record()
+        for _ in range(turns):
+            for i, call in enumerate(calls):
+                kept[i] = call()
+        in_queue = not begin.query()
+        end.record()
+        end.synchronize()
+        if in_queue:
+            break
+    return cuda.event_elapsed_time(begin, end) * 1e-3 / (turns * len(calls))
+
+
+@cache
+def _pause():
+    from numbanorm.cuda import cuda
+
+    @cuda.jit
+    def pause(milliseconds):
+        for _ in range(milliseconds):
+            cuda.nanosleep(1_000_000)
+
+    return pause
+
+
+def _host_times(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
+    from numbanorm.cuda import cuda
+
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(1 + rounds):
+        for name, call in calls.items():
+            cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(HOST_CALLS):
+                call()
+            samples[name].append((time.perf_counter() - start) / HOST_CALLS)
+    return {name: Timing(taken[1:]) for name, taken in samples.items()}  # the first compiles
+
+
+def _bare_launch() -> Callable:
+    """Of a kernel with the arguments of that of `layer_norm`, which does nothing."""
+    from numba import types
+
+    from numbanorm.cuda import cuda
+
+    def empty(x, weight, bias, eps, limit, y, mean, rstd, rows, cols, weights, biases, statistics):
+        pass
+
+    pointer, number = types.CPointer(types.float32), types.int64
+    kinds = *[pointer] * 3, types.float64, number, *[pointer] * 3, *[number] * 5
+    return partial(cuda.jit(kinds)(empty)[128, 32], *[0] * len(kinds))
+
+
+def device_table(results: list[Result]) -> Table:
+    """A row per shape of an operation."""
+    names = (*OWN, *gpu_systems.PEERS, COPY)
+    header = ["x", "MB", *(f"{name} us" for name in names), "GB/s", "of copy", "out= of copy", "best peer", "speed-up"]
+    rows = []
+    for case, timings in results:
+        own, copy = timings["numbanorm"], timings[COPY]
+        rates = [f"{case.megabytes / own.median / 1e3:.0f}", *(f"{ratio(copy, timings[name]):.2f}" for name in OWN)]
+        best = min(
+            (name for name in gpu_systems.PEERS if name in timings), key=lambda n: timings[n].median, default="-"
+        )
+        speed_up = f"{ratio(timings[best], own):.2f}" if best in timings else "-"
+        times = [_microseconds(timings.get(name)) for name in names]
+        rows.append([str(case.shape), f"{case.megabytes:.3g}", *times, *rates, best, speed_up])
+    return Table(f"{results[0].case.operation.name}, float32, time of the device", header, rows)
+
+
+def host_table(results: list[Result]) -> Table:
+    """A row per call."""
+    names = (*OWN, *gpu_systems.PEERS, LAUNCH)
+    rows = [
+        [f"{case.operation.name}, {case.shape}", *(_microseconds(timings.get(name)) for name in names)]
+        for case, timings in results
+    ]
+    return Table("time of the host per call", ["call", *(f"{name} us" for name in names)], rows)
+
+
+def _microseconds(timing: Timing | None) -> str:
+    """Median ± spread, to three digits of the median."""
+    if timing is None:
+        return "-"
+    median, spread = timing.median * 1e6, timing.spread * 1e6
+    digits = 0 if median >= 100 else 1 if median >= 10 else 2
+    return f"{median:.{digits}f} ± {spread:.{digits}f}"
+
+
+def save(device: list[Result], host: list[Result]) -> Path:
+    """A row per case and kind of time, the same columns whichever peers ran; returns the path."""
+    gpu = gpu_line()
+    records = []
+    for of, results in (("device", device), ("host", host)):
+        for case, timings in results:
+            record = {"gpu": gpu, "time of": of, "operation": case.operation.name, "megabytes": case.megabytes}
+            record |= {"shape": "x".join(map(str, case.shape.sizes)), "axis": case.shape.axis}
+            for name in (*OWN, *gpu_systems.PEERS, COPY, LAUNCH):
+                timing = timings.get(name)
+                low, high = timing.quartiles if timing else ("", "")
+                record |= {f"{name} s": timing.median if timing else "", f"{name} low s": low, f"{name} high s": high}
+            records.append(record)
+    return append("gpu", records)
