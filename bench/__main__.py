@@ -127,7 +127,7 @@ def _traffic(console: Console, options) -> None:
     table.show(console)
     console.print(f"All figures: {traffic.save(table)}")
     if options.readme:
-        readme.write("traffic", [table], f"Counted by numba-cuda's PTX for compute capability 8.0; {machine_line()}")
+        readme.write("traffic", [table], machine_line())
 
 
 def _start(console: Console, options) -> None:
