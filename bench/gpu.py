@@ -49,6 +49,7 @@ BATCH_NORM = (
 )
 OWN = ("numbanorm", "out=")
 COPY, LAUNCH = "copy", "empty kernel"
+ALL = (*OWN, *gpu_systems.PEERS, COPY, LAUNCH)
 ROUNDS, QUICK_ROUNDS = 21, 7
 SAMPLE = 10e-3  # seconds of the device
 MOST = 64  # calls to a sample: the queue holds some 1000 kernels
@@ -71,7 +72,7 @@ def run(console: Console, quick: bool) -> int:
     console.print(gpu_line())
     for name in gpu_systems.PEERS:
         if lack := gpu_systems.lacks(name):
-            console.print(f"{name}: needs {lack}, its columns show -")
+            console.print(f"{name}: needs {lack}, and is left out")
     cases = [
         Case(operation, shape)
         for module, shapes in ((layernorm, LAYER_NORM), (batchnorm, BATCH_NORM))
@@ -125,7 +126,9 @@ def _measure(console: Console, case: Case, rounds: int) -> tuple[Result, Result 
     systems = gpu_systems.systems(console, case)
     host = None
     if case.shape.network == "tiny":
-        timings = _host_times({name: calls[0] for name, calls in systems.items()} | {LAUNCH: _bare_launch()}, rounds)
+        timings = _host_times(
+            {name: calls[0] for name, calls in systems.items()} | {LAUNCH: gpu_systems.bare_launch()}, rounds
+        )
         host = Result(case, timings)
     return Result(case, _device_times(systems | {COPY: gpu_systems.copies(case)}, rounds)), host
 
@@ -193,23 +196,9 @@ def _host_times(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
     return {name: Timing(taken[1:]) for name, taken in samples.items()}  # the first compiles
 
 
-def _bare_launch() -> Callable:
-    """Of a kernel with the arguments of that of `layer_norm`, which does nothing."""
-    from numba import types
-
-    from numbanorm.cuda import cuda
-
-    def empty(x, weight, bias, eps, limit, y, mean, rstd, rows, cols, weights, biases, statistics):
-        pass
-
-    pointer, number = types.CPointer(types.float32), types.int64
-    kinds = *[pointer] * 3, types.float64, number, *[pointer] * 3, *[number] * 5
-    return partial(cuda.jit(kinds)(empty)[128, 32], *[0] * len(kinds))
-
-
 def device_table(results: list[Result]) -> Table:
     """A row per shape of an operation."""
-    names = (*OWN, *gpu_systems.PEERS, COPY)
+    names = _names(results)
     header = ["x", "MB", *(f"{name} us" for name in names), "GB/s", "of copy", "out= of copy", "best peer", "speed-up"]
     rows = []
     for case, timings in results:
@@ -226,12 +215,17 @@ def device_table(results: list[Result]) -> Table:
 
 def host_table(results: list[Result]) -> Table:
     """A row per call."""
-    names = (*OWN, *gpu_systems.PEERS, LAUNCH)
+    names = _names(results)
     rows = [
         [f"{case.operation.name}, {case.shape}", *(_microseconds(timings.get(name)) for name in names)]
         for case, timings in results
     ]
     return Table("time of the host per call", ["call", *(f"{name} us" for name in names)], rows)
+
+
+def _names(results: list[Result]) -> list[str]:
+    """Of all that was timed."""
+    return [name for name in ALL if any(name in result.timings for result in results)]
 
 
 def _microseconds(timing: Timing | None) -> str:
@@ -251,7 +245,7 @@ def save(device: list[Result], host: list[Result]) -> Path:
         for case, timings in results:
             record = {"gpu": gpu, "time of": of, "operation": case.operation.name, "megabytes": case.megabytes}
             record |= {"shape": "x".join(map(str, case.shape.sizes)), "axis": case.shape.axis}
-            for name in (*OWN, *gpu_systems.PEERS, COPY, LAUNCH):
+            for name in ALL:
                 timing = timings.get(name)
                 low, high = timing.quartiles if timing else ("", "")
                 record |= {f"{name} s": timing.median if timing else "", f"{name} low s": low, f"{name} high s": high}

@@ -1,6 +1,6 @@
 """Every system's call of an operation on a GPU, on the same arrays.
 
-A maker takes an operation's arrays and returns the call to be timed. All systems allocate their results, from memory
+A maker takes an operation's arrays and returns the call to be timed: ``partial(partial, f)`` is one of f's. All systems allocate their results, from memory
 that their library keeps, which takes the device no time.
 """
 
@@ -132,8 +132,18 @@ def copies(case: Case) -> list[Callable]:
     return [partial(kind.copy, *pair) for pair in pairs]
 
 
-def _of_arrays(function: Callable) -> Callable:
-    return lambda *given: partial(function, *given)
+def bare_launch() -> Callable:
+    """Of a kernel with the arguments of that of `layer_norm`, which does nothing."""
+    from numba import types
+
+    from numbanorm.cuda import cuda
+
+    def empty(x, weight, bias, eps, limit, y, mean, rstd, rows, cols, weights, biases, statistics):
+        pass
+
+    pointer, number = types.CPointer(types.float32), types.int64
+    kinds = *[pointer] * 3, types.float64, number, *[pointer] * 3, *[number] * 5
+    return partial(cuda.jit(kinds)(empty)[128, 32], *[0] * len(kinds))
 
 
 def _torch() -> dict[str, Callable]:
@@ -153,8 +163,8 @@ def _torch() -> dict[str, Callable]:
         given = kind, x, dy, weight, None, None, mean, rstd, True, EPS, WANTED, reserve
         return lambda: aten._batch_norm_impl_index_backward.default(*given)
 
-    makers = {name: _of_arrays(function) for name, function in functions.items()}
-    makers |= {"batch_norm_forward": _of_arrays(batch_norm_forward), "batch_norm_backward": batch_norm_backward}
+    makers = {name: partial(partial, function) for name, function in functions.items()}
+    makers |= {"batch_norm_forward": partial(partial, batch_norm_forward), "batch_norm_backward": batch_norm_backward}
     return makers
 
 
@@ -164,7 +174,7 @@ def _compiled() -> dict[str, Callable]:
 
     torch.compiler.reset()  # else it gives up after a few shapes
     return {
-        name: _of_arrays(torch.compile(function, fullgraph=True, dynamic=False))
+        name: partial(partial, torch.compile(function, fullgraph=True, dynamic=False))
         for name, function in _torch_functions().items()
     }
 
@@ -206,7 +216,7 @@ def _liger() -> dict[str, Callable]:
     def backward(dy, x, mean, rstd, weight):
         return layer_norm_backward(dy, x, weight, weight, mean, rstd)
 
-    return {"layer_norm_forward": _of_arrays(forward), "layer_norm_backward": _of_arrays(backward)}
+    return {"layer_norm_forward": partial(partial, forward), "layer_norm_backward": partial(partial, backward)}
 
 
 def _quack() -> dict[str, Callable]:
@@ -222,7 +232,7 @@ def _quack() -> dict[str, Callable]:
     def backward(dy, x, mean, rstd, weight):
         return partial(layernorm_bwd, x, weight, dy, rstd.flatten(), mean.flatten())
 
-    makers = {"layer_norm": _of_arrays(layer_norm), "layer_norm_forward": _of_arrays(forward)}
+    makers = {"layer_norm": partial(partial, layer_norm), "layer_norm_forward": partial(partial, forward)}
     return makers | {"layer_norm_backward": backward}
 
 
@@ -232,7 +242,7 @@ def _apex() -> dict[str, Callable]:
     def layer_norm(x, weight, bias):
         return fused_layer_norm_affine(x, weight, bias, tuple(weight.shape), EPS)
 
-    return {"layer_norm": _of_arrays(layer_norm)}
+    return {"layer_norm": partial(partial, layer_norm)}
 
 
 _FUNCTIONS = {"PyTorch": _torch, "compiled": _compiled, "Liger": _liger, "QuACK": _quack, "Apex": _apex}

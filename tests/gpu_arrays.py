@@ -5,10 +5,9 @@ A library is imported when a test first asks for its arrays, so that this module
 
 import ctypes
 import warnings
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from functools import cache, wraps
 from importlib.util import find_spec
-from math import prod
 from unittest.mock import patch
 
 import numpy as np
@@ -29,16 +28,27 @@ def lacking():
     return f"no GPU: {error.splitlines()[0]}"
 
 
-class Numba:
+class Library:
+    def lacking(self):
+        """Why it has no arrays here."""
+        return ""
+
+    def usual(self, a):
+        """One like it that the library's arrays can be."""
+        return a
+
+    def no_copies(self):
+        """Where a copy to the host raises, by Numba or as far as the library can be told to."""
+        return patch("numba.cuda.cudadrv.driver.device_to_host", side_effect=AssertionError("a copy to the host"))
+
+
+class Numba(Library):
     """Arrays of `numba.cuda`, bound to the stream of the `side_stream` that they are made in."""
 
     stream = 0
 
-    def lacking(self):
-        return ""
-
     def usual(self, a):
-        """One that it can have as it lies: of several values in one place its interface says that they are apart."""
+        """Of several values in one place, its interface would say that they are apart."""
         return np.array(a, order="C") if a.size and 0 in a.strides else a
 
     def view(self, memory, first, shape, strides, dtype):
@@ -74,12 +84,8 @@ class Numba:
         finally:
             self.stream = 0
 
-    def no_copies(self):
-        """Where a copy to the host raises, as far as the library's own ones can be found out."""
-        return nullcontext()
 
-
-class CuPy:
+class CuPy(Library):
     def lacking(self):
         if find_spec("cupy") is None:
             return "CuPy is not installed"
@@ -87,9 +93,6 @@ class CuPy:
 
         self.cupy = cupy
         return "" if cupy.cuda.is_available() else "CuPy finds no GPU"
-
-    def usual(self, a):
-        return a
 
     def view(self, memory, first, shape, strides, dtype):
         whole = self.cupy.asarray(memory)
@@ -109,11 +112,8 @@ class CuPy:
         with self.cupy.cuda.Stream(non_blocking=True) as stream:
             yield stream.ptr
 
-    def no_copies(self):
-        return nullcontext()  # of itself it makes none: it refuses to become a NumPy array
 
-
-class PyTorch:
+class PyTorch(Library):
     def lacking(self):
         if find_spec("torch") is None:
             return "PyTorch is not installed"
@@ -148,7 +148,7 @@ class PyTorch:
 
     @contextmanager
     def no_copies(self):
-        with warnings.catch_warnings():
+        with super().no_copies(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch says that it does not find them all
             self.torch.cuda.set_sync_debug_mode("error")
         try:
@@ -228,13 +228,6 @@ def on_gpu(library, function):
     return call
 
 
-@contextmanager
-def no_copies(library):
-    copy = AssertionError("a copy to the host")
-    with patch("numba.cuda.cudadrv.driver.device_to_host", side_effect=copy), library.no_copies():
-        yield
-
-
 @cache
 def _late_copy():
     @cuda.jit
@@ -250,7 +243,7 @@ def _late_copy():
 
 def fill_late(target, source, stream):
     """Copy an array on a stream after many milliseconds; the event that it is done. Both are dense."""
-    flat = [cuda.as_cuda_array(a, sync=False).reshape(prod(a.shape)) for a in (source, target)]
+    flat = [cuda.as_cuda_array(a, sync=False).ravel() for a in (source, target)]
     stream = cuda.external_stream(stream)
     blocks = max(128, -(-flat[0].size // BLOCK))  # of fewer, Numba would warn
     _late_copy()[blocks, BLOCK, stream](*flat)

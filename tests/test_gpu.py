@@ -17,7 +17,7 @@ from numbanorm.cuda import cuda
 from tests import reference, test_batchnorm, test_layernorm
 from tests.calls import assert_updated
 from tests.cases import assert_gradients, assert_normalized, assert_statistics, values
-from tests.gpu_arrays import LIBRARIES, fill_late, lacking, no_copies, on_gpu, to_device
+from tests.gpu_arrays import LIBRARIES, fill_late, lacking, on_gpu, to_device
 
 pytestmark = pytest.mark.gpu
 
@@ -204,7 +204,7 @@ def test_nothing_is_copied_to_the_host(library):
     arrays = [to_device(library, a) for a in host]
     everything(*(to_device(library, a) for a in host))  # compiles
     cuda.synchronize()
-    with no_copies(library):
+    with library.no_copies():
         results = everything(*arrays)
     check(to_host(library, results), *host)
 

@@ -6,6 +6,8 @@ _MISSING = "arrays there need the package numba-cuda; pip install 'numbanorm[cud
 
 try:
     from numba import cuda as _cuda
+    from numba.cuda import cgutils, extending  # type: ignore[attr-defined]
+    from numba.cuda.core import imputils
 except ImportError as error:
     raise ImportError(f"{_MISSING} ({error})") from error
 
@@ -14,4 +16,4 @@ if getattr(_cuda, "implementation", None) != "NVIDIA":  # Numba's own, which is 
 
 cuda: Any = _cuda
 
-__all__ = ["cuda"]
+__all__ = ["cgutils", "cuda", "extending", "imputils"]

@@ -20,6 +20,7 @@ from numbanorm._math import (
 )
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.memory import each, load, registers, shared, store
 from numbanorm.cuda.moments import (
     FIELDS,
     SLOTS,
@@ -31,7 +32,7 @@ from numbanorm.cuda.moments import (
     summed_moments,
 )
 from numbanorm.cuda.reduce import device
-from numbanorm.cuda.vectors import each, holds, load, number, registers, shared, store
+from numbanorm.cuda.vectors import holds, number
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
 

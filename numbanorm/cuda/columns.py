@@ -17,6 +17,7 @@ from numbanorm._math import (
 )
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.memory import load, load_constant, shared, store
 from numbanorm.cuda.moments import (
     FIELDS,
     SLOTS,
@@ -29,7 +30,7 @@ from numbanorm.cuda.moments import (
     summed_moments,
 )
 from numbanorm.cuda.reduce import device, group
-from numbanorm.cuda.vectors import load, load_constant, number, shared, store, total
+from numbanorm.cuda.vectors import number, total
 
 TERMS, GRADIENT_TERMS = 8, 4  # vectors that a thread loads before it uses them
 

@@ -6,7 +6,7 @@ from numba import types
 
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel
-from numbanorm.cuda.vectors import load, store
+from numbanorm.cuda.memory import load, store
 
 THREADS = 256
 

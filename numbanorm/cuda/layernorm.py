@@ -5,10 +5,10 @@ from functools import lru_cache
 from numbanorm.cuda.call import type_of
 from numbanorm.cuda.columns import columns_backward, columns_forward
 from numbanorm.cuda.longrows import long_rows_backward, long_rows_forward
+from numbanorm.cuda.memory import BYTES
 from numbanorm.cuda.moments import SLOTS
 from numbanorm.cuda.rows import BLOCK, MOST_GRADIENT_THREADS, MOST_THREADS, rows_backward, rows_forward
 from numbanorm.cuda.sums import column_sums, parameter_gradients
-from numbanorm.cuda.vectors import BYTES
 
 _HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in which it takes them, at most
 _WARP, _FEW = 32, 4  # threads to a row of a tile of columns

@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from numbanorm._math import choose, reciprocal_std, scaled_difference, sums_are_exact
 from numbanorm.cuda import cuda
+from numbanorm.cuda.memory import each, load, registers, store
 from numbanorm.cuda.reduce import device, larger
-from numbanorm.cuda.vectors import each, first_half, holds, load, number, registers, second_half, store
+from numbanorm.cuda.vectors import first_half, holds, number, second_half
 
 FIELDS = 6  # of a state
 SLOTS = 256  # threads of a block whose states are merged

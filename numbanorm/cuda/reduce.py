@@ -10,12 +10,11 @@ from typing import NamedTuple
 
 from llvmlite import ir
 from numba import types
-from numba.cuda import cgutils
-from numba.cuda.extending import intrinsic
 
 from numbanorm._math import choose
-from numbanorm.cuda import cuda
-from numbanorm.cuda.vectors import each, lanes_of, load, number, store
+from numbanorm.cuda import cgutils, cuda, extending
+from numbanorm.cuda.memory import each, load, store
+from numbanorm.cuda.vectors import lanes_of, number
 
 WARP = 32  # threads
 MOST_WARPS = 32  # to a block
@@ -66,7 +65,7 @@ def _exchange(mode, segment):
             found = builder.insert_element(found, word, _INT32(k))
         return builder.bitcast(found, value.type)
 
-    @intrinsic
+    @extending.intrinsic
     def exchange(typing_context, vector, operand):
         def codegen(context, builder, signature, args):
             operand = builder.trunc(args[1], _INT32)

@@ -22,22 +22,10 @@ from numbanorm._math import (
 )
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.memory import each, load, load_constant, registers, shared, store
 from numbanorm.cuda.moments import scale_of, unit_for
 from numbanorm.cuda.reduce import MOST_WARPS, device, group, larger
-from numbanorm.cuda.vectors import (
-    any_lane,
-    each,
-    join,
-    lane,
-    largest,
-    load,
-    load_constant,
-    number,
-    registers,
-    shared,
-    store,
-    total,
-)
+from numbanorm.cuda.vectors import any_lane, join, lane, largest, number, total
 
 BLOCK = 128  # threads, where rows take parts of a warp or a warp
 MOST_THREADS = 512  # that hold a row at most, forward: 64 KB

@@ -1,4 +1,4 @@
-"""Vectors for kernels: one or several numbers of a type as one value, loaded and stored by 128 bits at most.
+"""Vectors for kernels: one or several numbers of a type as one value.
 
 Arithmetic on vectors is written as on numbers, and a number beside a vector takes its type: so the formulas of
 `numbanorm._math`, constants and all, are float32 where the vector is. A vector of one lane is a number of which that
@@ -10,23 +10,11 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.cuda import cgutils
-from numba.cuda.core.imputils import RefType, iternext_impl
-from numba.cuda.extending import (
-    intrinsic,
-    lower_builtin,
-    lower_cast,
-    models,
-    register_model,
-    type_callable,
-)
 
 from numbanorm._math import choose
+from numbanorm.cuda import cgutils, extending
 
-BYTES = 16  # to the widest access
 _INT32 = ir.IntType(32)
-_GLOBAL, _SHARED = 1, 3  # address spaces
-_WIDEST = 4 * 8  # bytes to a vector
 
 
 class Vector(types.Type):
@@ -37,167 +25,34 @@ class Vector(types.Type):
         super().__init__(f"Vector({dtype} x {lanes})")
 
 
-class Registers(types.Type):
-    """Vectors by number, which are in registers where every number is known to the compiler."""
-
-    def __init__(self, vector, count):
-        self.vector, self.count = vector, count
-        super().__init__(f"Registers({vector} x {count})")
-
-
-class Shared(types.Type):
-    """Numbers in memory that the threads of a block share."""
-
-    def __init__(self, dtype):
-        self.dtype = dtype
-        super().__init__(f"Shared({dtype})")
-
-
-def _llvm(manager, vector):
+def llvm_type(manager, vector):
+    """Of a vector: of one lane, that of a number."""
     number = manager.lookup(vector.dtype).get_value_type()
     return number if vector.lanes == 1 else ir.VectorType(number, vector.lanes)
 
 
-@register_model(Vector)
-class _VectorModel(models.PrimitiveModel):
+@extending.register_model(Vector)
+class _VectorModel(extending.models.PrimitiveModel):
     def __init__(self, manager, vector):
-        super().__init__(manager, vector, _llvm(manager, vector))
+        super().__init__(manager, vector, llvm_type(manager, vector))
 
 
-@register_model(Registers)
-class _RegistersModel(models.PrimitiveModel):
-    def __init__(self, manager, registers):
-        array = ir.ArrayType(_llvm(manager, registers.vector), registers.count)
-        super().__init__(manager, registers, array.as_pointer())
-
-
-@register_model(Shared)
-class _SharedModel(models.PrimitiveModel):
-    def __init__(self, manager, shared):
-        number = manager.lookup(shared.dtype).get_value_type()
-        super().__init__(manager, shared, ir.PointerType(number, _SHARED))
-
-
-@intrinsic
-def shared(typing_context, like, count):
-    """Room for so many numbers of the type that a run or a vector is of."""
-    if not _known(count):
-        return None
-    found = Shared(like.dtype)
-
-    def codegen(context, builder, signature, args):
-        array = ir.ArrayType(context.get_value_type(like.dtype), count.literal_value)
-        room = cgutils.add_global_variable(builder.module, array, "shared", _SHARED)
-        room.linkage, room.align, room.initializer = "internal", _WIDEST, ir.Constant(array, ir.Undefined)
-        return builder.gep(room, [_INT32(0), _INT32(0)])
-
-    return found(like, count), codegen
-
-
-def _lanes(operand):
+def lanes_named(operand):
     """What a literal says, or as many as a vector has."""
     return operand.lanes if isinstance(operand, Vector) else operand.literal_value
 
 
-def _known(*numbers):
+def known(*numbers):
     """Whether all are literals. Numba tries an intrinsic without them first: it then gives None, and is asked anew."""
     return all(isinstance(number, types.IntegerLiteral | Vector) for number in numbers)
 
 
-@intrinsic
-def registers(typing_context, like, lanes, count):
-    """So many vectors of the type that a run is of, with nothing in them."""
-    if not _known(lanes, count):
-        return None
-    found = Registers(Vector(like.dtype, _lanes(lanes)), count.literal_value)
-
-    def codegen(context, builder, signature, args):
-        return cgutils.alloca_once(builder, context.get_value_type(found).pointee)
-
-    return found(like, lanes, count), codegen
-
-
-@type_callable(operator.getitem)
-def _type_of_register(context):
-    def typer(registers, k):
-        if isinstance(registers, Registers) and isinstance(k, types.Integer):
-            return registers.vector
-
-    return typer
-
-
-@lower_builtin(operator.getitem, Registers, types.Integer)
-def _load_register(context, builder, signature, args):
-    return builder.load(builder.gep(args[0], [_INT32(0), builder.trunc(args[1], _INT32)]))
-
-
-@type_callable(operator.setitem)
-def _type_of_setting(context):
-    def typer(registers, k, vector):
-        if isinstance(registers, Registers) and isinstance(k, types.Integer):
-            return types.none
-
-    return typer
-
-
-@lower_builtin(operator.setitem, Registers, types.Integer, types.Any)
-def _store_register(context, builder, signature, args):
-    registers, _, given = signature.args
-    place = builder.gep(args[0], [_INT32(0), builder.trunc(args[1], _INT32)])
-    builder.store(context.cast(builder, args[2], given, registers.vector), place)
-    return context.get_dummy_value()
-
-
-def _place(context, builder, run, value, index, vector):
-    """Where in memory a vector of a run begins: a pointer of Numba's is one to global memory."""
-    if isinstance(run, types.CPointer):
-        value = builder.addrspacecast(value, ir.PointerType(value.type.pointee, _GLOBAL))
-    place = builder.gep(value, [index])
-    return builder.bitcast(place, ir.PointerType(context.get_value_type(vector), place.type.addrspace))
-
-
-def _loading(constant):
-    @intrinsic
-    def load(typing_context, run, index, lanes):
-        if not _known(lanes):
-            return None
-        vector = Vector(run.dtype, _lanes(lanes))
-
-        def codegen(context, builder, signature, args):
-            place = _place(context, builder, run, args[0], args[1], vector)
-            found = builder.load(place, align=vector.lanes * run.dtype.bitwidth // 8)
-            if constant:
-                found.set_metadata("invariant.load", builder.module.add_metadata([]))
-            return found
-
-        return vector(run, types.int64, lanes), codegen
-
-    return load
-
-
-load = _loading(constant=False)  # of so many lanes, whose address they must divide
-load_constant = _loading(constant=True)  # of what nobody writes while the kernel runs: other stores need not wait
-
-
-@intrinsic
-def store(typing_context, run, index, vector):
-    """Write a vector, as the type of the run, to where `load` would find it."""
-    own = Vector(run.dtype, vector.lanes if isinstance(vector, Vector) else 1)
-
-    def codegen(context, builder, signature, args):
-        place = _place(context, builder, run, args[0], args[1], own)
-        builder.store(context.cast(builder, args[2], vector, own), place, align=own.lanes * run.dtype.bitwidth // 8)
-        return context.get_dummy_value()
-
-    return types.void(run, types.int64, vector), codegen
-
-
-@intrinsic
+@extending.intrinsic
 def number(typing_context, value, like, lanes):
     """A number in every lane of a vector of the type that a run or a vector is of."""
-    if not _known(lanes):
+    if not known(lanes):
         return None
-    vector = Vector(like.dtype, _lanes(lanes))
+    vector = Vector(like.dtype, lanes_named(lanes))
 
     def codegen(context, builder, signature, args):
         return context.cast(builder, args[0], value, vector)
@@ -205,13 +60,13 @@ def number(typing_context, value, like, lanes):
     return vector(value, like, lanes), codegen
 
 
-@intrinsic
+@extending.intrinsic
 def lanes_of(typing_context, vector):
     """How many lanes a vector has."""
     return types.int64(vector), lambda context, builder, signature, args: ir.IntType(64)(vector.lanes)
 
 
-@intrinsic
+@extending.intrinsic
 def join(typing_context, *vectors):
     """Vectors of one lane as one vector."""
     joined = Vector(vectors[0].dtype, len(vectors))
@@ -225,10 +80,10 @@ def join(typing_context, *vectors):
     return joined(types.StarArgTuple(vectors)), codegen
 
 
-@intrinsic
+@extending.intrinsic
 def lane(typing_context, vector, k):
     """One lane, as a vector of its own."""
-    if not _known(k):
+    if not known(k):
         return None
     which = k.literal_value
 
@@ -239,7 +94,7 @@ def lane(typing_context, vector, k):
 
 
 def _half(which):
-    @intrinsic
+    @extending.intrinsic
     def half(typing_context, vector):
         own = Vector(vector.dtype, vector.lanes // 2)
 
@@ -258,7 +113,7 @@ first_half, second_half = _half(0), _half(1)  # of the lanes
 
 
 def _across(combine):
-    @intrinsic
+    @extending.intrinsic
     def across(typing_context, vector):
         def codegen(context, builder, signature, args):
             values = [args[0]]
@@ -281,7 +136,7 @@ total = _across(lambda builder, a, b: builder.fadd(a, b))  # of the lanes, in pa
 largest = _across(_larger)
 
 
-@intrinsic
+@extending.intrinsic
 def holds(typing_context, condition):
     """A condition of one lane, for an if."""
     return types.boolean(condition), lambda context, builder, signature, args: args[0]
@@ -295,7 +150,7 @@ def _in_every_lane(builder, value, lanes):
     return builder.shuffle_vector(one, undefined, ir.Constant(ir.VectorType(_INT32, lanes), [0] * lanes))
 
 
-@lower_cast(Vector, Vector)
+@extending.lower_cast(Vector, Vector)
 def _convert_vector(context, builder, own, other, value):
     if own.dtype != other.dtype and own.dtype in (types.float32, types.float64):
         convert = builder.fpext if own.dtype.bitwidth < other.dtype.bitwidth else builder.fptrunc
@@ -303,12 +158,12 @@ def _convert_vector(context, builder, own, other, value):
     return value if own.lanes == other.lanes else _in_every_lane(builder, value, other.lanes)
 
 
-@lower_cast(types.Number, Vector)
+@extending.lower_cast(types.Number, Vector)
 def _convert_number(context, builder, number, vector, value):
     return _in_every_lane(builder, context.cast(builder, value, number, vector.dtype), vector.lanes)
 
 
-@lower_cast(types.Boolean, Vector)
+@extending.lower_cast(types.Boolean, Vector)
 def _convert_condition(context, builder, condition, vector, value):
     return _in_every_lane(builder, value, vector.lanes)
 
@@ -322,7 +177,7 @@ def _common(*operands):
 def _operator(operation, instruction, *predicate):
     """Of two vectors, or of a vector and a number; a predicate makes it a condition."""
 
-    @type_callable(operation)
+    @extending.type_callable(operation)
     def result(context):
         def typer(a, b):
             common = _common(a, b)
@@ -337,7 +192,7 @@ def _operator(operation, instruction, *predicate):
         return getattr(builder, instruction)(*predicate, *wide)
 
     for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
-        lower_builtin(operation, *kinds)(lower)
+        extending.lower_builtin(operation, *kinds)(lower)
 
 
 for _operation in (operator.add, operator.iadd):
@@ -352,7 +207,7 @@ for _operation, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt,
 def _same_type(operation, build, arity=1):
     """An operation on vectors of one type that gives one of that type: build(builder, vector, *values)."""
 
-    @type_callable(operation)
+    @extending.type_callable(operation)
     def result(context):
         def typer(*operands):
             if isinstance(operands[0], Vector) and all(operand == operands[0] for operand in operands):
@@ -360,7 +215,7 @@ def _same_type(operation, build, arity=1):
 
         return (lambda a: typer(a)) if arity == 1 else (lambda a, b: typer(a, b))
 
-    @lower_builtin(operation, *[Vector] * arity)
+    @extending.lower_builtin(operation, *[Vector] * arity)
     def lower(context, builder, signature, args):
         return build(builder, signature.return_type, *args)
 
@@ -394,7 +249,7 @@ _same_type(operator.and_, lambda builder, vector, a, b: builder.and_(a, b), arit
 _same_type(operator.invert, lambda builder, vector, value: builder.not_(value))
 
 
-@type_callable(choose)
+@extending.type_callable(choose)
 def _type_of_choice(context):
     def typer(condition, a, b):
         common = _common(a, b)
@@ -416,60 +271,10 @@ def _choose(context, builder, signature, args):
 
 
 for _kind in (Vector, types.Boolean):
-    lower_builtin(choose, _kind, types.Any, types.Any)(_choose)
+    extending.lower_builtin(choose, _kind, types.Any, types.Any)(_choose)
 
 
-class Steps(types.IteratorType):
-    """The numbers from 0 on below a count that is known to the compiler."""
-
-    def __init__(self, count):
-        self.count = count
-        super().__init__(f"Steps({count})")
-
-    @property
-    def yield_type(self):
-        """Of k."""
-        return types.int64
-
-
-@register_model(Steps)
-class _StepsModel(models.PrimitiveModel):
-    def __init__(self, manager, steps):
-        super().__init__(manager, steps, ir.IntType(64).as_pointer())
-
-
-@intrinsic
-def each(typing_context, count):
-    """``for k in each(count)``, without a loop: what is numbered by k can stay in registers.
-
-    NVVM cannot always make as much of `range`, which branches on its way to the next number.
-    """
-    if not _known(count):
-        return None
-
-    def codegen(context, builder, signature, args):
-        place = cgutils.alloca_once(builder, ir.IntType(64))
-        builder.store(ir.IntType(64)(0), place)
-        return place
-
-    return Steps(count.literal_value)(count), codegen
-
-
-@lower_builtin("getiter", Steps)
-def _begin_steps(context, builder, signature, args):
-    return args[0]
-
-
-@lower_builtin("iternext", Steps)
-@iternext_impl(RefType.UNTRACKED)
-def _next_step(context, builder, signature, args, result):
-    k = builder.load(args[0])
-    result.set_valid(builder.icmp_signed("<", k, k.type(signature.args[0].count)))
-    result.yield_(k)
-    builder.store(builder.add(k, k.type(1)), args[0])
-
-
-@intrinsic
+@extending.intrinsic
 def any_lane(typing_context, condition):
     """Whether a condition of one lane holds in any thread of the warp, every one of them asking."""
 
@@ -482,20 +287,7 @@ def any_lane(typing_context, condition):
     return types.boolean(condition), codegen
 
 
-@intrinsic
-def is_set(typing_context, mask, index):
-    """Whether a byte of a mask is not 0."""
-
-    def codegen(context, builder, signature, args):
-        place = builder.addrspacecast(args[0], ir.PointerType(args[0].type.pointee, _GLOBAL))
-        found = builder.load(builder.gep(place, [args[1]]), align=1)
-        found.set_metadata("invariant.load", builder.module.add_metadata([]))
-        return builder.icmp_unsigned("!=", found, found.type(0))
-
-    return types.boolean(mask, types.int64), codegen
-
-
-@intrinsic
+@extending.intrinsic
 def quotient(typing_context, a, b):
     """a // b of numbers from 0 to 2**32 - 1: a fifth of what 64 bits take."""
 

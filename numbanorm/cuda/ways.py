@@ -11,9 +11,10 @@ from typing import NamedTuple
 from numba import types
 
 from numbanorm.cuda import cuda
+from numbanorm.cuda.memory import is_set, shared
 from numbanorm.cuda.moments import FIELDS, Source, states
 from numbanorm.cuda.reduce import device
-from numbanorm.cuda.vectors import is_set, quotient, shared
+from numbanorm.cuda.vectors import quotient
 
 
 class Way(NamedTuple):
