@@ -9,14 +9,14 @@ Times are the device's, between two events with many calls between them, which w
 the host has no part in them. Each call is of other arrays than the one before, until the cache cannot hold those of the
 first any more. Systems and the copy take turns, round by round.
 
-What a call takes the host is another table: many calls of tiny arrays, for none of which the host waits, beside a bare
-launch by Numba of an empty kernel with as many arguments.
+What tiny arrays take the host is another table: it waits for none of the calls. Beside them is a bare launch by Numba
+of an empty kernel with as many arguments.
 """
 
 import subprocess
 import time
 from collections.abc import Callable
-from functools import cache, partial
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -239,15 +239,13 @@ def _microseconds(timing: Timing | None) -> str:
 
 def save(device: list[Result], host: list[Result]) -> Path:
     """A row per case and kind of time, the same columns whichever peers ran; returns the path."""
-    gpu = gpu_line()
-    records = []
-    for of, results in (("device", device), ("host", host)):
-        for case, timings in results:
-            record = {"gpu": gpu, "time of": of, "operation": case.operation.name, "megabytes": case.megabytes}
-            record |= {"shape": "x".join(map(str, case.shape.sizes)), "axis": case.shape.axis}
-            for name in ALL:
-                timing = timings.get(name)
-                low, high = timing.quartiles if timing else ("", "")
-                record |= {f"{name} s": timing.median if timing else "", f"{name} low s": low, f"{name} high s": high}
-            records.append(record)
+    gpu, records = gpu_line(), []
+    for of, (case, timings) in [*(("device", result) for result in device), *(("host", result) for result in host)]:
+        record = {"gpu": gpu, "time of": of, "operation": case.operation.name, "megabytes": case.megabytes}
+        record |= {"shape": "x".join(map(str, case.shape.sizes)), "axis": case.shape.axis}
+        for name in ALL:
+            timing = timings.get(name)
+            low, high = timing.quartiles if timing else ("", "")
+            record |= {f"{name} s": timing.median if timing else "", f"{name} low s": low, f"{name} high s": high}
+        records.append(record)
     return append("gpu", records)

@@ -1,7 +1,7 @@
 """Every system's call of an operation on a GPU, on the same arrays.
 
-A maker takes an operation's arrays and returns the call to be timed: ``partial(partial, f)`` is one of f's. All systems allocate their results, from memory
-that their library keeps, which takes the device no time.
+A maker takes an operation's arrays and returns the call to be timed: ``partial(partial, f)`` is one of calls of f. All
+systems allocate their results, from memory that their library keeps, which takes the device no time.
 """
 
 from collections.abc import Callable

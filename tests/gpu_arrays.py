@@ -1,6 +1,6 @@
 """Arrays on a real GPU, of each library whose arrays numbanorm takes; and its functions with NumPy's in their place.
 
-A library is imported when a test first asks for its arrays, so that this module can be imported anywhere.
+A library is imported when a test first asks for it, so that this module can be imported anywhere.
 """
 
 import ctypes
@@ -164,11 +164,9 @@ class Sent:
     """A copy of an array, on the device as it lies here: with all that is between its values."""
 
     def __init__(self, library, a):
-        usual = a if a.flags.aligned and a.dtype.isnative else np.array(a, a.dtype.newbyteorder("="))
-        usual = library.usual(usual)
+        usual = library.usual(np.require(a, a.dtype.newbyteorder("="), "A"))
         low, high = byte_bounds(usual) if usual.size else (0, 0)
-        around = low % ALIGNMENT
-        end = around + high - low
+        around, end = low % ALIGNMENT, low % ALIGNMENT + high - low
         self.memory = np.zeros(end + ALIGNMENT - end % ALIGNMENT, np.uint8)
         self.memory[around:end] = np.frombuffer(ctypes.string_at(low, high - low), np.uint8)
         self.first = usual.__array_interface__["data"][0] - low + around if usual.size else 0
@@ -190,8 +188,7 @@ def on_gpu(library, function):
     """A public function with NumPy's arrays, whose copies are on the GPU.
 
     Arrays that it writes are written, and of all others no byte may have changed; results are of the type and on the
-    device of x. What concerns host memory alone (byte order, addresses that are not aligned), or what the library's
-    arrays cannot have, is copied on the way.
+    device of x. Byte order, addresses that are not aligned, and what the library's arrays cannot be, are left out.
     """
 
     @wraps(function)

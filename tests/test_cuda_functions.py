@@ -18,7 +18,7 @@ from numbanorm import (
     layer_norm_backward,
     layer_norm_forward,
 )
-from numbanorm.cuda import launch, libraries
+from numbanorm.cuda import launch
 from tests import device, reference
 from tests.cases import assert_gradients, assert_normalized, values
 from tests.device import DeviceArray, to_device, to_host
@@ -244,20 +244,6 @@ def test_an_unknown_type_is_told_what_to_do():
 
     with pytest.raises(TypeError, match=r"^x: .*Unknown, must be an array of CuPy, PyTorch or Numba; pass cupy"):
         layer_norm(Unknown())
-
-
-def test_a_tensor_that_requires_a_gradient():
-    class Tensor:
-        is_cuda = True
-
-        @property
-        def __cuda_array_interface__(self):
-            raise RuntimeError("Can't get __cuda_array_interface__ on Variable that requires grad.")
-
-    library = libraries.Library(device.empty, lambda array: 0, lambda array: 0)
-    libraries.register(Tensor, library)
-    with pytest.raises(TypeError, match=r"^x: Can't get __cuda_array_interface__ on Variable that requires grad"):
-        layer_norm(Tensor())
 
 
 def test_without_the_cuda_package_the_error_says_what_to_install():

@@ -149,5 +149,9 @@ def test_tensors_of_pytorch():
     library = libraries.library_of("x", torch.zeros(1))
     made = library.empty(torch.zeros(1), (2, 3), (4, 8), np.dtype(np.float32))
     assert (made.dtype, made.shape, made.stride()) == (torch.float32, (2, 3), (1, 2))
+    seen = libraries.seen_from_here("x", made, library)
+    assert (seen.address, seen.array.shape, seen.array.strides) == (made.data_ptr(), (2, 3), (4, 8))
+    with pytest.raises(TypeError, match=r"^x: requires a gradient, .*; pass x.detach\(\)"):
+        libraries.seen_from_here("x", torch.zeros(1, requires_grad=True), library)
     with pytest.raises(TypeError, match=r"^x: torch.Tensor, must be a numpy.ndarray; pass np.from_dlpack\(x\)"):
         layer_norm(torch.zeros(2, 3))

@@ -67,7 +67,7 @@ class Call:
         self._like, self._library, self._kept = x, library_of("x", x), []  # type: Any, Any, list[Any]
         self._out = others.get("out")
         self._device, self._stream = self._library.device(x), self._library.stream(x)
-        self.x, self.seen, streams = seen_from_here("x", x), {}, set()  # type: Seen, dict[str, Seen | None], set[int]
+        self.x, self.seen, streams = seen_from_here("x", x, self._library), {}, set()  # type: Seen, dict[str, Seen | None], set[int]
         for name, value in others.items():
             self.seen[name] = None if value is None else self._beside_x(name, value)
             if value is not None:
@@ -80,7 +80,7 @@ class Call:
             raise _checks.other_kind(name, value, self._like)
         if (device := self._library.device(value)) != self._device:
             raise ValueError(f"{name}: on device {device}, must be on device {self._device}, that of x")
-        return seen_from_here(name, value)
+        return seen_from_here(name, value, self._library)
 
     def layout(self, axes: Shape) -> Layout:
         """Of x, normalised over these axes."""
@@ -101,7 +101,7 @@ class Call:
     def empty(self, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> tuple[Any, Run]:
         """A new array of the caller's kind, in which values follow each other in some order of the axes."""
         array = self._library.empty(self._like, shape, strides, dtype)
-        return array, Run(seen_from_here("result", array).address, dtype, prod(shape))
+        return array, Run(self._library.place(array)[0], dtype, prod(shape))
 
     def scratch(self, dtype: np.dtype[Any], *sizes: int) -> list[Run]:
         """Room for so many values each, until the call is over: what comes later on the stream may have it then."""

@@ -167,9 +167,11 @@ def _check_statistics(call: Call, lies: Layout, shape: Shape, *names: str) -> No
 
 
 def _check_out(call: Call, same: tuple[str, ...], apart: tuple[str, ...]) -> None:
-    out, arrays = call.array("out"), {"x": call.x.array} | {name: call.array(name) for name in call.seen}
+    out = call.array("out")
     if out is not None:
-        _checks.out(out, call.x.array, {n: arrays[n] for n in same}, {n: arrays[n] for n in apart})
+        x = call.x.array
+        others = [{name: x if name == "x" else call.array(name) for name in names} for names in (same, apart)]
+        _checks.out(out, x, *others)
 
 
 def _check_mask(call: Call, axis: int) -> None:

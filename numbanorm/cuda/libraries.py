@@ -13,6 +13,15 @@ import numpy as np
 from numbanorm._types import Array, Shape
 from numbanorm.cuda import cuda
 
+Place = tuple[int, bool, Shape, Shape | None, str]  # address, read-only, shape, strides (None: C order), type string
+
+
+def _place(array: Any) -> Place:
+    interface = array.__cuda_array_interface__
+    if interface.get("mask") is not None:
+        raise TypeError("masked, must be a plain array")
+    return *interface["data"], interface["shape"], interface.get("strides"), interface["typestr"]
+
 
 class Library(NamedTuple):
     """What a library does with arrays of its own."""
@@ -20,6 +29,7 @@ class Library(NamedTuple):
     empty: Callable[[Any, Shape, Shape, np.dtype[Any]], Any]  # (like, shape, strides in bytes, dtype), on like's device
     stream: Callable[[Any], int]  # the handle of the stream that its next operation on an array would be on; 0: default
     device: Callable[[Any], int]  # the number of an array's
+    place: Callable[[Any], Place] = _place  # where an array lies
 
 
 _registered: dict[type, Library] = {}
@@ -97,10 +107,24 @@ def _torch_device(array: Any) -> int:
     return array.device.index
 
 
+def _torch_place(array: Any) -> Place:
+    """Its `__cuda_array_interface__` would say the same, in a multiple of the time."""
+    if array.requires_grad:
+        raise TypeError("requires a gradient, which is not computed here; pass x.detach()")
+    itemsize = array.element_size()
+    strides = tuple([step * itemsize for step in array.stride()])
+    typestr = _TORCH_TYPES.get(str(array.dtype), f"|V{itemsize}")
+    return array.data_ptr(), False, tuple(array.shape), strides, typestr
+
+
+_TORCH_TYPES = {
+    **{"torch.float32": "<f4", "torch.float64": "<f8", "torch.float16": "<f2", "torch.bool": "|b1"},
+    **{"torch.int32": "<i4", "torch.int64": "<i8", "torch.complex64": "<c8"},
+}
 _KNOWN = {
     "numba": Library(_numba_empty, _numba_stream, _numba_device),
     "cupy": Library(_cupy_empty, _cupy_stream, _cupy_device),
-    "torch": Library(_torch_empty, _torch_stream, _torch_device),
+    "torch": Library(_torch_empty, _torch_stream, _torch_device, _torch_place),
 }
 
 
@@ -114,19 +138,16 @@ class Seen(NamedTuple):
     address: int
 
 
-def seen_from_here(name: str, value: Any) -> Seen:
+def seen_from_here(name: str, value: Any, library: Library) -> Seen:
+    """An array of a library."""
     try:
-        interface = value.__cuda_array_interface__
-    except RuntimeError as error:  # PyTorch, of a tensor that requires a gradient
+        found = seen_at(*library.place(value))
+    except TypeError as error:
         raise TypeError(f"{name}: {error}") from None
-    if interface.get("mask") is not None:
-        raise TypeError(f"{name}: masked, must be a plain array")
-    address, read_only = interface["data"]
-    found = seen_at(address, read_only, interface["shape"], interface.get("strides"), interface["typestr"])
     if not found.array.dtype.isnative:
         raise TypeError(f"{name}: dtype {found.array.dtype}, must be of native byte order")
     if not found.array.flags.aligned:
-        raise ValueError(f"{name}: address {address:#x}, must be aligned to its dtype {found.array.dtype}")
+        raise ValueError(f"{name}: address {found.address:#x}, must be aligned to its dtype {found.array.dtype}")
     return found
 
 
