@@ -8,7 +8,6 @@ The copy is of as many bytes in all, from device memory to device memory, by the
 Times are the device's, between two events with many calls between them, which wait in the queue until all are there: so
 the host has no part in them. Each call is of other arrays than the one before, until the cache cannot hold those of the
 first any more. Systems and the copy take turns, round by round.
-
 What tiny arrays take the host is another table: it waits for none of the calls. Beside them is a bare launch by Numba
 of an empty kernel with as many arguments.
 """
@@ -83,7 +82,7 @@ def run(console: Console, quick: bool) -> int:
     rounds = QUICK_ROUNDS if quick else ROUNDS
     with peers.inference_mode():
         found = [_measure(console, case, rounds) for case in track(cases, "gpu", console=console)]
-    device, host = [results[0] for results in found], [results[1] for results in found if results[1]]
+    device, host = [of_device for of_device, _ in found], [of_host for _, of_host in found if of_host]
     for _, results in groupby(device, lambda result: result.case.operation):
         device_table(list(results)).show(console)
     host_table(host).show(console)

@@ -141,8 +141,8 @@ def bare_launch() -> Callable:
     def empty(x, weight, bias, eps, limit, y, mean, rstd, rows, cols, weights, biases, statistics):
         pass
 
-    pointer, number = types.CPointer(types.float32), types.int64
-    kinds = *[pointer] * 3, types.float64, number, *[pointer] * 3, *[number] * 5
+    pointer = types.CPointer(types.float32)
+    kinds = *[pointer] * 3, *[types.float32] * 2, *[pointer] * 3, *[types.int64] * 5
     return partial(cuda.jit(kinds)(empty)[128, 32], *[0] * len(kinds))
 
 

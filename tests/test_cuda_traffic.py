@@ -1,10 +1,10 @@
-"""How many bytes the CUDA kernels move, as `bench.traffic` counts them."""
+"""How many bytes the CUDA kernels move, as `tests.traffic` counts them."""
 
 import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from bench.traffic import CASES, Case, moved
+from tests.traffic import CASES, Case, moved
 
 MOST = {"layer_norm": 1.05, "layer_norm_forward": 1.05, "layer_norm_backward": 1.15}
 NARROW = 256  # columns: where rows have fewer, the sector that holds a row's statistic counts

@@ -1,0 +1,62 @@
+"""How many bytes the CUDA kernels move, beside the fewest that they could: counted where they are interpreted, without
+a GPU.
+
+Counted are the sectors of 32 bytes that each warp's loads and stores ask for. Parameters are left out, which every
+block reads again, from the caches. The fewest are, forward, x and y; backward, dy, x and dx; and in batch normalization
+one more reading of what is summed first, since no statistic is known before all of x has been read. What is above that
+are statistics, the partial sums of the parameters' gradients, and sectors of which a part is wanted.
+"""
+
+from math import prod
+from typing import NamedTuple
+
+from numbanorm import batch_norm_backward, batch_norm_forward, layer_norm, layer_norm_backward, layer_norm_forward
+from tests import device
+
+MOST_BLOCKS = 24  # of a launch are executed: they are all alike
+
+
+class Case(NamedTuple):
+    operation: str
+    shape: tuple[int, ...]
+    channel_axis: int | None = None  # of batch normalization
+
+
+def moved(case: Case, most_blocks: int | None = MOST_BLOCKS) -> float:
+    """Bytes, over the fewest."""
+    x = device.ones(case.shape)
+    axis = {} if case.channel_axis is None else {"channel_axis": case.channel_axis}
+    function, arguments = FUNCTIONS[case.operation], (x,)
+    if case.operation.endswith("backward"):
+        like = (case.shape[0], 1) if case.channel_axis is None else (case.shape[case.channel_axis],)
+        arguments = x, x, device.ones(like), device.ones(like)
+    with device.emulated(most_blocks=most_blocks):
+        function(*arguments, **axis)
+        return sum(device.moved) / (FEWEST[case.operation] * x.dtype.itemsize * prod(case.shape))
+
+
+FUNCTIONS = {
+    function.__name__: function
+    for function in (layer_norm, layer_norm_forward, layer_norm_backward, batch_norm_forward, batch_norm_backward)
+}
+FEWEST = {  # arrays of x's size
+    "layer_norm": 2,
+    "layer_norm_forward": 2,
+    "layer_norm_backward": 3,
+    "batch_norm_forward": 3,
+    "batch_norm_backward": 5,
+}
+
+CASES = [
+    Case("layer_norm", (2048, 64)),
+    *(Case("layer_norm_forward", (1024, cols)) for cols in (64, 256, 768, 1024, 4096, 8192, 16384)),
+    Case("layer_norm_forward", (1024, 1023)),
+    Case("layer_norm_forward", (64, 65536)),
+    *(Case("layer_norm_backward", (8192, cols)) for cols in (64, 256, 768, 1024)),
+    *(Case("layer_norm_backward", (2048, cols)) for cols in (4096, 8192)),
+    Case("layer_norm_backward", (512, 16384)),
+    *(Case(f"batch_norm_{way}", (N, C), 1) for way in ("forward", "backward") for N, C in ((65536, 64), (16384, 512))),
+    *(Case(f"batch_norm_{way}", (32, 28, 28, 128), -1) for way in ("forward", "backward")),
+    *(Case(f"batch_norm_{way}", (32, 128, 28, 28), 1) for way in ("forward", "backward")),
+    *(Case(f"batch_norm_{way}", (32, 512, 7, 7), 1) for way in ("forward", "backward")),
+]
