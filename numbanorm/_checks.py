@@ -47,8 +47,14 @@ def _array_type(name: str, value: Any) -> None:
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether it is an array there. Of a tensor that requires a gradient, PyTorch's property itself would raise."""
-    return hasattr(type(value), "__cuda_array_interface__") and getattr(value, "is_cuda", True)
+    """Whether it is an array there: types of PyTorch and of JAX have the interface wherever their arrays are."""
+    known = getattr(value, "is_cuda", None)
+    if known is not None:
+        return bool(known)
+    try:
+        return hasattr(value, "__cuda_array_interface__")
+    except RuntimeError:  # it has one that may not be looked at
+        return True
 
 
 def no_cuda(name: str, value: Any, error: ImportError) -> TypeError:

@@ -70,7 +70,7 @@ class MachineCode(NamedTuple):
 def machine_codes(kernel):
     """What GPUs of each compute capability would run, the way a launch compiles it."""
     with pretended_device(CAPABILITIES[0]):
-        library = launch.compiled.__wrapped__(kernel, 0).overloads[kernel.argument_types]._codelibrary
+        library = launch.compiled.__wrapped__(kernel, 0)._codelibrary
         for capability in CAPABILITIES:
             yield capability, _machine_code(bytes(library.get_cubin(cc=capability).code))
 

@@ -9,6 +9,8 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
+from numba import types
+
 from numbanorm import (
     LayerNorm,
     batch_norm,
@@ -18,7 +20,7 @@ from numbanorm import (
     layer_norm_backward,
     layer_norm_forward,
 )
-from numbanorm.cuda import launch
+from numbanorm.cuda import cuda, launch, ways
 from tests import device, reference
 from tests.cases import assert_gradients, assert_normalized, values
 from tests.device import DeviceArray, to_device, to_host
@@ -135,8 +137,8 @@ def test_an_array_on_another_stream_is_waited_for(name, monkeypatch):
     arguments = sent(name, stream=5)
     CALLS[name][0](**arguments)
     assert not waits
-    CALLS[name][0](**arguments | {"weight": to_device(C.copy(), stream=6)} if "weight" in arguments else arguments)
-    assert waits == [(0, 5, {6})]
+    CALLS[name][0](**arguments, out=to_device(X.copy(), stream=6))
+    assert waits == [(0, 5, {6}), (0, 6, {5})]  # and it for what has been written
 
 
 @pytest.mark.parametrize(
@@ -222,6 +224,49 @@ def test_addresses_that_vectors_cannot_begin_at(shape, offset):
         y, mean, rstd = batch_norm_forward(view)
         expected = reference.batch_norm_forward(x, None, None, 1)
         assert_normalized(to_host(y), expected.y, expected.x_hat)
+
+
+@pytest.mark.parametrize("cols", [4096, 8192, 12000])
+@pytest.mark.parametrize("target", ["dy", "x"])
+@pytest.mark.parametrize("aligned", [True, False])
+def test_gradients_in_place(cols, target, aligned):
+    """Of rows that are held or not, as vectors or not: what is written is not read again."""
+    x, dy, weight = values((3, cols)), values((3, cols), seed=2), values(cols + 1, seed=3)
+    whole = to_device(weight)
+    own = DeviceArray(whole.address + (0 if aligned else 4), (cols,), (4,), np.float32, None)
+    _, mean, rstd = layer_norm_forward(to_device(x))
+    arrays = {"dy": to_device(dy), "x": to_device(x)}
+    gradients = layer_norm_backward(**arrays, mean=mean, rstd=rstd, weight=own, out=arrays[target])
+    assert gradients.dx is arrays[target]
+    weight = weight[:-1] if aligned else weight[1:]
+    expected = reference.layer_norm_backward(dy, x, weight, -1)
+    assert_gradients(type(gradients)(*map(to_host, gradients)), expected)
+
+
+@pytest.mark.parametrize("shape", [(2**21, 1), (1, 2**21)])
+def test_sums_of_many_squares_that_float32_can_just_hold(shape):
+    x = np.where(np.arange(2**21) % 2, 1, -1).astype(np.float32).reshape(shape) * np.float32(2.0**54)
+    axis = shape.index(2**21)
+    y, _, rstd = layer_norm_forward(to_device(x), axis=axis)
+    np.testing.assert_allclose(to_host(y), np.sign(x), rtol=1e-6)
+    np.testing.assert_allclose(to_host(rstd), 2.0**-54, rtol=1e-6)
+    y = batch_norm_forward(to_device(x.reshape(1, 1, -1))).y
+    np.testing.assert_allclose(to_host(y).ravel(), np.sign(x).ravel(), rtol=1e-6)
+
+
+def test_runs_too_long_for_32_bits():
+    """Of a channel: where its vectors lie, as the kernels reckon."""
+    L, C, first = 2**32 + 4096, 2, 2**32 + 4094
+    address = ways.channels(1, False, long=True).source.address
+
+    def kernel(out):
+        place = types.int64(cuda.threadIdx.x)
+        out[place] = address(place, (types.int64(1), types.int64(first), L, types.int64(1), C, L))
+
+    there = to_device(np.zeros(4, np.int64))
+    launch.launch(launch.Kernel(kernel, (types.CPointer(types.int64),)), 1, (4, 1), (there.address,), 0, 0)
+    places = [((first + k) // L, (first + k) % L) for k in range(4)]
+    assert to_host(there).tolist() == [((1 + n) * C + 1) * L + place for n, place in places]
 
 
 @pytest.mark.parametrize("order", [1, 2])

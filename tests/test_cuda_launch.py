@@ -1,6 +1,5 @@
 """How kernels are launched, with Numba's driver replaced: what it is asked for, and how often."""
 
-import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,9 +8,11 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from numba import types
+from numba.cuda import dispatcher
 
 from numbanorm import layer_norm
 from numbanorm.cuda import launch, libraries
+from tests import compiled
 
 
 class Driver:
@@ -19,12 +20,13 @@ class Driver:
 
     def __init__(self):
         self.compiled, self.launched, self.waits, self.current = [], [], [], 0
+        self.cudadrv = SimpleNamespace(driver=SimpleNamespace(_to_core_stream=lambda stream: stream and stream.handle))
         self.gpus = {device: Gpu(self, device) for device in range(4)}
 
     def jit(self, argument_types, max_registers):
         def decorate(function):
             self.compiled.append((function, argument_types, max_registers))
-            return Dispatcher(self, function)
+            return SimpleNamespace(overloads={argument_types: Compiled(self)})
 
         return decorate
 
@@ -72,26 +74,12 @@ class Event:
         self.driver.waits.append((self.driver.current, stream.handle, self.recorded))
 
 
-class Dispatcher:
-    def __init__(self, driver, function):
-        self.driver, self.function = driver, function
+class Compiled:
+    def __init__(self, driver):
+        self.driver = driver
 
-    def __getitem__(self, configuration):
-        grid, block, stream = configuration
-        if grid < 128:
-            warnings.warn("Grid size will likely result in GPU under-utilization", stacklevel=2)
-        return Configured(self, block, getattr(stream, "handle", stream))
-
-
-class Configured:
-    griddim = None
-
-    def __init__(self, dispatcher, block, stream):
-        self.dispatcher, self.block, self.stream = dispatcher, block, stream
-
-    def __call__(self, *arguments):
-        driver = self.dispatcher.driver
-        driver.launched.append((driver.current, self.griddim, self.block, self.stream, arguments))
+    def launch(self, arguments, grid, block, stream):
+        self.driver.launched.append((self.driver.current, grid, block, stream, arguments))
 
 
 @pytest.fixture
@@ -99,11 +87,12 @@ def driver(monkeypatch):
     driver = Driver()
     for module in (launch, libraries):
         monkeypatch.setattr(module, "cuda", driver)
-    launch._configured.cache_clear()
-    launch.compiled.cache_clear()
+    caches = launch.compiled, launch._stream
+    for cache in caches:
+        cache.cache_clear()
     yield driver
-    launch._configured.cache_clear()
-    launch.compiled.cache_clear()
+    for cache in caches:
+        cache.cache_clear()
 
 
 def kernel(threads=256):
@@ -116,8 +105,20 @@ def test_a_kernel_is_compiled_once_for_a_device_and_launched_there(driver):
         launch.launch(own, 3, (32, 4), (1, 2), stream, device)
     assert driver.compiled == [(own.function, own.argument_types, 128)] * 2
     places = [(0, 0), (0, 7), (2, 0), (0, 0)]
-    assert driver.launched == [(device, (3, 1, 1), (32, 4), stream, (1, 2)) for device, stream in places]
+    assert driver.launched == [(device, (3, 1, 1), (32, 4, 1), stream, (1, 2)) for device, stream in places]
     assert driver.current == 0
+
+
+def test_each_launch_has_the_grid_and_the_block_that_it_asks_for(monkeypatch):
+    """Numba's own compiled kernel: nothing that it keeps for a kernel, a block and a stream is changed."""
+    launched = []
+    monkeypatch.setattr(launch.cuda, "get_current_device", lambda: SimpleNamespace(id=0))
+    monkeypatch.setattr(dispatcher._Kernel, "launch", lambda self, *given: launched.append(given))
+    own = kernel()
+    with compiled.pretended_device((8, 0)):
+        for grid in (100, 7, 100):
+            launch.launch(own, grid, (32, 8), (1,), 0, 0)
+    assert [given[:3] for given in launched] == [((1,), (grid, 1, 1), (32, 8, 1)) for grid in (100, 7, 100)]
 
 
 def test_registers_are_never_more_than_there_can_be(driver):
@@ -128,18 +129,17 @@ def test_registers_are_never_more_than_there_can_be(driver):
 def test_a_stream_waits_for_others(driver):
     launch.wait(1, 5, {0})
     launch.wait(1, 0, {9})
-    launch.wait(1, 0, set())
     assert driver.waits == [(1, 5, 0), (1, 0, 9)]
 
 
-def test_arrays_of_numba(driver, monkeypatch):
+def test_arrays_of_numba(driver):
     made = []
-    monkeypatch.setattr(driver, "device_array", lambda *args, **options: made.append((args, options)), raising=False)
+    driver.device_array = lambda *args, **options: made.append((driver.current, args, options))
     memory = SimpleNamespace(context=SimpleNamespace(device=SimpleNamespace(id=2)))
     array = SimpleNamespace(stream=Stream(3), gpu_data=memory)
     library = libraries._KNOWN["numba"]
     library.empty(array, (2, 3), (12, 4), np.dtype(np.float32))
-    assert made == [(((2, 3), np.dtype(np.float32), (12, 4)), {"stream": array.stream})]
+    assert made == [(2, ((2, 3), np.dtype(np.float32), (12, 4)), {"stream": array.stream})]
     assert (library.stream(array), library.device(array)) == (3, 2)
 
 

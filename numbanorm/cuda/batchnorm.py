@@ -26,6 +26,7 @@ _BLOCKS = 512  # that keep a GPU busy
 _LONG = 16  # values of a channel next to each other, from which on they are a thread's
 _MANY = 64  # rows from which on columns are
 _MOST = 1 << 30  # vectors to a piece
+_LONGEST = 1 << 31  # vectors to a run, with so many in a piece, that 32 bits can number
 
 
 class _Plan(NamedTuple):
@@ -55,7 +56,7 @@ def _plan(N, C, L, lanes, masked):
         lanes = 1 if masked else lanes
         block, tiles = (SLOTS, 1), C
         total, least = N * (L // lanes), SLOTS * TERMS
-        way, columns, own = ways.channels(lanes, masked), C, 1
+        way, columns, own = ways.channels(lanes, masked, long=L // lanes >= _LONGEST), C, 1
     pieces = max(1, min(_BLOCKS // max(1, tiles), -(-total // least)), -(-total // _MOST))
     chunk = max(1, -(-total // pieces))
     return _Plan(way, lanes, block, tiles, -(-total // chunk), chunk, columns, own)

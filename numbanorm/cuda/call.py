@@ -70,10 +70,11 @@ class Call:
         self.x, self.seen, streams = seen_from_here("x", x, self._library), {}, set()  # type: Seen, dict[str, Seen | None], set[int]
         for name, value in others.items():
             self.seen[name] = None if value is None else self._beside_x(name, value)
-            if value is not None:
+            if value is not None and self._library.has_streams:
                 streams.add(self._library.stream(value))
-        if streams - {self._stream}:
-            launch.wait(self._device, self._stream, streams - {self._stream})
+        self._others = streams - {self._stream}
+        if self._others:
+            launch.wait(self._device, self._stream, self._others)
 
     def _beside_x(self, name: str, value: Any) -> Seen:
         if not hasattr(type(value), "__cuda_array_interface__") or library_of(name, value) is not self._library:
@@ -124,30 +125,34 @@ class Call:
         self._copy(seen.address, seen.array, run.address, dtype, strides)
         return run
 
-    def target(self, strides: Shape, apart: bool) -> tuple[Any, Run]:
-        """What receives a result of x's shape, and where kernels write it: into `out` where it lies so, unless that
-        must be apart from other arrays.
-        """
+    def target(self, strides: Shape) -> tuple[Any, Run]:
+        """What receives a result of x's shape, and where kernels write it: into `out` where it lies so."""
         out = self.seen["out"]
         if out is None:
             return self.empty(self.x.array.shape, strides, self.x.array.dtype)
-        if _lies_so(out.array, strides) and not apart:
+        if _lies_so(out.array, strides):
             return None, Run(out.address, out.array.dtype, out.array.size)
         (run,) = self.scratch(out.array.dtype, out.array.size)
         return None, run
 
     def deliver(self, result: Any, run: Run, strides: Shape) -> Any:
-        """A `target` that has been filled, as the caller gets it."""
-        if self._out is None:
-            return result
+        """A `target` that has been filled, as the caller gets it; nothing is launched after it."""
         self.put_back("out", run, strides)
-        return self._out
+        for other in self._others:  # whose arrays have been read, and may have been written
+            launch.wait(self._device, other, {self._stream})
+        return result if self._out is None else self._out
 
     def put_back(self, name: str, run: Run, strides: Shape) -> None:
         """Into an array, what was written in its place, if that was elsewhere."""
-        seen = self.seen[name]
+        seen = self.seen.get(name)
         if seen is not None and seen.address != run.address:
             self._copy(run.address, seen.array, seen.address, run.dtype, seen.array.strides, strides)
+
+    def copy(self, source: Run, target: Run) -> None:
+        """All values."""
+        size = source.size
+        kernel = copies.strided_copy(type_of(source.dtype), type_of(target.dtype), 1)
+        self.launch(kernel, -(-size // copies.THREADS), (copies.THREADS, 1), source, target, size, (size,), (1,), (1,))
 
     def _copy(
         self, source: int, like: Array, target: int, dtype: np.dtype[Any], strides: Shape, source_strides: Shape = ()

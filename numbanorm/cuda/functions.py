@@ -33,7 +33,7 @@ def _layer_norm_forward(
     seen, dtype = lies.split, lies.split.dtype
     own_weight, own_bias = (call.run(name, lies.parameter, dtype) for name in ("weight", "bias"))
     own_x = call.run("x", lies.strides, dtype)
-    y, target = call.target(lies.strides, apart=False)
+    y, target = call.target(lies.strides)
     (mean, own_mean), (rstd, own_rstd) = ((None, Run(0, dtype, 0)),) * 2
     if statistics:
         mean, own_mean = call.empty(seen.kept_shape, lies.kept, dtype)
@@ -57,7 +57,7 @@ def layer_norm_backward(dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis
     own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
     own_mean, own_rstd = call.run("mean", lies.kept, dtype), call.run("rstd", lies.kept, dtype)
     own_weight = call.run("weight", lies.parameter, dtype)
-    dx, target = call.target(lies.strides, apart=not columns and layernorm.is_long(own_x, seen.own))
+    dx, target = call.target(lies.strides)
     dweight, own_dweight = call.empty(seen.parameter_shape, lies.parameter, dtype)
     dbias, own_dbias = call.empty(seen.parameter_shape, lies.parameter, dtype)
     kernel = layernorm.layer_norm_columns_backward if columns else layernorm.layer_norm_backward
@@ -77,7 +77,7 @@ def batch_norm(x: Any, mean: Any, var: Any, weight: Any, bias: Any, channel_axis
     own_mean, own_var = _as_it_is(call, lies, "mean"), _as_it_is(call, lies, "var")
     own_weight, own_bias = (call.run(name, lies.parameter, dtype) for name in ("weight", "bias"))
     own_x = call.run("x", lies.strides, dtype)
-    y, target = call.target(lies.strides, apart=False)
+    y, target = call.target(lies.strides)
     batchnorm.batch_norm(call, own_x, own_mean, own_var, own_weight, own_bias, eps, target, *seen.planes)
     return call.deliver(y, target, lies.strides)
 
@@ -113,7 +113,7 @@ def batch_norm_forward(
     own_running_mean, own_running_var = (_as_it_is(call, lies, name) for name in ("running_mean", "running_var"))
     own_mask = call.run("mask", lies.others, np.dtype(np.bool_))
     own_x = call.run("x", lies.strides, dtype)
-    y, target = call.target(lies.strides, apart=False)
+    y, target = call.target(lies.strides)
     mean, own_mean = call.empty(seen.parameter_shape, lies.parameter, dtype)
     rstd, own_rstd = call.empty(seen.parameter_shape, lies.parameter, dtype)
     given = own_x, own_weight, own_bias, own_running_mean, own_running_var, momentum, eps, own_mask
@@ -142,7 +142,7 @@ def batch_norm_backward(
         own_mean, own_rstd = _as_it_is(call, lies, "mean"), _as_it_is(call, lies, "rstd")
     else:
         own_mean, own_rstd = call.run("mean", lies.parameter, dtype), call.run("rstd", lies.parameter, dtype)
-    dx, target = call.target(lies.strides, apart=False)
+    dx, target = call.target(lies.strides)
     dweight, own_dweight = call.empty(seen.parameter_shape, lies.parameter, dtype)
     dbias, own_dbias = call.empty(seen.parameter_shape, lies.parameter, dtype)
     kernel: Any = batchnorm.batch_norm_backward_frozen if frozen else batchnorm.batch_norm_backward

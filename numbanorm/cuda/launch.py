@@ -1,16 +1,21 @@
 """How a kernel is compiled and launched: here alone, so that something else can run it in the place of a GPU."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 from numbanorm.cuda import cuda
 
 REGISTERS = 1 << 16  # of a multiprocessor
 
 
-class Kernel(NamedTuple):
-    """A function, and the types of its arguments: pointers and numbers alone, which a launch need not look into."""
+@dataclass(eq=False, slots=True)
+class Kernel:
+    """A function, and the types of its arguments: pointers and numbers alone, which a launch need not look into.
+
+    Each is made once: equal is what is the same.
+    """
 
     function: Callable[..., None]
     argument_types: tuple[Any, ...]
@@ -22,33 +27,40 @@ def launch(
 ) -> None:
     """Run a kernel on a stream of a device, both as the driver counts them."""
     if cuda.get_current_device().id == device:
-        _configured(kernel, grid, block, stream, device)(*arguments)
+        _launch(kernel, grid, block, arguments, stream, device)
     else:
         with cuda.gpus[device]:
-            _configured(kernel, grid, block, stream, device)(*arguments)
+            _launch(kernel, grid, block, arguments, stream, device)
 
 
-@lru_cache(1 << 12)
-def _configured(kernel: Kernel, grid: int, block: tuple[int, int], stream: int, device: int) -> Any:
-    """For the current device. A small grid is no mistake: it is put in later, for Numba would warn of it."""
-    many = 1 << 20
-    configured = compiled(kernel, device)[many, block, cuda.external_stream(stream) if stream else 0]
-    configured.griddim = (grid, 1, 1)
-    return configured
+def _launch(
+    kernel: Kernel, grid: int, block: tuple[int, int], arguments: tuple[Any, ...], stream: int, device: int
+) -> None:
+    """By the compiled kernel itself: Numba would warn of a small grid, and keep a configuration for each."""
+    compiled(kernel, device).launch(arguments, (grid, 1, 1), (*block, 1), _stream(stream, device))
 
 
 @lru_cache(None)
 def compiled(kernel: Kernel, device: int) -> Any:
     """For the current device. As its types are given, the arguments of a launch are not looked at."""
-    return cuda.jit(kernel.argument_types, max_registers=min(255, REGISTERS // kernel.threads))(kernel.function)
+    most = min(255, REGISTERS // kernel.threads)
+    return cuda.jit(kernel.argument_types, max_registers=most)(kernel.function).overloads[kernel.argument_types]
+
+
+@lru_cache(256)
+def _stream(handle: int, device: int) -> Any:
+    """Of the current device, as a compiled kernel takes it."""
+    return cuda.cudadrv.driver._to_core_stream(cuda.external_stream(handle) if handle else 0)
 
 
 def wait(device: int, stream: int, others: set[int]) -> None:
     """What is launched on a stream from now on comes after what is on the others."""
-    if others:
-        with cuda.gpus[device]:
-            own = cuda.external_stream(stream) if stream else cuda.default_stream()
-            for other in others:
-                event = cuda.event(timing=False)
-                event.record(cuda.external_stream(other) if other else cuda.default_stream())
-                event.wait(own)
+    with cuda.gpus[device]:
+        for other in others:
+            event = cuda.event(timing=False)
+            event.record(_numba_stream(other))
+            event.wait(_numba_stream(stream))
+
+
+def _numba_stream(handle: int) -> Any:
+    return cuda.external_stream(handle) if handle else cuda.default_stream()

@@ -12,7 +12,7 @@ from numbanorm.cuda.sums import column_sums, parameter_gradients
 
 _HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in which it takes them, at most
 _WARP, _FEW = 32, 4  # threads to a row of a tile of columns
-_BUSY = 1 << 14  # threads that keep a GPU busy
+_BUSY = 1 << 15  # threads that keep a GPU busy
 _CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is float32
 
 
@@ -62,11 +62,7 @@ def layer_norm_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, row
     dtype, lanes = type_of(x.dtype), lanes_of(cols, dy, x, weight, dx)
     threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_GRADIENT_THREADS)
     if not threads:
-        (mean_h,) = call.scratch(x.dtype, rows)
-        arguments = dy, x, mean, rstd, weight, dx, mean_h, rows, cols, weight.size
-        call.launch(long_rows_backward(dtype, lanes), rows, (SLOTS, 1), *arguments)
-        arguments = dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols
-        call.launch(parameter_gradients(dtype), -(-cols // _WARP), (_WARP, SLOTS // _WARP), *arguments)
+        _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols)
         return
     block = _block_of(threads)
     chunk = max(1, min(_CHUNK, rows * threads // _BUSY))
@@ -77,9 +73,17 @@ def layer_norm_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, row
     _add_partials(call, dtype, partials, dweight, dbias, chunks, cols)
 
 
-def is_long(x, cols):
-    """Whether `layer_norm_backward` reads x and dy again after it has written some of dx."""
-    return not group_of(cols, lanes_of(cols, x), x.dtype.itemsize, MOST_GRADIENT_THREADS)[0]
+def _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
+    """dy and x are read again when dx has been written, so in place it is written elsewhere first."""
+    dtype, in_place = type_of(x.dtype), dx.address in (dy.address, x.address)
+    (own_dx,) = call.scratch(x.dtype, rows * cols) if in_place else (dx,)
+    lanes, (mean_h,) = lanes_of(cols, dy, x, weight, own_dx), call.scratch(x.dtype, rows)
+    arguments = dy, x, mean, rstd, weight, own_dx, mean_h, rows, cols, weight.size
+    call.launch(long_rows_backward(dtype, lanes), rows, (SLOTS, 1), *arguments)
+    arguments = dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols
+    call.launch(parameter_gradients(dtype), -(-cols // _WARP), (_WARP, SLOTS // _WARP), *arguments)
+    if in_place:
+        call.copy(own_dx, dx)
 
 
 def _add_partials(call, dtype, partials, dweight, dbias, pieces, cols):

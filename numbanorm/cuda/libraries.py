@@ -30,6 +30,7 @@ class Library(NamedTuple):
     stream: Callable[[Any], int]  # the handle of the stream that its next operation on an array would be on; 0: default
     device: Callable[[Any], int]  # the number of an array's
     place: Callable[[Any], Place] = _place  # where an array lies
+    has_streams: bool = True  # whether arrays have streams of their own, not that which is current for all
 
 
 _registered: dict[type, Library] = {}
@@ -65,16 +66,21 @@ def _library_of_type(array_type: Any) -> Library | None:
 
 
 def _numba_empty(like: Any, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> Any:
-    return cuda.device_array(shape, dtype, strides, stream=like.stream)
+    with cuda.gpus[_numba_device(like)]:
+        return cuda.device_array(shape, dtype, strides, stream=like.stream)
 
 
 def _numba_stream(array: Any) -> int:
-    return int(array.stream)
+    return int(array.stream) if array.stream else 0
 
 
 def _numba_device(array: Any) -> int:
-    context = getattr(array.gpu_data, "context", None)  # none of memory that another library owns
-    return (context or cuda.current_context()).device.id
+    return array.gpu_data.context.device.id
+
+
+def _numba_place(array: Any) -> Place:
+    """Its interface takes an array that repeats its values for one in C order."""
+    return array.device_ctypes_pointer.value or 0, False, array.shape, array.strides, array.dtype.str
 
 
 def _cupy_empty(like: Any, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> Any:
@@ -122,9 +128,9 @@ _TORCH_TYPES = {
     **{"torch.int32": "<i4", "torch.int64": "<i8", "torch.complex64": "<c8"},
 }
 _KNOWN = {
-    "numba": Library(_numba_empty, _numba_stream, _numba_device),
-    "cupy": Library(_cupy_empty, _cupy_stream, _cupy_device),
-    "torch": Library(_torch_empty, _torch_stream, _torch_device, _torch_place),
+    "numba": Library(_numba_empty, _numba_stream, _numba_device, _numba_place),
+    "cupy": Library(_cupy_empty, _cupy_stream, _cupy_device, has_streams=False),
+    "torch": Library(_torch_empty, _torch_stream, _torch_device, _torch_place, has_streams=False),
 }
 
 

@@ -24,7 +24,7 @@ from numbanorm.cuda.vectors import first_half, holds, number, second_half
 FIELDS = 6  # of a state
 SLOTS = 256  # threads of a block whose states are merged
 ROOM, WIDE_ROOM = FIELDS * SLOTS, 4 * FIELDS * SLOTS  # numbers in shared memory, for vectors of one and of four lanes
-_SMALL, _LARGE = 2.0**-50, 2.0**55  # below and above: squares that float32 may not hold
+_SMALL, _LARGE = 2.0**-50, 2.0**45  # below and above: squares of which float32 may not hold sums
 _SMALL_UNIT, _LARGE_UNIT = 2.0**-90, 2.0**80
 
 

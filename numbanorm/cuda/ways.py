@@ -56,9 +56,15 @@ def columns(lanes, masked):
     return Way(share, Source(address, weighs if masked else _always), _deliver_columns, lanes)
 
 
+@device
+def _long_quotient(a, b):
+    return a // b
+
+
 @lru_cache(None)
-def channels(lanes, masked):
-    """Vectors of several lanes where they divide L, without a mask alone."""
+def channels(lanes, masked, long=False):
+    """Vectors of several lanes where they divide L, without a mask alone; long: L of 2**31 and more."""
+    divide = _long_quotient if long else quotient
 
     @device
     def share(block, N, C, L, chunk, tiles):
@@ -71,7 +77,7 @@ def channels(lanes, masked):
     @device
     def address(place, geometry):
         begin, first, vectors, channel, C, L = geometry
-        n = quotient(first + place, vectors)
+        n = divide(first + place, vectors)
         return ((begin + n) * C + channel) * L + (first + place - n * vectors) * lanes
 
     @device
