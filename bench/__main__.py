@@ -51,9 +51,7 @@ def _options() -> argparse.Namespace:
         help="alone or with --quick: every operation on an NVIDIA GPU beside PyTorch, other kernels that are installed "
         "and a copy on the device",
     )
-    parser.add_argument(
-        "--readme", action="store_true", help="also write the tables of accuracy, speed and traffic into README.md"
-    )
+    parser.add_argument("--readme", action="store_true", help="also write these tables into README.md")
     options = parser.parse_args()
     if options.gpu and options.parts:
         parser.error(f"--gpu: is a part of its own, not together with {', '.join(options.parts)}")

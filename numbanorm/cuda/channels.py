@@ -54,7 +54,7 @@ def piece_moments(dtype, lanes, way):
         deliver(moments_of(x, mask, first, end, step, geometry), partials, block, C, L, tiles)
 
     values = types.CPointer(dtype)
-    return Kernel(kernel, (values, types.CPointer(types.uint8), values, *[types.int64] * 5))
+    return Kernel(kernel, (values, types.CPointer(types.uint8), values, *[types.int64] * 5), 2 * SLOTS)
 
 
 @lru_cache(None)

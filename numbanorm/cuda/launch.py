@@ -19,7 +19,7 @@ class Kernel:
 
     function: Callable[..., None]
     argument_types: tuple[Any, ...]
-    threads: int = 256  # to a block, at most: there must be registers for them all
+    threads: int = 256  # for which a multiprocessor must have registers: those of a block, or of two
 
 
 def launch(

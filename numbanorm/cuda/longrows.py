@@ -97,7 +97,7 @@ def long_rows_forward(dtype, lanes):
             place += APPLY_TERMS * width
 
     values, size = types.CPointer(dtype), types.int64
-    return Kernel(kernel, (*[values] * 3, dtype, dtype, *[values] * 3, *[size] * 5))
+    return Kernel(kernel, (*[values] * 3, dtype, dtype, *[values] * 3, *[size] * 5), 2 * SLOTS)
 
 
 @lru_cache(None)
