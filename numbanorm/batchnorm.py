@@ -34,7 +34,7 @@ def batch_norm(
 
     Parameters
     ----------
-    x : ndarray of float32 or float64
+    x : ndarray of float32 or float64, or array on a GPU
         Any shape of at least 2 axes, any layout.
     mean, var : ndarray of shape (C,)
         The population's mean and variance; float32 or float64 beside float32, float64 beside float64. A float64 mean
@@ -115,7 +115,7 @@ def batch_norm_forward(
 
     Parameters
     ----------
-    x : ndarray of float32 or float64
+    x : ndarray of float32 or float64, or array on a GPU
         Any shape of at least 2 axes, any layout; at least 2 values per channel.
     weight, bias : ndarray of shape (C,) and of x's dtype, optional
         Ones and zeros if left out.
@@ -146,8 +146,9 @@ def batch_norm_forward(
     TypeError
         An argument is of the wrong type or dtype.
     ValueError
-        An argument is of the wrong shape or value, there is one value per channel, `mask` is all False, or `out`
-        overlaps an input. Nothing has been written then.
+        An argument is of the wrong shape or value, there is one value per channel, `mask` is all False (on a GPU,
+        where that cannot be told without waiting, the results are NaN), or `out` overlaps an input. Nothing has been
+        written then.
 
     Notes
     -----
@@ -200,7 +201,7 @@ def batch_norm_backward(
     ----------
     dy : ndarray
         The gradient with respect to y, of the shape and dtype of x.
-    x : ndarray of float32 or float64
+    x : ndarray of float32 or float64, or array on a GPU
         What the forward pass was given.
     mean, rstd : ndarray of shape (C,)
         What `batch_norm_forward` returned; the rounding error of `mean` is found again from x and made good. If

@@ -29,7 +29,7 @@ def layer_norm(
 
     Parameters
     ----------
-    x : ndarray of float32 or float64
+    x : ndarray of float32 or float64, or array on a GPU
         Any shape and layout.
     weight, bias : ndarray of x's dtype, optional
         Of the shape of the normalised axes, in ascending order: ``(x.shape[a] for a in sorted(axis))``. Ones and zeros
@@ -146,7 +146,7 @@ def layer_norm_backward(
     ----------
     dy : ndarray
         The gradient with respect to y, of the shape and dtype of x.
-    x : ndarray of float32 or float64
+    x : ndarray of float32 or float64, or array on a GPU
         What `layer_norm_forward` was given.
     mean, rstd : ndarray
         What `layer_norm_forward` returned. The rounding error of `mean` is found again from x and made good.

@@ -2,13 +2,11 @@
 
 import re
 import subprocess
-from collections import Counter
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import NamedTemporaryFile
-from typing import NamedTuple
 from unittest.mock import patch
 
 from numbanorm.cuda import cuda, launch
@@ -59,32 +57,31 @@ def tool(name):
     return None
 
 
-class MachineCode(NamedTuple):
-    registers: int  # to a thread
-    stack: int  # bytes to a thread
-    shared: int  # bytes to a block
-    local: int
-    instructions: Counter
+class MachineCode:
+    """What a GPU runs: how much of it a thread or a block takes, and which instructions."""
+
+    def __init__(self, cubin):
+        self.cubin = cubin
+        found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", self._told_by("cuobjdump", "-res-usage"))
+        self.registers, self.stack, self.shared, self.local = map(int, found.groups())
+
+    @cached_property
+    def instructions(self):
+        """Their names, of which the listing takes longer than compiling does."""
+        listing = self._told_by("nvdisasm", "-c", "-ndf")
+        return set(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.:]*)", listing, re.MULTILINE))
+
+    def _told_by(self, name, *options):
+        with NamedTemporaryFile(suffix=".cubin") as file:
+            file.write(self.cubin)
+            file.flush()
+            command = tool(name), *options, file.name
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
 
 def machine_codes(kernel):
-    """What GPUs of each compute capability would run, the way a launch compiles it."""
+    """Of each compute capability, the way a launch compiles it."""
     with pretended_device(CAPABILITIES[0]):
         library = launch.compiled.__wrapped__(kernel, 0)._codelibrary
         for capability in CAPABILITIES:
-            yield capability, _machine_code(bytes(library.get_cubin(cc=capability).code))
-
-
-def _machine_code(cubin):
-    with NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(cubin)
-        file.flush()
-        usage = _output(tool("cuobjdump"), "-res-usage", file.name)
-        listing = _output(tool("nvdisasm"), "-c", "-ndf", file.name)
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
-    names = re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.:]*)", listing, re.MULTILINE)
-    return MachineCode(*map(int, found.groups()), Counter(names))
-
-
-def _output(*command):
-    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+            yield capability, MachineCode(bytes(library.get_cubin(cc=capability).code))
