@@ -19,7 +19,7 @@ from numbanorm._math import (
     shifted_gradient,
 )
 from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.memory import each, load, registers, shared, store
 from numbanorm.cuda.moments import (
     FIELDS,
@@ -31,7 +31,6 @@ from numbanorm.cuda.moments import (
     summed_gradients,
     summed_moments,
 )
-from numbanorm.cuda.reduce import device
 from numbanorm.cuda.vectors import holds, number
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
@@ -99,7 +98,7 @@ def _channel_states(merged):
 @lru_cache(None)
 def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
     """mean, rstd and mean_h = delta * rstd of each channel, of partials (pieces, FIELDS, C * L); and the running
-    statistics moved, if `means` and `vars` are C, not 0, by channels of two values and more.
+    statistics moved, if `means` and `variances` are C, not 0, by channels of two values and more.
     """
     state_of = _channel_states(merge)
 

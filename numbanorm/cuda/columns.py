@@ -16,12 +16,13 @@ from numbanorm._math import (
     shifted_gradient,
 )
 from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import Kernel
-from numbanorm.cuda.memory import load, load_constant, shared, store
+from numbanorm.cuda.launch import Kernel, device
+from numbanorm.cuda.memory import load, parameter_at, shared, store
 from numbanorm.cuda.moments import (
     FIELDS,
     SLOTS,
     Source,
+    always,
     finished,
     merge,
     merge_gradients,
@@ -29,7 +30,7 @@ from numbanorm.cuda.moments import (
     summed_gradients,
     summed_moments,
 )
-from numbanorm.cuda.reduce import device, group
+from numbanorm.cuda.reduce import group
 from numbanorm.cuda.vectors import number, total
 
 TERMS, GRADIENT_TERMS = 8, 4  # vectors that a thread loads before it uses them
@@ -39,11 +40,6 @@ TERMS, GRADIENT_TERMS = 8, 4  # vectors that a thread loads before it uses them
 def _address(row, geometry):
     start, L = geometry
     return start + row * L
-
-
-@device
-def _always(row, geometry, mask):
-    return True
 
 
 @device
@@ -71,13 +67,7 @@ def _shared_by_rows(lanes):
     return of_first_row
 
 
-@device
-def _number_at(run, k, count, otherwise):
-    """run[k], of which `count` are there, all or none."""
-    found = number(otherwise, run, 1)
-    if count > 0:
-        found = load_constant(run, k, 1)
-    return found
+_number_at = parameter_at(1)
 
 
 @lru_cache(None)
@@ -85,7 +75,7 @@ def columns_forward(dtype, lanes):
     """x, y: (N, count, L); weight, bias: (count,), of which `weights` and `biases` are there; mean, rstd: (N, L), if
     `kept` is N, or nothing if it is 0. `tiles` blocks in a row take one of the N.
     """
-    moments_of, of = summed_moments(lanes, TERMS, Source(_address, _always)), states(merge, lanes)
+    moments_of, of = summed_moments(lanes, TERMS, Source(_address, always)), states(merge, lanes)
     of_threads, of_first_row = of.of_threads, _shared_by_rows(lanes)
     room, row_room = lanes * FIELDS * SLOTS, 4 * 32 * lanes
 
@@ -125,7 +115,7 @@ def columns_backward(dtype, lanes, threads):
         pointer, weights = weight
         return _number_at(pointer, row, weights, 1.0)
 
-    gradients_of = summed_gradients(lanes, GRADIENT_TERMS, Source(_address, _always), factor)
+    gradients_of = summed_gradients(lanes, GRADIENT_TERMS, Source(_address, always), factor)
     of_threads, of_first_row = states(merge_gradients, lanes).of_threads, _shared_by_rows(lanes)
     sum_over = group(threads).sum
     room, row_room = lanes * FIELDS * SLOTS, 4 * 32 * lanes

@@ -22,6 +22,11 @@ class Kernel:
     threads: int = 256  # for which a multiprocessor must have registers: those of a block, or of two
 
 
+def device(function: Callable[..., Any]) -> Any:
+    """What kernels call, and NVVM inlines."""
+    return cuda.jit(device=True, forceinline=True)(function)
+
+
 def launch(
     kernel: Kernel, grid: int, block: tuple[int, int], arguments: tuple[Any, ...], stream: int, device: int
 ) -> None:

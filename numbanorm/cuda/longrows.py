@@ -16,12 +16,13 @@ from numbanorm._math import (
     shifted_gradient,
 )
 from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import Kernel
-from numbanorm.cuda.memory import each, load, load_constant, registers, shared, store
+from numbanorm.cuda.launch import Kernel, device
+from numbanorm.cuda.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.moments import (
     FIELDS,
     SLOTS,
     Source,
+    always,
     finished,
     merge,
     merge_gradients,
@@ -29,13 +30,14 @@ from numbanorm.cuda.moments import (
     summed_gradients,
     summed_moments,
 )
-from numbanorm.cuda.reduce import device, group
-from numbanorm.cuda.vectors import join, lane, number
+from numbanorm.cuda.reduce import group
+from numbanorm.cuda.vectors import join, lane
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
 _ROOM = FIELDS * SLOTS
 
 
+@lru_cache(None)
 def source_of(lanes):
     """Places are vectors of a row."""
 
@@ -44,31 +46,14 @@ def source_of(lanes):
         (start,) = geometry
         return start + place * lanes
 
-    @device
-    def weighs(place, geometry, mask):
-        return True
-
-    return Source(address, weighs)
-
-
-def weight_at(lanes):
-    """The vector of weights at a column, of which `weights` are there, all or none."""
-
-    @device
-    def weight_at_column(weight, c, weights):
-        found = number(1.0, weight, lanes)
-        if weights > 0:
-            found = load_constant(weight, c, lanes)
-        return found
-
-    return weight_at_column
+    return Source(address, always)
 
 
 @lru_cache(None)
 def long_rows_forward(dtype, lanes):
     """As `rows.rows_forward`."""
     moments_of, of_threads = summed_moments(lanes, TERMS, source_of(lanes)), states(merge, 1).of_threads
-    of_all_lanes, first_of, weight_of = states(merge, lanes).of_all_lanes, group(SLOTS).first, weight_at(lanes)
+    of_all_lanes, first_of, parameter = states(merge, lanes).of_all_lanes, group(SLOTS).first, parameter_at(lanes)
 
     def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weights, biases, kept):
         row, own, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
@@ -89,11 +74,8 @@ def long_rows_forward(dtype, lanes):
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
-                    own_bias = number(0.0, x, lanes)
-                    if biases > 0:
-                        own_bias = load_constant(bias, c, lanes)
-                    x_hat = normalize(values[k], m, own_rstd, mean_h)
-                    store(y, start + c, affine(x_hat, weight_of(weight, c, weights), own_bias))
+                    own_weight, own_bias = parameter(weight, c, weights, 1.0), parameter(bias, c, biases, 0.0)
+                    store(y, start + c, affine(normalize(values[k], m, own_rstd, mean_h), own_weight, own_bias))
             place += APPLY_TERMS * width
 
     values, size = types.CPointer(dtype), types.int64
@@ -103,12 +85,12 @@ def long_rows_forward(dtype, lanes):
 @lru_cache(None)
 def long_rows_backward(dtype, lanes):
     """dx (rows, cols), and what the stored mean of each row lacks, times rstd: mean_h (rows,)."""
-    weight_of = weight_at(lanes)
+    parameter = parameter_at(lanes)
 
     @device
     def factor(place, geometry, weight):
         pointer, weights = weight
-        return weight_of(pointer, place * lanes, weights)
+        return parameter(pointer, place * lanes, weights, 1.0)
 
     gradients_of = summed_gradients(lanes, GRADIENT_TERMS, source_of(lanes), factor)
     of_threads, of_all_lanes = states(merge_gradients, 1).of_threads, states(merge_gradients, lanes).of_all_lanes
@@ -132,7 +114,7 @@ def long_rows_backward(dtype, lanes):
                 c = (place + k * width) * lanes
                 if c < cols:
                     hs[k] = scaled_difference(load(x, start + c, lanes), m, r)
-                    gs[k] = shifted_gradient(load(dy, start + c, lanes), weight_of(weight, c, weights), m_wdy)
+                    gs[k] = shifted_gradient(load(dy, start + c, lanes), parameter(weight, c, weights, 1.0), m_wdy)
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:

@@ -5,12 +5,14 @@ vectors, 128 bits at most to global memory, at addresses that the vector's size 
 """
 
 import operator
+from functools import lru_cache
 
 from llvmlite import ir
 from numba import types
 
 from numbanorm.cuda import cgutils, extending, imputils
-from numbanorm.cuda.vectors import Vector, known, lanes_named, llvm_type
+from numbanorm.cuda.launch import device
+from numbanorm.cuda.vectors import Vector, known, lanes_named, llvm_type, number
 
 BYTES = 16  # to the widest access of global memory
 _INT32 = ir.IntType(32)
@@ -137,6 +139,20 @@ def _loading(constant):
 
 load = _loading(constant=False)  # of so many lanes, whose address they must divide
 load_constant = _loading(constant=True)  # of what nobody writes while the kernel runs: other stores need not wait
+
+
+@lru_cache(None)
+def parameter_at(lanes):
+    """A device function: the vector of a parameter at an index, of which `count` values are there: all, or none."""
+
+    @device
+    def at(parameter, index, count, otherwise):
+        found = number(otherwise, parameter, lanes)
+        if count > 0:
+            found = load_constant(parameter, index, lanes)
+        return found
+
+    return at
 
 
 @extending.intrinsic

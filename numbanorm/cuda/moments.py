@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from numbanorm._math import choose, reciprocal_std, scaled_difference, sums_are_exact
 from numbanorm.cuda import cuda
+from numbanorm.cuda.launch import device
 from numbanorm.cuda.memory import each, load, registers, store
-from numbanorm.cuda.reduce import device, larger
+from numbanorm.cuda.reduce import larger
 from numbanorm.cuda.vectors import first_half, holds, number, second_half
 
 FIELDS = 6  # of a state
@@ -177,6 +178,12 @@ class Source(NamedTuple):
 
     address: object  # (place, geometry): in x
     weighs: object  # (place, geometry, mask): whether the vector counts
+
+
+@device
+def always(place, geometry, mask):
+    """Of a `Source` of which every vector counts."""
+    return True
 
 
 @lru_cache(None)

@@ -13,6 +13,7 @@ from numba import types
 
 from numbanorm._math import choose
 from numbanorm.cuda import cgutils, cuda, extending
+from numbanorm.cuda.launch import device
 from numbanorm.cuda.memory import each, load, store
 from numbanorm.cuda.vectors import lanes_of, number
 
@@ -28,11 +29,6 @@ class Group(NamedTuple):
     sum: object
     largest: object  # of numbers that are not negative
     first: object  # the vector of the first thread
-
-
-def device(function):
-    """What kernels call, and NVVM inlines."""
-    return cuda.jit(device=True, forceinline=True)(function)
 
 
 @device

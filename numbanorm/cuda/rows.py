@@ -21,10 +21,10 @@ from numbanorm._math import (
     sums_are_exact,
 )
 from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import Kernel
-from numbanorm.cuda.memory import each, load, load_constant, registers, shared, store
+from numbanorm.cuda.launch import Kernel, device
+from numbanorm.cuda.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.moments import scale_of, unit_for
-from numbanorm.cuda.reduce import MOST_WARPS, device, group, larger
+from numbanorm.cuda.reduce import MOST_WARPS, group, larger
 from numbanorm.cuda.vectors import any_lane, join, lane, largest, number, total
 
 BLOCK = 128  # threads, where rows take parts of a warp or a warp
@@ -39,7 +39,7 @@ def rows_forward(dtype, lanes, steps, threads):
     mean, rstd: (rows,), if `kept` is rows, or nothing if it is 0. count: cols.
     """
     over = group(threads)
-    first_of, sum_over, largest_over = over.first, over.sum, over.largest
+    first_of, sum_over, largest_over, parameter = over.first, over.sum, over.largest, parameter_at(lanes)
 
     @device
     def scaled_moments(values, m, own, end, count):
@@ -101,11 +101,7 @@ def rows_forward(dtype, lanes, steps, threads):
         for k in each(steps):
             c = (k * threads + own) * lanes
             if c < end:
-                own_weight, own_bias = number(1.0, x, lanes), number(0.0, x, lanes)
-                if weights > 0:
-                    own_weight = load_constant(weight, c, lanes)
-                if biases > 0:
-                    own_bias = load_constant(bias, c, lanes)
+                own_weight, own_bias = parameter(weight, c, weights, 1.0), parameter(bias, c, biases, 0.0)
                 store(y, start + c, affine(normalize(values[k], m, own_rstd, mean_h), own_weight, own_bias))
 
     pointer, size = types.CPointer(dtype), types.int64
@@ -118,15 +114,7 @@ def rows_backward(dtype, lanes, steps, threads):
 
     A group takes `chunk` rows; partials (chunks, 2, cols) get its sums of dy * x_hat and of dy.
     """
-    over = group(threads)
-    sum_over = over.sum
-
-    @device
-    def weight_at(weight, c, weights):
-        own_weight = number(1.0, weight, lanes)
-        if weights > 0:
-            own_weight = load_constant(weight, c, lanes)
-        return own_weight
+    sum_over, parameter = group(threads).sum, parameter_at(lanes)
 
     def kernel(dy, x, mean, rstd, weight, count, dx, partials, rows, cols, weights, chunk, chunks):
         own = cuda.threadIdx.x
@@ -151,14 +139,14 @@ def rows_backward(dtype, lanes, steps, threads):
                 if c < end:
                     dys[k] = load(dy, start + c, lanes)
                     h[k] = scaled_difference(load(x, start + c, lanes), m, r)
-                    sum_wdy += dys[k] * weight_at(weight, c, weights) * share
+                    sum_wdy += dys[k] * parameter(weight, c, weights, 1.0) * share
             m_wdy = sum_over(total(sum_wdy), shared_mean)
 
             sum_h, sum_g, sum_gh = number(0.0, x, lanes), number(0.0, x, lanes), number(0.0, x, lanes)
             for k in each(steps):
                 c = (k * threads + own) * lanes
                 if c < end:
-                    g = shifted_gradient(dys[k], weight_at(weight, c, weights), m_wdy)
+                    g = shifted_gradient(dys[k], parameter(weight, c, weights, 1.0), m_wdy)
                     sum_h += h[k]
                     sum_g += g
                     sum_gh += g * h[k]
@@ -170,7 +158,7 @@ def rows_backward(dtype, lanes, steps, threads):
             for k in each(steps):
                 c = (k * threads + own) * lanes
                 if c < end:
-                    g = shifted_gradient(dys[k], weight_at(weight, c, weights), m_wdy)
+                    g = shifted_gradient(dys[k], parameter(weight, c, weights, 1.0), m_wdy)
                     store(dx, start + c, input_gradient(g, h[k], r, slope, offset))
                     dweight[k] += dys[k] * (h[k] - mean_h)
                     dbias[k] += dys[k]

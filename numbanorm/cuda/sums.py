@@ -6,10 +6,9 @@ from numba import types
 
 from numbanorm._math import scaled_difference
 from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.memory import each, load, registers, shared, store
 from numbanorm.cuda.moments import SLOTS, two_sum
-from numbanorm.cuda.reduce import device
 from numbanorm.cuda.vectors import join, lane, number
 
 TERMS = 8  # values that a thread loads before it adds them

@@ -11,9 +11,9 @@ from typing import NamedTuple
 from numba import types
 
 from numbanorm.cuda import cuda
+from numbanorm.cuda.launch import device
 from numbanorm.cuda.memory import is_set, shared
-from numbanorm.cuda.moments import FIELDS, Source, states
-from numbanorm.cuda.reduce import device
+from numbanorm.cuda.moments import FIELDS, SLOTS, Source, always, states
 from numbanorm.cuda.vectors import quotient
 
 
@@ -24,11 +24,6 @@ class Way(NamedTuple):
     source: Source
     deliver: object  # (state, merged): of a block's threads, into the states of pieces
     lanes: int  # of a vector of statistics that are read together
-
-
-@device
-def _always(place, geometry, mask):
-    return True
 
 
 @lru_cache(None)
@@ -53,7 +48,7 @@ def columns(lanes, masked):
         column, count, L = geometry
         return is_set(mask, row * L + column % L)
 
-    return Way(share, Source(address, weighs if masked else _always), _deliver_columns, lanes)
+    return Way(share, Source(address, weighs if masked else always), _deliver_columns, lanes)
 
 
 @device
@@ -85,13 +80,13 @@ def channels(lanes, masked, long=False):
         begin, first, vectors, channel, C, L = geometry
         return is_set(mask, begin * L + first + place)
 
-    return Way(share, Source(address, weighs if masked else _always), _deliver_channels, 1)
+    return Way(share, Source(address, weighs if masked else always), _deliver_channels, 1)
 
 
 @lru_cache(None)
 def _deliver_columns(lanes, merged):
     of = states(merged, lanes)
-    of_threads, store_state, room = of.of_threads, of.store, lanes * FIELDS * 256
+    of_threads, store_state, room = of.of_threads, of.store, lanes * FIELDS * SLOTS
 
     @device
     def deliver(state, partials, block, C, L, tiles):
@@ -110,7 +105,7 @@ def _deliver_columns(lanes, merged):
 def _deliver_channels(lanes, merged):
     of, wide = states(merged, 1), states(merged, lanes)
     of_threads, store_state, of_all_lanes = of.of_threads, of.store, wide.of_all_lanes
-    room = FIELDS * 256
+    room = FIELDS * SLOTS
 
     @device
     def deliver(state, partials, block, C, L, tiles):
