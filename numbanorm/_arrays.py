@@ -18,17 +18,6 @@ from numbanorm._types import Array, Shape
 _SHORT = 1 << 16  # values: longer numbers in place of a parameter are not kept
 
 
-def elsewhere(x: Any) -> Any:
-    """The functions for an x that is on a GPU, or None: then it is for the checks to say what is wrong."""
-    if not _checks.on_gpu(x):
-        return None
-    try:
-        from numbanorm.cuda import functions
-    except ImportError as error:
-        raise _checks.no_cuda("x", x, error) from error
-    return functions
-
-
 @dataclass(slots=True)
 class Split:
     """How arrays of x's shape are seen as (outer, own, inner). Calls share it: it is not to be changed."""

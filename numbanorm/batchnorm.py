@@ -7,7 +7,8 @@ from operator import setitem
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._arrays import Split, behaved, elsewhere, see, split
+from numbanorm._arrays import Split, behaved, see, split
+from numbanorm._devices import elsewhere
 from numbanorm._types import Array, Forward, Gradients, Shape
 from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.machine import streams

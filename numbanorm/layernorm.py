@@ -3,7 +3,8 @@
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._arrays import Split, elsewhere, see
+from numbanorm._arrays import Split, see
+from numbanorm._devices import elsewhere
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
 from numbanorm.cpu.longrows import layer_norm_backward_long, layer_norm_forward_long, long_backward, long_forward

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbanorm.cuda import ways
-from numbanorm.cuda.call import Run, type_of
+from numbanorm.cuda.call import Run, lanes_for, type_of
 from numbanorm.cuda.channels import (
     TERMS,
     apply,
@@ -17,7 +17,6 @@ from numbanorm.cuda.channels import (
     piece_gradients,
     piece_moments,
 )
-from numbanorm.cuda.layernorm import lanes_of
 from numbanorm.cuda.moments import FIELDS, SLOTS
 
 _NONE = Run(0, np.dtype(np.float32), 0)
@@ -70,7 +69,7 @@ def _block(columns):
 
 
 def _plan_of(N, C, L, mask, *runs):
-    return _plan(N, C, L, lanes_of(C if L == 1 else L, *runs), mask.size > 0)
+    return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0)
 
 
 def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentum, eps, mask, y, mean, rstd, N, C, L):

@@ -2,10 +2,9 @@
 
 from functools import lru_cache
 
-from numbanorm.cuda.call import type_of
+from numbanorm.cuda.call import lanes_for, type_of
 from numbanorm.cuda.columns import columns_backward, columns_forward
 from numbanorm.cuda.longrows import long_rows_backward, long_rows_forward
-from numbanorm.cuda.memory import BYTES
 from numbanorm.cuda.moments import SLOTS
 from numbanorm.cuda.rows import BLOCK, MOST_GRADIENT_THREADS, MOST_THREADS, rows_backward, rows_forward
 from numbanorm.cuda.sums import column_sums, parameter_gradients
@@ -14,12 +13,6 @@ _HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in whic
 _WARP, _FEW = 32, 4  # threads to a row of a tile of columns
 _BUSY = 1 << 15  # threads that keep a GPU busy
 _CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is float32
-
-
-def lanes_of(size, *runs):
-    """Values to a vector: 128 bits where runs and pieces of `size` values begin at multiples of that."""
-    lanes = BYTES // runs[0].dtype.itemsize
-    return lanes if size % lanes == 0 and not any(run.address % BYTES for run in runs) else 1
 
 
 @lru_cache(1 << 10)
@@ -47,7 +40,7 @@ def _block_of(threads):
 
 def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
     """x, y: (rows, cols); weight, bias: (cols,), or none; mean, rstd: (rows,), or both none."""
-    dtype, lanes = type_of(x.dtype), lanes_of(cols, x, weight, bias, y)
+    dtype, lanes = type_of(x.dtype), lanes_for(cols, x, weight, bias, y)
     threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_THREADS)
     arguments = x, weight, bias, eps, cols, y, mean, rstd, rows, cols, weight.size, bias.size, mean.size
     if threads:
@@ -59,7 +52,7 @@ def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
 
 def layer_norm_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
     """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), or none; dweight, dbias: (cols,)."""
-    dtype, lanes = type_of(x.dtype), lanes_of(cols, dy, x, weight, dx)
+    dtype, lanes = type_of(x.dtype), lanes_for(cols, dy, x, weight, dx)
     threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_GRADIENT_THREADS)
     if not threads:
         _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols)
@@ -77,7 +70,7 @@ def _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, row
     """dy and x are read again when dx has been written, so in place it is written elsewhere first."""
     dtype, in_place = type_of(x.dtype), dx.address in (dy.address, x.address)
     (own_dx,) = call.scratch(x.dtype, rows * cols) if in_place else (dx,)
-    lanes, (mean_h,) = lanes_of(cols, dy, x, weight, own_dx), call.scratch(x.dtype, rows)
+    lanes, (mean_h,) = lanes_for(cols, dy, x, weight, own_dx), call.scratch(x.dtype, rows)
     arguments = dy, x, mean, rstd, weight, own_dx, mean_h, rows, cols, weight.size
     call.launch(long_rows_backward(dtype, lanes), rows, (SLOTS, 1), *arguments)
     arguments = dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols
@@ -99,7 +92,7 @@ def _tiling(L, lanes):
 
 def layer_norm_columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, count, L):
     """x, y: (N, count, L); weight, bias: (count,), or none; mean, rstd: (N, L), or both none."""
-    lanes = lanes_of(L, x, y, mean, rstd)
+    lanes = lanes_for(L, x, y, mean, rstd)
     block, tiles = _tiling(L, lanes)
     arguments = x, weight, bias, eps, y, mean, rstd, count, L, tiles, weight.size, bias.size, N if mean.size else 0
     call.launch(columns_forward(type_of(x.dtype), lanes), N * tiles, block, *arguments)
@@ -107,7 +100,7 @@ def layer_norm_columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, cou
 
 def layer_norm_columns_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L):
     """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), or none; dweight, dbias: (count,)."""
-    dtype, lanes = type_of(x.dtype), lanes_of(L, dy, x, dx, mean, rstd)
+    dtype, lanes = type_of(x.dtype), lanes_for(L, dy, x, dx, mean, rstd)
     block, tiles = _tiling(L, lanes)
     (partials,) = call.scratch(x.dtype, 2 * N * tiles * count)
     arguments = dy, x, mean, rstd, weight, dx, partials, count, L, tiles, weight.size
