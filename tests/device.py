@@ -12,7 +12,7 @@ from numbanorm.cuda import launch, libraries
 from tests import compiled
 from tests.ptx import GlobalMemory, run
 
-MEMORY = GlobalMemory()
+MEMORY = GlobalMemory(1 << 30)
 
 
 class DeviceArray:

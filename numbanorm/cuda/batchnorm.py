@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from numbanorm.cuda import ways
-from numbanorm.cuda.call import Run, lanes_for, type_of
+from numbanorm.cuda.call import Run, block_for, lanes_for, type_of
 from numbanorm.cuda.channels import (
     TERMS,
     apply,
@@ -20,7 +20,6 @@ from numbanorm.cuda.channels import (
 from numbanorm.cuda.moments import FIELDS, SLOTS
 
 _NONE = Run(0, np.dtype(np.float32), 0)
-_WARP = 32
 _BLOCKS = 512  # that keep a GPU busy
 _LONG = 16  # values of a channel next to each other, from which on they are a thread's
 _MANY = 64  # rows from which on columns are
@@ -47,7 +46,7 @@ class _Plan(NamedTuple):
 def _plan(N, C, L, lanes, masked):
     if L == 1 or (L < _LONG and N >= _MANY):
         lanes = lanes if L == 1 else 1
-        block = _block(-(-C * L // lanes))
+        block = block_for(-(-C * L // lanes))
         tiles = -(-C * L // (lanes * block[0]))
         total, least = N, block[1] * 4 * TERMS
         way, columns, own = ways.columns(lanes, masked), C * L, L
@@ -61,13 +60,6 @@ def _plan(N, C, L, lanes, masked):
     return _Plan(way, lanes, block, tiles, -(-total // chunk), chunk, columns, own)
 
 
-def _block(columns):
-    threads = 1
-    while threads < _WARP and threads < columns:
-        threads *= 2
-    return threads, SLOTS // threads
-
-
 def _plan_of(N, C, L, mask, *runs):
     return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0)
 
@@ -78,7 +70,7 @@ def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentu
     partials, mean_h = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, C)
     place = N, C, L, plan.chunk, plan.tiles
     call.launch(piece_moments(dtype, plan.lanes, plan.way), plan.grid, plan.block, x, mask, partials, *place)
-    block = _block(C)
+    block = block_for(C)
     running = type_of(running_mean.dtype), type_of(running_var.dtype)
     arguments = partials, eps, momentum, mean, rstd, mean_h, running_mean, running_var, plan.pieces, C, plan.own
     sizes = running_mean.size, running_var.size
@@ -127,7 +119,7 @@ def _gradients(call, dy, x, mean, rstd, mean_h, weight, mask, dx, dweight, dbias
     partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, (1 if frozen else 4) * C)
     arguments = dy, x, mean, rstd, mask, partials, N, C, L, plan.chunk, plan.tiles
     call.launch(piece_gradients(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
-    block = _block(C)
+    block = block_for(C)
     arguments = partials, rstd, mean_h, weight, dweight, dbias, linear, plan.pieces, C, plan.own, weight.size
     call.launch(channel_gradients(dtype, frozen), -(-C // block[0]), block, *arguments)
     return linear, plan

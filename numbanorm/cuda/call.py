@@ -13,6 +13,8 @@ from numbanorm._types import Array, Shape
 from numbanorm.cuda import copies, launch
 from numbanorm.cuda.libraries import Seen, library_of, seen_at, seen_from_here
 from numbanorm.cuda.memory import BYTES
+from numbanorm.cuda.moments import SLOTS
+from numbanorm.cuda.reduce import WARP
 
 _TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64, np.dtype(np.bool_): types.uint8}
 _APART = 256  # bytes: pieces of one allocation begin at multiples of it
@@ -175,6 +177,12 @@ def lanes_for(size: int, *runs: Run) -> int:
     """Values to a vector: 128 bits where runs and pieces of `size` values begin at multiples of that."""
     lanes = BYTES // runs[0].dtype.itemsize
     return lanes if size % lanes == 0 and not any(run.address % BYTES for run in runs) else 1
+
+
+def block_for(columns: int) -> tuple[int, int]:
+    """Rows of threads, each for columns next to each other, up to a warp of them."""
+    threads = min(WARP, 1 << max(0, columns - 1).bit_length())
+    return threads, SLOTS // threads
 
 
 def _lies_so(array: Array, strides: Shape) -> bool:

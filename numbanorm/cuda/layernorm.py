@@ -2,15 +2,16 @@
 
 from functools import lru_cache
 
-from numbanorm.cuda.call import lanes_for, type_of
+from numbanorm.cuda.call import block_for, lanes_for, type_of
 from numbanorm.cuda.columns import columns_backward, columns_forward
 from numbanorm.cuda.longrows import long_rows_backward, long_rows_forward
 from numbanorm.cuda.moments import SLOTS
+from numbanorm.cuda.reduce import WARP
 from numbanorm.cuda.rows import BLOCK, MOST_GRADIENT_THREADS, MOST_THREADS, rows_backward, rows_forward
 from numbanorm.cuda.sums import column_sums, parameter_gradients
 
 _HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in which it takes them, at most
-_WARP, _FEW = 32, 4  # threads to a row of a tile of columns
+_FEW = 4  # threads to a row of a tile of few columns
 _BUSY = 1 << 15  # threads that keep a GPU busy
 _CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is float32
 
@@ -19,15 +20,15 @@ _CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is floa
 def group_of(cols, lanes, itemsize, most):
     """How many threads share a row, and in how many steps; no threads where a row is too long to be held."""
     vectors, most_steps = -(-cols // lanes), min(_STEPS, _HELD // (lanes * itemsize))
-    for threads in (2, 8, 16, _WARP):
+    for threads in (2, 8, 16, WARP):
         if vectors <= threads:
             return threads, 1
     steps = 2
-    while steps < most_steps and vectors > steps * _WARP:
+    while steps < most_steps and vectors > steps * WARP:
         steps *= 2
-    if vectors <= steps * _WARP:
-        return _WARP, steps
-    threads = 2 * _WARP
+    if vectors <= steps * WARP:
+        return WARP, steps
+    threads = 2 * WARP
     while threads <= most and vectors > steps * threads:
         threads *= 2
     return (threads, steps) if threads <= most else (0, 0)
@@ -35,7 +36,7 @@ def group_of(cols, lanes, itemsize, most):
 
 def _block_of(threads):
     """Of groups of so many: of one, where its warps meet in shared memory."""
-    return threads, BLOCK // threads if threads <= _WARP else 1
+    return threads, BLOCK // threads if threads <= WARP else 1
 
 
 def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
@@ -74,19 +75,20 @@ def _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, row
     arguments = dy, x, mean, rstd, weight, own_dx, mean_h, rows, cols, weight.size
     call.launch(long_rows_backward(dtype, lanes), rows, (SLOTS, 1), *arguments)
     arguments = dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols
-    call.launch(parameter_gradients(dtype), -(-cols // _WARP), (_WARP, SLOTS // _WARP), *arguments)
+    call.launch(parameter_gradients(dtype), -(-cols // WARP), (WARP, SLOTS // WARP), *arguments)
     if in_place:
         call.copy(own_dx, dx)
 
 
 def _add_partials(call, dtype, partials, dweight, dbias, pieces, cols):
     arguments = partials, dweight, dbias, pieces, cols
-    call.launch(column_sums(dtype), -(-2 * cols // _WARP), (_WARP, SLOTS // _WARP), *arguments)
+    block = block_for(2 * cols)
+    call.launch(column_sums(dtype), -(-2 * cols // block[0]), block, *arguments)
 
 
 def _tiling(L, lanes):
     """A block, and how many tiles an L is."""
-    threads = _FEW if _FEW * lanes >= L else _WARP
+    threads = _FEW if _FEW * lanes >= L else WARP
     return (threads, SLOTS // threads), -(-L // (lanes * threads))
 
 
