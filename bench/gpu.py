@@ -66,12 +66,12 @@ class Result(NamedTuple):
 def run(console: Console, quick: bool) -> int:
     """The exit status."""
     if sentence := missing():
-        console.print(sentence)
+        console.print(sentence, markup=False)
         return 1
-    console.print(gpu_line())
+    console.print(gpu_line(), markup=False)
     for name in gpu_systems.PEERS:
         if lack := gpu_systems.lacks(name):
-            console.print(f"{name}: needs {lack}, and is left out")
+            console.print(f"{name}: needs {lack}, and is left out", markup=False)
     cases = [
         Case(operation, shape)
         for module, shapes in ((layernorm, LAYER_NORM), (batchnorm, BATCH_NORM))
@@ -86,7 +86,7 @@ def run(console: Console, quick: bool) -> int:
     for _, results in groupby(device, lambda result: result.case.operation):
         device_table(list(results)).show(console)
     host_table(host).show(console)
-    console.print(gpu_line())
+    console.print(gpu_line(), markup=False)
     console.print(f"All figures: {save(device, host)}")
     return 0
 

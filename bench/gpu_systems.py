@@ -95,7 +95,9 @@ def systems(console: Console, case: Case) -> dict[str, list[Callable]]:
                     found[name] = calls
             except Exception as error:  # of many kinds: a peer does not take part in what it cannot do
                 reason = (str(error).strip().splitlines() or [""])[0]
-                console.print(f"{name}, {case.operation.name}, {case.shape}: {type(error).__name__}: {reason}")
+                console.print(
+                    f"{name}, {case.operation.name}, {case.shape}: {type(error).__name__}: {reason}", markup=False
+                )
     return found
 
 
