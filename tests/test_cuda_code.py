@@ -1,4 +1,4 @@
-"""What the CUDA kernels compile to: rungs of the ladder that need no GPU."""
+"""What the CUDA kernels compile to, which needs no GPU."""
 
 import re
 
