@@ -151,6 +151,8 @@ def test_tensors_of_pytorch():
     assert (made.dtype, made.shape, made.stride()) == (torch.float32, (2, 3), (1, 2))
     seen = libraries.seen_from_here("x", made, library)
     assert (seen.address, seen.array.shape, seen.array.strides) == (made.data_ptr(), (2, 3), (4, 8))
+    with pytest.raises(TypeError, match=r"^x: dtype torch.bfloat16, must be torch.float32 or torch.float64"):
+        libraries.seen_from_here("x", torch.zeros(1, dtype=torch.bfloat16), library)
     with pytest.raises(TypeError, match=r"^x: requires a gradient, .*; pass x.detach\(\)"):
         libraries.seen_from_here("x", torch.zeros(1, requires_grad=True), library)
     with pytest.raises(TypeError, match=r"^x: torch.Tensor, must be a numpy.ndarray; pass np.from_dlpack\(x\)"):

@@ -126,7 +126,9 @@ def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
 
 @lru_cache(None)
 def channel_gradients(dtype, frozen):
-    """dweight and dbias of each channel, and what makes dx: linear (4, C), the shift of dy, scale, slope and offset."""
+    """dweight and dbias of each channel, and what makes dx: linear (4, C), scale, the shift of dy, slope and offset;
+    if frozen, scale alone.
+    """
     state_of = _channel_states(merge_gradients)
 
     def kernel(partials, rstd, mean_h, weight, dweight, dbias, linear, pieces, C, L, weights):
@@ -142,16 +144,14 @@ def channel_gradients(dtype, frozen):
             else:
                 mean_dy_x_hat = sum_dy_x_hat / count
                 slope, offset = input_gradient_of_means(own_mean_h, low, mean_dy_x_hat, scale)
-                store(linear, channel, mean_dy)
-                store(linear, C + channel, scale)
+                store(linear, C + channel, mean_dy)
                 store(linear, 2 * C + channel, slope)
                 store(linear, 3 * C + channel, offset)
             if holds(count <= 0.0):
                 sum_dy = sum_dy_x_hat = number(0.0, rstd, 1)
+            store(linear, channel, scale)
             store(dweight, channel, sum_dy_x_hat)
             store(dbias, channel, sum_dy)
-            if frozen:
-                store(linear, channel, scale)
 
     return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 4))
 
@@ -209,7 +209,7 @@ def apply_gradient(dtype, lanes, way):
         m = r = m_dy = scale = slope = offset = zero
         if first < end:
             m, r = load(mean, channel, stat_lanes), load(rstd, channel, stat_lanes)
-            m_dy, scale = load(linear, channel, stat_lanes), load(linear, C + channel, stat_lanes)
+            scale, m_dy = load(linear, channel, stat_lanes), load(linear, C + channel, stat_lanes)
             slope, offset = load(linear, 2 * C + channel, stat_lanes), load(linear, 3 * C + channel, stat_lanes)
         hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), first
         while place < end:

@@ -119,14 +119,13 @@ def _torch_place(array: Any) -> Place:
         raise TypeError("requires a gradient, which is not computed here; pass x.detach()")
     itemsize = array.element_size()
     strides = tuple([step * itemsize for step in array.stride()])
-    typestr = _TORCH_TYPES.get(str(array.dtype), f"|V{itemsize}")
+    typestr = _TORCH_TYPES.get(str(array.dtype))
+    if typestr is None:
+        raise TypeError(f"dtype {array.dtype}, must be torch.float32 or torch.float64, or torch.bool for a mask")
     return array.data_ptr(), False, tuple(array.shape), strides, typestr
 
 
-_TORCH_TYPES = {
-    **{"torch.float32": "<f4", "torch.float64": "<f8", "torch.float16": "<f2", "torch.bool": "|b1"},
-    **{"torch.int32": "<i4", "torch.int64": "<i8", "torch.complex64": "<c8"},
-}
+_TORCH_TYPES = {"torch.float32": "<f4", "torch.float64": "<f8", "torch.bool": "|b1"}
 _KNOWN = {
     "numba": Library(_numba_empty, _numba_stream, _numba_device, _numba_place),
     "cupy": Library(_cupy_empty, _cupy_stream, _cupy_device, has_streams=False),

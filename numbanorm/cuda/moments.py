@@ -15,16 +15,15 @@ what they differ from them.
 from functools import lru_cache
 from typing import NamedTuple
 
-from numbanorm._math import choose, reciprocal_std, scaled_difference, sums_are_exact
+from numbanorm._math import reciprocal_std, scaled_difference, sums_are_exact
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import device
 from numbanorm.cuda.memory import each, load, registers, store
 from numbanorm.cuda.reduce import larger
-from numbanorm.cuda.vectors import first_half, holds, number, second_half
+from numbanorm.cuda.vectors import first_half, holds, number, second_half, select
 
 FIELDS = 6  # of a state
 SLOTS = 256  # threads of a block whose states are merged
-ROOM, WIDE_ROOM = FIELDS * SLOTS, 4 * FIELDS * SLOTS  # numbers in shared memory, for vectors of one and of four lanes
 _SMALL, _LARGE = 2.0**-50, 2.0**45  # below and above: squares of which float32 may not hold sums
 _SMALL_UNIT, _LARGE_UNIT = 2.0**-90, 2.0**80
 
@@ -32,13 +31,13 @@ _SMALL_UNIT, _LARGE_UNIT = 2.0**-90, 2.0**80
 @device
 def unit_for(peak):
     """The unit for squares of numbers up to a peak, and for sums of them."""
-    return choose(peak < _SMALL, _SMALL_UNIT, choose(peak > _LARGE, _LARGE_UNIT, number(1.0, peak, peak)))
+    return select(peak < _SMALL, _SMALL_UNIT, select(peak > _LARGE, _LARGE_UNIT, number(1.0, peak, peak)))
 
 
 @device
 def scale_of(unit):
     """1 / unit."""
-    return choose(unit < 1.0, 1.0 / _SMALL_UNIT, choose(unit > 1.0, 1.0 / _LARGE_UNIT, unit))
+    return select(unit < 1.0, 1.0 / _SMALL_UNIT, select(unit > 1.0, 1.0 / _LARGE_UNIT, unit))
 
 
 @device
@@ -95,11 +94,11 @@ def finished(state, eps):
     count, mean, low, m2, m2_low, unit = state
     m, delta = two_sum(mean, low)
     var = (m2 + m2_low) / count
-    m = choose(count > 0.0, m, var)  # of no value: NaN
+    m = select(count > 0.0, m, var)  # of no value: NaN
     scale, plain_var = scale_of(unit), var * unit * unit
     exact = sums_are_exact(delta * 0.0, plain_var, eps)
     scaled = scale * reciprocal_std(var, eps * scale * scale)
-    return m, delta, plain_var, choose(exact, reciprocal_std(plain_var, eps), scaled)
+    return m, delta, plain_var, select(exact, reciprocal_std(plain_var, eps), scaled)
 
 
 class States(NamedTuple):
@@ -195,22 +194,22 @@ def _moments_of_run(lanes, terms):
         count, base = number(0.0, x, 1), number(0.0, x, lanes)
         for k in each(terms):
             count += keep[k]
-            base = choose(keep[k] > 0.0, values[k], base)
-        share = 1.0 / choose(count > 0.0, count, 1.0)
+            base = select(keep[k] > 0.0, values[k], base)
+        share = 1.0 / select(count > 0.0, count, 1.0)
         mean, peak = number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
-            d = choose(keep[k] > 0.0, values[k] - base, 0.0)
+            d = select(keep[k] > 0.0, values[k] - base, 0.0)
             mean += d * share
             peak = larger(peak, abs(d))
         unit = unit_for(peak)
         scale, rest, m2 = scale_of(unit), number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
-            e = choose(keep[k] > 0.0, (values[k] - base) - mean, 0.0)
+            e = select(keep[k] > 0.0, (values[k] - base) - mean, 0.0)
             rest += e * share
             m2 += (e * scale) * (e * scale)
         m2 += -(rest * scale) * (rest * scale) * count
         high, low = two_sum(base, mean)
-        return count, high, low + rest, choose(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
+        return count, high, low + rest, select(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
 
     return of_run
 
@@ -248,16 +247,16 @@ def _gradients_of_run(lanes, terms):
         count = number(0.0, x, 1)
         for k in each(terms):
             count += keep[k]
-        share = 1.0 / choose(count > 0.0, count, 1.0)
+        share = 1.0 / select(count > 0.0, count, 1.0)
         mean_h, mean_g = number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
             mean_h += hs[k] * share
             mean_g += gs[k] * share
         low, c = number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
-            g = choose(keep[k] > 0.0, gs[k] - mean_g, 0.0)
+            g = select(keep[k] > 0.0, gs[k] - mean_g, 0.0)
             low += g * share
-            c += g * choose(keep[k] > 0.0, hs[k] - mean_h, 0.0)
+            c += g * select(keep[k] > 0.0, hs[k] - mean_h, 0.0)
         return count, mean_h, mean_g, low, c, number(0.0, x, lanes)
 
     return of_run

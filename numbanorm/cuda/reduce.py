@@ -11,15 +11,13 @@ from typing import NamedTuple
 from llvmlite import ir
 from numba import types
 
-from numbanorm._math import choose
 from numbanorm.cuda import cgutils, cuda, extending
 from numbanorm.cuda.launch import device
 from numbanorm.cuda.memory import each, load, store
-from numbanorm.cuda.vectors import lanes_of, number
+from numbanorm.cuda.vectors import lanes_of, number, select
 
 WARP = 32  # threads
 MOST_WARPS = 32  # to a block
-_EVERY_LANE = -1  # a mask
 _INT32 = ir.IntType(32)
 
 
@@ -38,7 +36,7 @@ def add(a, b):
 
 @device
 def larger(a, b):
-    return choose(a < b, b, a)
+    return select(a < b, b, a)
 
 
 def _exchange(mode, segment):

@@ -10,7 +10,6 @@ from numba import types
 
 from numbanorm._math import (
     affine,
-    choose,
     input_gradient,
     input_gradient_of_sums,
     moments,
@@ -25,7 +24,7 @@ from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.moments import scale_of, unit_for
 from numbanorm.cuda.reduce import MOST_WARPS, group, larger
-from numbanorm.cuda.vectors import any_lane, join, lane, largest, number, total
+from numbanorm.cuda.vectors import any_lane, join, lane, largest, number, select, total
 
 BLOCK = 128  # threads, where rows take parts of a warp or a warp
 MOST_THREADS = 512  # that hold a row at most, forward: 64 KB
@@ -92,7 +91,7 @@ def rows_forward(dtype, lanes, steps, threads):
         if any_lane(~exact):  # the same for all threads of a block
             scaled_delta, scaled_var, scale = scaled_moments(values, m, own, end, count)
             scaled_rstd = scale * reciprocal_std(scaled_var, eps * scale * scale)
-            delta, own_rstd = choose(exact, delta, scaled_delta / scale), choose(exact, own_rstd, scaled_rstd)
+            delta, own_rstd = select(exact, delta, scaled_delta / scale), select(exact, own_rstd, scaled_rstd)
 
         if own == 0 and row < kept:
             store(mean, row, m + delta)

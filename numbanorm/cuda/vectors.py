@@ -163,11 +163,6 @@ def _convert_number(context, builder, number, vector, value):
     return _in_every_lane(builder, context.cast(builder, value, number, vector.dtype), vector.lanes)
 
 
-@extending.lower_cast(types.Boolean, Vector)
-def _convert_condition(context, builder, condition, vector, value):
-    return _in_every_lane(builder, value, vector.lanes)
-
-
 def _common(*operands):
     """The type of what operands give together: that of the vector among them, or of the longer one of two."""
     vectors = [operand for operand in operands if isinstance(operand, Vector)]
@@ -249,29 +244,39 @@ _same_type(operator.and_, lambda builder, vector, a, b: builder.and_(a, b), arit
 _same_type(operator.invert, lambda builder, vector, value: builder.not_(value))
 
 
+def _chosen(context, builder, which, condition, operands, common):
+    if isinstance(condition, Vector) and condition.lanes != common.lanes:
+        which = _in_every_lane(builder, which, common.lanes)
+    return builder.select(which, *(context.cast(builder, value, own, common) for value, own in operands))
+
+
+@extending.intrinsic
+def select(typing_context, condition, a, b):
+    """a where the condition holds, else b; a number takes the type of the vector beside it."""
+    common = _common(a, b)
+
+    def codegen(context, builder, signature, args):
+        operands = (args[1], a), (args[2], b)
+        return _chosen(context, builder, args[0], condition, operands, common)
+
+    return common(condition, a, b), codegen
+
+
 @extending.type_callable(choose)
 def _type_of_choice(context):
+    """In the formulas, where b is a vector. Numba may find its own first, made for the CPU, which does the same."""
+
     def typer(condition, a, b):
-        common = _common(a, b)
-        if common is not None and isinstance(condition, Vector | types.Boolean):
-            return common
+        if isinstance(condition, Vector) and isinstance(b, Vector):
+            return b
 
     return typer
 
 
+@extending.lower_builtin(choose, Vector, types.Any, Vector)
 def _choose(context, builder, signature, args):
     condition, a, b = signature.args
-    common = signature.return_type
-    which = (
-        args[0]
-        if isinstance(condition, types.Boolean) or condition.lanes == common.lanes
-        else _in_every_lane(builder, args[0], common.lanes)
-    )
-    return builder.select(which, context.cast(builder, args[1], a, common), context.cast(builder, args[2], b, common))
-
-
-for _kind in (Vector, types.Boolean):
-    extending.lower_builtin(choose, _kind, types.Any, types.Any)(_choose)
+    return _chosen(context, builder, args[0], condition, ((args[1], a), (args[2], b)), b)
 
 
 @extending.intrinsic
