@@ -7,12 +7,14 @@ from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forw
 from numbanorm.cpu.engines import get_num_threads, set_num_threads
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
 from numbanorm.layers import BatchNorm, LayerNorm
+from numbanorm.moments import Moments
 
 __all__ = [
     "BatchNorm",
     "Forward",
     "Gradients",
     "LayerNorm",
+    "Moments",
     "__version__",
     "batch_norm",
     "batch_norm_backward",

@@ -4,7 +4,7 @@ Kernels take C-ordered (outer, own, inner) arrays: own runs over the normalised 
 others. An array whose axes lie densely in memory, in whatever order, is seen so without a copy; others are copied once.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import prod
@@ -48,6 +48,11 @@ class Split:
         """An array of x's shape or `kept_shape`, seen in the order of (outer, own, inner), as x's dtype."""
         own = behaved(a if self.order is None else a.transpose(self.order), self.dtype)
         return own if own.shape == shape else own.reshape(shape)
+
+    def lies(self, x: Array) -> bool:
+        """Whether `load` would see the x that was seen where it is, and not copy it."""
+        ordered = x if self.order is None else x.transpose(self.order)
+        return ordered.flags.c_contiguous and ordered.flags.aligned and ordered.dtype == self.dtype
 
     def parameter(self, name: str, a: Array | None, otherwise: float) -> Array:
         """An array of `parameter_shape`, checked, as (own,); without one, a number in its place."""
@@ -161,6 +166,24 @@ def _of(
         small=prod(planes) * dtype.itemsize < _memory.LARGE,
         usual=False,
     )
+
+
+def blocks(a: Array, most: int) -> Iterator[tuple[slice, ...]]:
+    """Indices that cut an array into blocks of up to so many values, along those axes whose steps in memory are long."""
+    order = sorted(range(a.ndim), key=lambda i: -abs(a.strides[i]))
+    yield from _halved(tuple(slice(0, n) for n in a.shape), order, max(1, most))
+
+
+def _halved(block: tuple[slice, ...], order: list[int], most: int) -> Iterator[tuple[slice, ...]]:
+    sizes = [side.stop - side.start for side in block]
+    if prod(sizes) <= most:
+        yield block
+        return
+    longest = next(i for i in order if sizes[i] > 1)
+    start, stop = block[longest].start, block[longest].stop
+    middle = start + sizes[longest] // 2
+    for half in (slice(start, middle), slice(middle, stop)):
+        yield from _halved((*block[:longest], half, *block[longest + 1 :]), order, most)
 
 
 def behaved(a: Array, dtype: np.dtype[Any]) -> Array:

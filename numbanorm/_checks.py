@@ -2,7 +2,7 @@
 
 import math
 import operator
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from numbers import Real
 from typing import Any
 
@@ -31,6 +31,15 @@ def array(name: str, value: Any) -> None:
     if value.dtype.type not in FLOATS:
         instead = _INSTEAD.get(value.dtype.kind, "x.astype(np.float32)").replace("x", name, 1)
         raise TypeError(f"{name}: dtype {value.dtype}, must be float32 or float64; pass {instead}")
+
+
+def numbers(name: str, value: Any) -> None:
+    """A NumPy array of real numbers of whatever dtype."""
+    if type(value) is not np.ndarray:
+        _array_type(name, value)
+    if value.dtype.kind not in "biuf" and value.dtype.type.__module__ != "ml_dtypes":
+        instead = _INSTEAD.get(value.dtype.kind, "x.astype(np.float64)").replace("x", name, 1)
+        raise TypeError(f"{name}: dtype {value.dtype}, must be of real numbers; pass {instead}")
 
 
 def _array_type(name: str, value: Any) -> None:
@@ -171,6 +180,40 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
         bounds = "finite and not negative" if most == math.inf else f"in [{least:g}, {most:g}]"
         raise ValueError(f"{name}: {value!r}, must be {bounds}")
     return number
+
+
+def number(name: str, value: Any) -> float:
+    """Finite and not negative."""
+    return _number(name, value, 0.0, math.inf)
+
+
+def per_channel(given: Mapping[str, Any], not_negative: Sequence[str]) -> list[Array]:
+    """Numbers or arrays of one axis, which fit together, as float64 arrays of one shape; copies."""
+    found = {}
+    for name, value in given.items():
+        try:
+            own = np.asarray(value)
+        except ValueError:  # lists of several lengths
+            own = np.empty(0, object)
+        if own.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: {value!r}, must be a number or an array of one for each channel")
+        if own.ndim > 1:
+            raise ValueError(f"{name}: shape {own.shape}, must be a number or an array of shape (C,)")
+        if name in not_negative and (own < 0).any():
+            raise negative(name, own)
+        found[name] = own
+    C = max((a.size for a in found.values() if a.ndim > 0), default=1)
+    for name, own in found.items():
+        if own.ndim > 0 and own.size != C:
+            raise ValueError(f"{name}: shape {own.shape}, must be ({C},), as that of the others")
+    return [np.array(np.broadcast_to(a, C), np.float64) for a in found.values()]
+
+
+def is_iterable_of_arrays(value: Any) -> bool:
+    """Whether it may be one, and is no array of any library."""
+    if on_gpu(value) or hasattr(type(value), "__array__") or hasattr(type(value), "__dlpack__"):
+        return False
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
 def flag(name: str, value: Any) -> None:

@@ -27,6 +27,14 @@ def choose(typing_context, condition, a, b):
 
 
 @scalar
+def two_sum(a, b):
+    """a + b, rounded, and what rounding took."""
+    total = a + b
+    part = total - a
+    return total, (a - (total - part)) + (b - part)
+
+
+@scalar
 def moments(sum_d, sum_dd, count):
     """delta and the biased variance, from the sums of d and d * d."""
     delta = sum_d / count

@@ -91,14 +91,19 @@ def row_gradient_sums(j, x, dy, weight, m, rstd, m_wdy):
     return _gradient_terms(j, x, dy, weight, m, rstd, m_wdy)
 
 
+@summing(GRADIENT_SUMS, wide=True)
+def wide_row_gradient_sums(j, x, dy, weight, m, rstd, m_wdy):
+    """`row_gradient_sums` in float64, with float64 m, rstd and m_wdy."""
+    return _gradient_terms(j, x, dy, weight, m, rstd, m_wdy)
+
+
 @summing(2)
 def parameter_gradient_sums(j, x, dy, m, rstd, mean_h):
     """Of dy * x_hat and dy."""
     return at(dy, j) * normalize(at(x, j), at(m, j), at(rstd, j), at(mean_h, j)), at(dy, j)
 
 
-@adding_lines(2)
-def add_moment_lines(j, k, x, stride, far, m):
+def _moment_lines(j, k, x, stride, far, m):
     """`row_sums` of each index; far: whether the lines come from memory."""
     line = pointer(x, k * stride)
     if far:
@@ -106,14 +111,18 @@ def add_moment_lines(j, k, x, stride, far, m):
     return _moment_terms(j, line, m)
 
 
-@adding_lines(GRADIENT_SUMS)
-def add_gradient_lines(j, k, x, stride, far, dy, weight, m, rstd, m_wdy):
+def _gradient_lines(j, k, x, stride, far, dy, weight, m, rstd, m_wdy):
     """`row_gradient_sums` of each index."""
     line, line_dy = pointer(x, k * stride), pointer(dy, k * stride)
     if far:
         expect_at(pointer(line, LINES_AHEAD * stride), j)
         expect_at(pointer(line_dy, LINES_AHEAD * stride), j)
     return _gradient_terms(j, line, line_dy, item(weight, k), m, rstd, m_wdy)
+
+
+add_moment_lines, add_wide_moment_lines = adding_lines(2)(_moment_lines), adding_lines(2, wide=True)(_moment_lines)
+add_gradient_lines = adding_lines(GRADIENT_SUMS)(_gradient_lines)
+add_wide_gradient_lines = adding_lines(GRADIENT_SUMS, wide=True)(_gradient_lines)
 
 
 @loop

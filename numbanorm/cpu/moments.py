@@ -1,22 +1,32 @@
 """Mean and variance of rows and of channels, by the corrected two-pass of `numbanorm._math`.
 
-float32 values are summed as float32 only in short runs, `simd.TERMS` values to an accumulator; those are summed as
-float64. So the sums' error, about 1e-8, depends neither on the number of values nor, thanks to the shift m, on their
-mean.
+For a batch's own statistics, float32 values are summed as float32 in short runs, `simd.TERMS` values to an accumulator;
+those are summed as float64. So the sums' error, about 1e-8, depends neither on the number of values nor, thanks to the
+shift m, on their mean. For statistics that are kept and merged (`channel_moments_apart`), all is float64.
 """
 
 import numpy as np
 
-from numbanorm._math import choose, moments, sums_are_exact
-from numbanorm.cpu.jit import block, compact, loop
-from numbanorm.cpu.loops import add_moment_lines, add_row, fold, repeat, row_sums, wide_row_sums
+from numbanorm._math import choose, moments, sums_are_exact, two_sum
+from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
+from numbanorm.cpu.loops import (
+    add_moment_lines,
+    add_row,
+    add_wide_moment_lines,
+    fold,
+    repeat,
+    row_sums,
+    wide_row_sums,
+)
+from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import checking, each_vector
 from numbanorm.cpu.streaming import expect
-from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
-from numbanorm.cpu.vectors import LANES, at, pointer, put
+from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
+from numbanorm.cpu.vectors import LANES, at, item, pointer, put
 
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever
+PASSES = 3  # over values whose first shifts are far from the mean; the second is near it
 OFFSET = 4.0  # times their spread: samples farther from 0 than that have a mean worth taking off
 
 
@@ -89,28 +99,37 @@ def keep_near(j, m, values):
     put(m, j, choose(abs(own) <= abs(at(values, j) - own) * OFFSET, 0.0, own))
 
 
-@block
-def add_channel_sums(x, tile, far, m, sums):
-    """Add to sums (two float64 arrays) each channel's sums of d and d * d over a tile of x (N, C, L).
+def _adding(sums_of_row, add_lines):
+    """``add(x, tile, far, m, sums)``: add to sums (two float64 arrays) each channel's sums of d and d * d over a tile
+    of x (N, C, L), by these loops.
 
     far: whether x lies in memory, not in a cache.
     """
-    compact()
-    (l0, l1), L = tile[2], x.shape[2]
-    if L >= LONG:
-        for i in range(rows_to(tile)):
-            start, j = row_of(x, tile, i)
-            expect(pointer(x, row_of(x, tile, i + 1)[0]))
-            sum_d, sum_dd = row_sums(l1 - l0, pointer(x, start), m[j])
-            sums[0][j] += sum_d
-            sums[1][j] += sum_dd
-        return
-    width = line_width(x, tile)
-    m, long = repeat(m, L, width), np.zeros((2, width + LANES))
-    short = np.zeros(long.shape, x.dtype)
-    for start, stride, count, size in cut(x, tile, width):
-        add_moment_lines(long, short, count, size, pointer(x, start), stride, far, m)
-    fold(long, width, L, sums)
+
+    @block
+    def add(x, tile, far, m, sums):
+        compact()
+        (l0, l1), L = tile[2], x.shape[2]
+        if L >= LONG:
+            for i in range(rows_to(tile)):
+                start, j = row_of(x, tile, i)
+                expect(pointer(x, row_of(x, tile, i + 1)[0]))
+                sum_d, sum_dd = sums_of_row(l1 - l0, pointer(x, start), m[j])
+                sums[0][j] += sum_d
+                sums[1][j] += sum_dd
+            return
+        width = line_width(x, tile)
+        m, long = repeat(m, L, width), np.zeros((2, width + LANES))
+        short = np.zeros(long.shape, m.dtype)
+        for start, stride, count, size in cut(x, tile, width):
+            add_lines(long, short, count, size, pointer(x, start), stride, far, m)
+        fold(long, width, L, sums)
+
+    return add
+
+
+add_channel_sums = _adding(row_sums, add_moment_lines)  # m of x's dtype
+add_channel_sums_apart = _adding(wide_row_sums, add_wide_moment_lines)  # m of float64, in which all is reckoned
 
 
 @block
@@ -185,3 +204,49 @@ def total(partials):
     for i in range(pieces):
         add_row(kinds * size, pointer(partials, i * kinds * size), pointer(result, 0))
     return result
+
+
+@range_kernel
+def sums_apart(lo, hi, far, steps, x, m, partials):
+    """Tiles lo to hi: the sums of d and d * d, in float64, into partials (pieces, 2, C), zero before."""
+    compact()
+    for i in range(lo, hi):
+        tile, piece = tile_of(x, steps, i)
+        c0, c1 = tile[1]
+        add_channel_sums_apart(x, tile, far, m[c0:c1], (partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]))
+
+
+_sums_apart = parallel_for(sums_apart)
+
+
+@launcher
+def channel_moments_apart(engine, far, x, mean, low, m2):
+    """Of each channel of x (N, C, L), of one value or more: the mean, as mean + low, and M2; all (C,), float64."""
+    compact()
+    N, C, L = x.shape
+    steps = sum_steps(x)
+    tiles, grain, pieces = work(x, steps)
+    partials = np.empty((pieces, 2, C))
+    channel_shift(x, (0, C), mean)
+    for _ in range(PASSES):
+        partials[:] = 0
+        _sums_apart(engine, tiles, grain, (far, steps, x, mean, partials))
+        sums = total(partials)
+        if finish_moments(sums[0], sums[1], np.float64(N * L), mean, low, m2):
+            break
+
+
+@block
+def finish_moments(sum_d, sum_dd, counts, mean, low, m2):
+    """low and m2 of sums about a shift in the place of each mean. False if a shift was far from the mean, and is the
+    mean now: then all sums are to be taken anew.
+    """
+    all_near = True
+    for c in range(mean.size):
+        count = item(counts, c)
+        delta, var = moments(sum_d[c], sum_dd[c], count)
+        if not delta * delta <= 4.0 * var and abs(delta) < np.inf:  # also where squares overflowed
+            all_near = False
+        mean[c], low[c] = two_sum(mean[c], delta)
+        m2[c] = var * count
+    return all_near

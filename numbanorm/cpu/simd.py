@@ -124,11 +124,13 @@ def _move_sums(j, long, short):
     put(short, j, at(0.0, j))
 
 
-def adding_lines(count):
+def adding_lines(count, wide=False):
     """``add(long, short, lines, width, x, *operands)``: add up terms(j, k, x, *operands) over lines k, at every j.
 
-    long and short are zero arrays (count, width + LANES) of float64 and of x's dtype; the sums end in long.
+    long and short are zero arrays (count, width + LANES) of float64 and of the terms' dtype, which is x's, or float64
+    with `wide`; the sums end in long.
     """
+    zeros = wide_zeros if wide else narrow_zeros
 
     def decorate(terms):
         terms = loop(terms)
@@ -141,12 +143,12 @@ def adding_lines(count):
             for first in range(0, lines, TOGETHER):
                 last = min(first + TOGETHER, lines)
                 for start in range(0, end, step):
-                    j, added = whole(x, start, 0, step), narrow_zeros(x, count)
+                    j, added = whole(x, start, 0, step), zeros(x, count)
                     for k in range(first, last):
                         added = plus(added, None, terms(j, k, x, *operands))
                     add_to(short, stride, j, added)
                 if end < width:
-                    rest, added = part(x, end, 0, width - end), narrow_zeros(x, count)
+                    rest, added = part(x, end, 0, width - end), zeros(x, count)
                     for k in range(first, last):
                         added = plus(added, None, terms(rest, k, x, *operands))
                     add_to(short, stride, rest, added)

@@ -15,7 +15,7 @@ what they differ from them.
 from functools import lru_cache
 from typing import NamedTuple
 
-from numbanorm._math import reciprocal_std, scaled_difference, sums_are_exact
+from numbanorm._math import reciprocal_std, scaled_difference, sums_are_exact, two_sum
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import device
 from numbanorm.cuda.memory import each, load, registers, store
@@ -38,14 +38,6 @@ def unit_for(peak):
 def scale_of(unit):
     """1 / unit."""
     return select(unit < 1.0, 1.0 / _SMALL_UNIT, select(unit > 1.0, 1.0 / _LARGE_UNIT, unit))
-
-
-@device
-def two_sum(a, b):
-    """a + b, rounded, and what rounding took."""
-    total = a + b
-    part = total - a
-    return total, (a - (total - part)) + (b - part)
 
 
 @device

@@ -4,11 +4,11 @@ from functools import lru_cache
 
 from numba import types
 
-from numbanorm._math import scaled_difference
+from numbanorm._math import scaled_difference, two_sum
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.memory import each, load, registers, shared, store
-from numbanorm.cuda.moments import SLOTS, two_sum
+from numbanorm.cuda.moments import SLOTS
 from numbanorm.cuda.vectors import join, lane, number
 
 TERMS = 8  # values that a thread loads before it adds them

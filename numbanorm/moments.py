@@ -1,0 +1,234 @@
+"""Moments: count, mean and M2 of each channel, to be kept, sent and merged."""
+
+from functools import reduce
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from numbanorm import _checks
+from numbanorm._arrays import Split, blocks, split
+from numbanorm._devices import elsewhere
+from numbanorm._math import two_sum
+from numbanorm._types import Array
+from numbanorm.cpu import moments as kernels
+from numbanorm.cpu.machine import streams
+from numbanorm.cpu.parallel import engine
+
+BLOCK = 1 << 18  # values of an array that is read by way of copies, to each of them
+
+
+class State(NamedTuple):
+    """Of each channel, float64: the mean is mean + low, of which mean is what float64 can hold."""
+
+    count: Array
+    mean: Array
+    low: Array
+    m2: Array
+
+
+class Moments:
+    """The number, the mean and the sum of squared differences from the mean, M2, of the values of each channel.
+
+    Moments of disjoint values merge into those of all of them [1]_: with a difference of means d, ::
+
+        count = count_a + count_b
+        mean  = mean_a + d * count_b / count
+        m2    = m2_a + m2_b + d**2 * count_a * count_b / count
+
+    That is exact but for rounding, in float64 and with a mean in two parts: the results of any grouping agree to 1e-12.
+
+    Parameters
+    ----------
+    count, mean, m2 : number or array of shape (C,)
+        Of each channel; a number stands for all. Where count is 0, mean counts for nothing.
+
+    Attributes
+    ----------
+    count, mean, m2 : ndarray of shape (C,) and float64
+        `mean` is NaN where count is 0. In units of x, and of x squared.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument is of the wrong type, shape or value.
+
+    References
+    ----------
+    .. [1] Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import Moments
+    >>> a = Moments.of(np.array([[1, 10], [3, 30]]))
+    >>> b = Moments.of(np.array([[5, 50]]))
+    >>> a + b
+    Moments(count=[3. 3.], mean=[ 3. 30.], m2=[  8. 800.])
+    >>> (a + b).var(ddof=1)
+    array([  4., 400.])
+    """
+
+    def __init__(self, count: Any, mean: Any, m2: Any) -> None:
+        given = _checks.per_channel({"count": count, "mean": mean, "m2": m2}, not_negative=("count", "m2"))
+        self._state = State(given[0], given[1], np.zeros_like(given[1]), given[2])  # replaced as one, so never torn
+
+    @classmethod
+    def of(cls, x: Any, *, channel_axis: int = 1, mask: Array | None = None) -> Self:
+        """The moments of an array, or of many blocks.
+
+        Parameters
+        ----------
+        x : ndarray, array on a GPU, or iterable of such
+            Of at least 2 axes, any layout, and any dtype of real numbers (on a GPU: float32 or float64); all is
+            reckoned in float64. An array that lies in C order, channels first or channels last, as float32 or float64,
+            is read where it is, a `np.memmap` too; others are read in blocks, so that no more than a block is copied at
+            a time. Of an iterable, one block is needed at a time; each has the same channels.
+        channel_axis : int
+            The axis of the C channels.
+        mask : ndarray of bool, optional
+            Of the shape of x without its channel axis: positions where it is False do not count. Not beside an
+            iterable: `update` takes a block and its mask.
+
+        Returns
+        -------
+        Moments
+            Of each channel; of no value at all, count is 0.
+
+        Raises
+        ------
+        TypeError
+            An argument is of the wrong type or dtype.
+        ValueError
+            An argument is of the wrong shape, or there is no block.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbanorm import Moments
+        >>> Moments.of(np.random.default_rng(i).normal(3, 2, (1000, 1)) for i in range(100)).std().round(1)
+        array([2.])
+        """
+        made = cls.__new__(cls)
+        if isinstance(x, np.ndarray) or not _checks.is_iterable_of_arrays(x):
+            made._state = _state_of(x, channel_axis, mask)
+            return made
+        if mask is not None:
+            raise TypeError("mask: beside an iterable of blocks, must be None; pass each block and its mask to update")
+        states = (_state_of(block, channel_axis, None) for block in x)
+        first = next(states, None)
+        if first is None:
+            raise ValueError("x: no blocks, must be at least one, which may have no values")
+        made._state = reduce(_merged, states, first)
+        return made
+
+    def update(self, x: Any, *, channel_axis: int = 1, mask: Array | None = None) -> Self:
+        """Merge the moments of x, as `of` takes it, into these; returns these."""
+        return self.merge(Moments.of(x, channel_axis=channel_axis, mask=mask))
+
+    def merge(self, other: "Moments") -> Self:
+        """Merge others, of other values of the same channels, into these; returns these.
+
+        Raises
+        ------
+        TypeError, ValueError
+            They are no moments, or of another number of channels.
+        """
+        if not isinstance(other, Moments):
+            raise TypeError(f"other: {type(other).__qualname__}, must be Moments")
+        self._state = _merged(self._state, other._state)
+        return self
+
+    def __add__(self, other: object) -> "Moments":
+        if not isinstance(other, Moments):
+            return NotImplemented
+        result = Moments.__new__(Moments)
+        result._state = _merged(self._state, other._state)
+        return result
+
+    def __radd__(self, other: object) -> "Moments":
+        """0 + moments, with which `sum` begins."""
+        return self if isinstance(other, int) and other == 0 else NotImplemented
+
+    @property
+    def count(self) -> Array:
+        """How many values."""
+        return self._state.count
+
+    @property
+    def mean(self) -> Array:
+        """Their mean."""
+        return np.where(self._state.count > 0, self._state.mean, np.nan)
+
+    @property
+    def m2(self) -> Array:
+        """The sum of the squares of what they differ from it."""
+        return self._state.m2
+
+    def var(self, ddof: float = 0) -> Array:
+        """m2 / (count - ddof), NaN where that is not positive: 0 for the variance of these values, 1 for an unbiased
+        estimate of that of the population from which they were drawn.
+        """
+        over = self.count - _checks.number("ddof", ddof)
+        return np.divide(self.m2, over, out=np.full_like(over, np.nan), where=over > 0)
+
+    def std(self, ddof: float = 0) -> Array:
+        """The root of `var`."""
+        return np.sqrt(self.var(ddof))
+
+    def __repr__(self) -> str:
+        return f"Moments(count={self.count}, mean={self.mean}, m2={self.m2})"
+
+
+def _state_of(x: Any, channel_axis: Any, mask: Any) -> State:
+    if not isinstance(x, np.ndarray) and (functions := elsewhere(x)):
+        return reduce(_merged, (State(*one) for one in functions.moments(x, channel_axis, mask)))
+    _checks.numbers("x", x)
+    axis = _checks.channel_axis(channel_axis, x)
+    positions = np.moveaxis(x, axis, -1)
+    if mask is not None:
+        _checks.mask_type(mask, positions.shape[:-1])
+    dtype = working_dtype(x)
+    if mask is None and x.dtype == dtype:
+        seen = split(x, (axis,))
+        if seen.lies(x):
+            return measured(seen, x)
+    state = nothing(x.shape[axis])
+    for index in blocks(positions[..., 0], BLOCK // max(1, x.shape[axis])) if x.size else ():
+        values = positions[index] if mask is None else positions[index][mask[index]]
+        own = values.reshape(-1, x.shape[axis]).astype(dtype, "C")
+        state = _merged(state, measured(split(own, (1,)), own))
+    return state
+
+
+def working_dtype(x: Array) -> np.dtype[Any]:
+    """float32 or float64, to which values convert without loss if to any."""
+    dtype = np.result_type(x.dtype, np.float32)
+    return dtype if dtype.type in _checks.FLOATS else _checks.FLOAT64
+
+
+def nothing(C: int) -> State:
+    """The state of no values."""
+    return State(*np.zeros((4, C)))
+
+
+def measured(seen: Split, x: Array) -> State:
+    """The state of an array that was seen."""
+    mean, low, m2 = np.zeros((3, seen.own))
+    if x.size > 0:
+        kernels.channel_moments_apart(engine(), streams(x.nbytes), seen.load(x, seen.planes), mean, low, m2)
+    return State(np.full(seen.own, float(seen.outer * seen.inner)), mean, low, m2)
+
+
+def _merged(a: State, b: State) -> State:
+    """That of the values of both."""
+    if a.mean.shape != b.mean.shape:
+        raise ValueError(f"moments of {b.mean.size} channels, must be of {a.mean.size} as those before")
+    with np.errstate(all="ignore"):
+        count = a.count + b.count
+        share = b.count / count
+        apart = (b.mean - a.mean) + (b.low - a.low)
+        mean, rest = two_sum.py_func(a.mean, apart * share)
+        mean, low = two_sum.py_func(mean, a.low + rest)
+        both = State(count, mean, low, a.m2 + b.m2 + apart * apart * (a.count * share))
+    choices = zip(a, b, both, strict=True)
+    return State(*(np.where(b.count == 0, x, np.where(a.count == 0, y, z)) for x, y, z in choices))
