@@ -8,16 +8,20 @@ from numbanorm.cpu.engines import get_num_threads, set_num_threads
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
 from numbanorm.layers import BatchNorm, LayerNorm
 from numbanorm.moments import Moments
+from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 
 __all__ = [
     "BatchNorm",
     "Forward",
+    "GradientSums",
     "Gradients",
     "LayerNorm",
     "Moments",
     "__version__",
     "batch_norm",
     "batch_norm_backward",
+    "batch_norm_backward_apply",
+    "batch_norm_backward_reduce",
     "batch_norm_forward",
     "get_num_threads",
     "layer_norm",

@@ -187,6 +187,21 @@ def number(name: str, value: Any) -> float:
     return _number(name, value, 0.0, math.inf)
 
 
+def count(value: Any, C: int) -> float:
+    """A number of values that all channels have, said once or for each of them."""
+    own = value
+    if isinstance(value, np.ndarray):
+        if value.shape != (C,):
+            raise ValueError(f"count: shape {value.shape}, must be a number or of shape ({C},)")
+        if (value != value[:1]).any():
+            raise ValueError(f"count: {value}, must be the same for all channels")
+        own = float(value[0]) if C else 1.0
+    found = _number("count", own, 0.0, math.inf)
+    if found == 0:
+        raise ValueError("count: 0, must be positive: that of all values of a channel")
+    return found
+
+
 def per_channel(given: Mapping[str, Any], not_negative: Sequence[str]) -> list[Array]:
     """Numbers or arrays of one axis, which fit together, as float64 arrays of one shape; copies."""
     found = {}
@@ -339,6 +354,21 @@ def several_values(x: Array, count: int, masked: bool) -> None:
         raise ValueError("mask: leaves one position, must leave at least two for a channel to have a variance")
     if count == 1 and x.size > 0:
         raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
+
+
+def batches(value: Any) -> Iterable[Any]:
+    """An iterable of arrays; of one array, itself."""
+    if isinstance(value, np.ndarray):
+        return (value,)
+    if not is_iterable_of_arrays(value):
+        raise TypeError(f"batches: {type(value).__qualname__}, must be an iterable of numpy.ndarray")
+    return value
+
+
+def enough_values(name: str, count: Array) -> None:
+    """Two of each channel, which then has a variance."""
+    if (count < 2).any():
+        raise ValueError(f"{name}: {count.min():g} values per channel in all, must be at least two to have a variance")
 
 
 def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:

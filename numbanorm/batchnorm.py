@@ -251,17 +251,17 @@ def batch_norm_backward(
     own_weight = seen.parameter("weight", weight, 1)
     _checks.flag("frozen", frozen)
     if mask is not None:
-        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
+        _checks.mask(mask, positions(x, channel_axis).shape[:-1])
     if out is not None:
         _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
 
     statistics = behaved(mean, _checks.FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
     if mask is None:
         return _backward(seen, dy, x, *statistics, own_weight, frozen, out)
-    packed, packed_dy = _positions(x, channel_axis)[mask], _positions(dy, channel_axis)[mask]
+    packed, packed_dy = positions(x, channel_axis)[mask], positions(dy, channel_axis)[mask]
     seen_packed = split(packed, (1,))
     values, dweight, dbias = _backward(seen_packed, packed_dy, packed, *statistics, own_weight, frozen, None)
-    return Gradients(_unpack(values, mask, channel_axis, x, out), dweight, dbias)
+    return Gradients(unpack(values, mask, channel_axis, x, out), dweight, dbias)
 
 
 def train_forward(
@@ -282,7 +282,7 @@ def train_forward(
     affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
     eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
     if mask is not None:
-        _checks.mask(mask, _positions(x, channel_axis).shape[:-1])
+        _checks.mask(mask, positions(x, channel_axis).shape[:-1])
     if out is not None:
         _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
     if running_mean is not None or running_var is not None:
@@ -296,9 +296,9 @@ def train_forward(
     if mask is None:
         y, mean, rstd, var = _forward(seen, x, *affine, eps, out)
     else:
-        packed = _positions(x, channel_axis)[mask]
+        packed = positions(x, channel_axis)[mask]
         values, mean, rstd, var = _forward(split(packed, (1,)), packed, *affine, eps, None)
-        y = _unpack(values, mask, channel_axis, x, out)
+        y = unpack(values, mask, channel_axis, x, out)
     if x.size > 0:
         _update(running_mean, running_var, batches, momentum, mean, var, count)
     return Forward(y, mean.astype(seen.dtype), rstd)
@@ -346,16 +346,16 @@ def _whole_tiles_are_small(planes: Shape, itemsize: int) -> bool:
     return bool(whole_steps(planes, itemsize)[1])
 
 
-def _positions(a: Array, channel_axis: int) -> Array:
+def positions(a: Array, channel_axis: int) -> Array:
     """A view with the channels last."""
     return np.moveaxis(a, channel_axis, -1)
 
 
-def _unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array | None) -> Array:
+def unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array | None) -> Array:
     """The packed results where mask is True, 0 elsewhere."""
     full = np.empty_like(x, values.dtype, subok=False) if out is None else out
     full[...] = 0
-    _positions(full, channel_axis)[mask] = values
+    positions(full, channel_axis)[mask] = values
     return full
 
 

@@ -1,7 +1,7 @@
 """Layers for a hand-written trainer: they hold arrays and call the functions."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import starmap
 from operator import setitem
 from typing import Any, Self
@@ -13,6 +13,7 @@ from numbanorm import _checks
 from numbanorm._types import Array
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, train_forward
 from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
+from numbanorm.moments import Moments
 
 
 class _Layer(ABC):
@@ -165,7 +166,8 @@ class BatchNorm(_Layer):
         Added to the variance.
     momentum : float or None
         The share of each batch in the running statistics. With None they are the population statistics of Ioffe and
-        Szegedy over all batches so far: the mean of the batches' means, and of their unbiased variances.
+        Szegedy over all batches so far: the mean of the batches' means, and of their unbiased variances. `calibrate`
+        gives those of all values together, and says how the two differ.
     affine : bool
         Whether the layer has a weight and a bias; ones and zeros at the start.
     channel_axis : int
@@ -242,6 +244,61 @@ class BatchNorm(_Layer):
         )
         self._keep(dweight, dbias)
         return dx
+
+    def calibrate(self, batches: Array | Iterable[Array]) -> Self:
+        """Set the running statistics to the mean and the unbiased variance of all values of the batches together.
+
+        With n values of a channel in all, whatever batches they come in [1]_::
+
+            running_mean = sum(x) / n
+            running_var  = sum((x - running_mean)**2) / (n - 1)
+
+        The mean of the batches' own statistics, which `momentum=None` keeps, gives each batch the same weight, whatever
+        its size, and its variance is that within batches, without that of their means. If all values are drawn
+        independently from one population, both are unbiased estimates of its mean and variance, and this one has the
+        smaller error. If batches differ (by class, by source, over time), the mean of their variances is too small by
+        the variance of their means, and only this one estimates the variance of all values.
+
+        Parameters
+        ----------
+        batches : iterable of ndarray, or ndarray
+            What the layer is given, batch by batch; one at a time is needed. Their sizes may differ.
+
+        Returns
+        -------
+        BatchNorm
+            The layer. `num_batches_tracked` is the number of the batches.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A batch is of the wrong type or shape, or there are less than two values per channel. The layer is as it was
+            then.
+
+        References
+        ----------
+        .. [1] Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+           Shift", 2015, section 3.1, has the other one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbanorm import BatchNorm
+        >>> layer = BatchNorm(1).calibrate(np.array([[i], [i + 2]], np.float32) for i in (1, 7))
+        >>> layer.running_mean, layer.running_var.round(2)
+        (array([5.]), array([13.33]))
+        """
+        moments, count = Moments(0, np.zeros(self.num_features), 0), 0
+        for batch in _checks.batches(batches):
+            _checks.of_layer(batch, self.dtype)
+            _checks.channels(batch, self.channel_axis, self.num_features)
+            moments.update(batch, channel_axis=self.channel_axis)
+            count += 1
+        _checks.enough_values("batches", moments.count)
+        new = moments.mean, moments.var(ddof=1), count
+        pairs = zip(self._buffers().values(), new, strict=True)
+        list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
+        return self
 
     def _buffers(self) -> dict[str, Array]:
         names = "running_mean", "running_var", "num_batches_tracked"

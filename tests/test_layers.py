@@ -206,3 +206,49 @@ def test_a_layer_adds_no_copy_of_its_own():
     np.testing.assert_array_equal(LayerNorm(4)(x), layer_norm_forward(x, np.ones(4, "f4"), np.zeros(4, "f4")).y)
     assert repr(BatchNorm(4)) == "BatchNorm(4, eps=1e-05, momentum=0.1)"
     assert repr(LayerNorm(4)) == "LayerNorm((4,), eps=1e-05)"
+
+
+@pytest.mark.parametrize("channel_axis", [1, -1])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_calibrate_gives_the_statistics_of_all_values_together(channel_axis, dtype):
+    """Batches of several sizes, whose means differ; one is empty."""
+    batches = [values((n, 5, 5), dtype, offset=1e3 + 2 * n, seed=n) for n in (1, 7, 0, 20)]
+    layer = BatchNorm(5, channel_axis=channel_axis, dtype=dtype)
+    layer(batches[-1])
+    assert layer.calibrate(iter(batches)) is layer
+    whole = np.moveaxis(np.concatenate(batches), channel_axis, -1).reshape(-1, 5).astype(np.float64)
+    assert_within(layer.running_mean, whole.mean(0), 1e-12 * whole.mean(0))
+    assert_within(layer.running_var, whole.var(0, ddof=1), 1e-12 * whole.var(0, ddof=1))
+    assert layer.num_batches_tracked == 4
+
+
+def test_the_two_kinds_of_population_statistics():
+    """The mean of the batches' variances lacks that of their means, which is 4; both are right for like batches."""
+    for apart, more in ((0.0, 0.0), (4.0, 4.0)):
+        batches = [values((5000, 1), offset=apart * (i % 2), seed=i) for i in range(20)]
+        within, whole = BatchNorm(1, momentum=None), BatchNorm(1).calibrate(batches)
+        for batch in batches:
+            within(batch)
+        assert_within(within.running_mean, whole.running_mean, 1e-7)
+        assert_within(within.running_var, np.ones(1), 0.02)
+        assert_within(whole.running_var, np.ones(1) + more, 0.05)
+
+
+@pytest.mark.parametrize(
+    ("batches", "error", "message"),
+    [
+        (None, TypeError, "^batches: NoneType, must be an iterable"),
+        ([], ValueError, "^batches: 0 values per channel in all, must be at least two"),
+        ([np.ones((1, 2), np.float32)], ValueError, "^batches: 1 values per channel"),
+        ([np.ones((5, 2), np.float32), np.ones((5, 3), np.float32)], ValueError, r"^x: shape \(5, 3\) has 3 channels"),
+        ([np.ones((5, 2))], TypeError, "^x: dtype float64, must be float32, the layer's"),
+    ],
+)
+def test_calibrate_refuses(batches, error, message):
+    layer = BatchNorm(2)
+    layer(values((9, 2)))
+    before = layer.state_dict()
+    with pytest.raises(error, match=message):
+        layer.calibrate(batches)
+    for name, value in layer.state_dict().items():
+        np.testing.assert_array_equal(value, before[name])

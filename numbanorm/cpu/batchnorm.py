@@ -239,9 +239,15 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
     if drop_untrue_shifts(sums, N * L, m_dy):
         sums = _all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
     linear = finish_backward(sums, N * L, rstd, m_dy, weight, dweight, dbias)
+    apply_gradient_to_all(engine, streams, dy, x, mean, rstd, m_dy, *linear, dx)
+
+
+@block
+def apply_gradient_to_all(engine, streams, dy, x, m, rstd, m_dy, scale, slope, offset, dx):
+    compact()
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
-    _apply_gradient(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, m_dy, *linear, dx))
+    _apply_gradient(engine, tiles, grain, (streams, steps, dy, x, m, rstd, m_dy, scale, slope, offset, dx))
 
 
 @launcher

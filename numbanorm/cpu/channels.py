@@ -13,11 +13,13 @@ from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
     add_gradient_lines,
+    add_wide_gradient_lines,
     affine_row,
     fold,
     input_gradient_row,
     repeat,
     row_gradient_sums,
+    wide_row_gradient_sums,
 )
 from numbanorm.cpu.simd import checking, each_vector
 from numbanorm.cpu.streaming import expect, expect_edges
@@ -85,29 +87,39 @@ def inference_row(j, scale, mean, m, var, weight, bias, eps, offset):
     put(offset, j, own_offset)
 
 
-@block
-def add_gradient_sums(dy, x, tile, far, m, rstd, m_dy, sums):
-    """Add to sums (GRADIENT_SUMS float64 arrays) each channel's `row_gradient_sums` over a tile."""
-    compact()
-    (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
-    if L >= LONG:
-        for i in range(rows_to(tile)):
-            start, j = row_of(x, tile, i)
-            following = row_of(x, tile, i + 1)[0]
-            expect(pointer(x, following))
-            expect(pointer(dy, following))
-            own = row_gradient_sums(l1 - l0, pointer(x, start), pointer(dy, start), one, m[j], rstd[j], m_dy[j])
-            for k in range(GRADIENT_SUMS):
-                sums[k][j] += own[k]
-        return
-    width = line_width(x, tile)
-    m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
-    long = np.zeros((GRADIENT_SUMS, width + LANES))
-    short = np.zeros(long.shape, x.dtype)
-    for start, stride, count, size in cut(x, tile, width):
-        runs = pointer(x, start), stride, far, pointer(dy, start)
-        add_gradient_lines(long, short, count, size, *runs, one, m, rstd, m_dy)
-    fold(long, width, L, sums)
+def _adding(sums_of_row, add_lines):
+    """``add(dy, x, tile, far, m, rstd, m_dy, sums)``: add to sums (GRADIENT_SUMS float64 arrays) each channel's
+    `row_gradient_sums` over a tile, by these loops.
+    """
+
+    @block
+    def add(dy, x, tile, far, m, rstd, m_dy, sums):
+        compact()
+        (l0, l1), L, one = tile[2], x.shape[2], x.dtype.type(1)
+        if L >= LONG:
+            for i in range(rows_to(tile)):
+                start, j = row_of(x, tile, i)
+                following = row_of(x, tile, i + 1)[0]
+                expect(pointer(x, following))
+                expect(pointer(dy, following))
+                own = sums_of_row(l1 - l0, pointer(x, start), pointer(dy, start), one, m[j], rstd[j], m_dy[j])
+                for k in range(GRADIENT_SUMS):
+                    sums[k][j] += own[k]
+            return
+        width = line_width(x, tile)
+        m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
+        long = np.zeros((GRADIENT_SUMS, width + LANES))
+        short = np.zeros(long.shape, m.dtype)
+        for start, stride, count, size in cut(x, tile, width):
+            runs = pointer(x, start), stride, far, pointer(dy, start)
+            add_lines(long, short, count, size, *runs, one, m, rstd, m_dy)
+        fold(long, width, L, sums)
+
+    return add
+
+
+add_gradient_sums = _adding(row_gradient_sums, add_gradient_lines)  # m, rstd and m_dy of x's dtype
+add_gradient_sums_apart = _adding(wide_row_gradient_sums, add_wide_gradient_lines)  # of float64, as all is then
 
 
 @block
