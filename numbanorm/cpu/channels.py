@@ -29,25 +29,34 @@ from numbanorm.cpu.vectors import LANES, at, pointer, put
 TRUE_TO = 16  # a shift of dy at most so many times the mean of dy costs none of the digits that count
 
 
-@block
-def apply_tile(streams, x, tile, m, scale, offset, y):
-    """y = (x - m) * scale + offset."""
-    compact()
-    (l0, l1), L = tile[2], x.shape[2]
-    if L >= LONG:
-        for i in range(rows_to(tile)):
-            start, j = row_of(x, tile, i)
-            expect_edges(streams, pointer(y, row_of(x, tile, i + 1)[0]), l1 - l0)
-            affine_row(streams, l1 - l0, pointer(y, start), pointer(x, start), m[j], scale[j], offset[j])
-        return
-    width = line_width(x, tile)
-    m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
-    for start, stride, count, size in cut(x, tile, width):
-        for k in range(count):
-            line = start + k * stride
-            if stride > size:
-                expect(pointer(x, line + stride))
-            affine_row(streams, size, pointer(y, line), pointer(x, line), m, scale, offset)
+def applying(row):
+    """``apply(streams, x, tile, m, scale, offset, y, *more)``: row(streams, size, y, x, m, scale, offset, *more) over
+    the runs of a tile, with the numbers of their channels.
+    """
+
+    @block
+    def apply(streams, x, tile, m, scale, offset, y, *more):
+        compact()
+        (l0, l1), L = tile[2], x.shape[2]
+        if L >= LONG:
+            for i in range(rows_to(tile)):
+                start, j = row_of(x, tile, i)
+                expect_edges(streams, pointer(y, row_of(x, tile, i + 1)[0]), l1 - l0)
+                row(streams, l1 - l0, pointer(y, start), pointer(x, start), m[j], scale[j], offset[j], *more)
+            return
+        width = line_width(x, tile)
+        m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
+        for start, stride, count, size in cut(x, tile, width):
+            for k in range(count):
+                line = start + k * stride
+                if stride > size:
+                    expect(pointer(x, line + stride))
+                row(streams, size, pointer(y, line), pointer(x, line), m, scale, offset, *more)
+
+    return apply
+
+
+apply_tile = applying(affine_row)  # y = (x - m) * scale + offset
 
 
 @block

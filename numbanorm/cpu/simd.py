@@ -27,8 +27,24 @@ def elementwise(body):
     """``run(streams, size, y, *operands)``: body(j, y, *operands) at every index of a run; y streams if asked to."""
     body = loop(body)
 
+    @elementwise_with_state
+    def run_with_state(j, y, state, *operands):
+        body(j, y, *operands)
+        return state
+
     @loop
     def run(streams, size, y, *operands):
+        run_with_state(streams, size, y, 0, *operands)
+
+    return run
+
+
+def elementwise_with_state(body):
+    """``run(streams, size, y, state, *operands)``: state = body(j, y, state, *operands) at every index of a run."""
+    body = loop(body)
+
+    @loop
+    def run(streams, size, y, state, *operands):
         compact()
         step = lanes(y)
         first = 0
@@ -39,14 +55,15 @@ def elementwise(body):
         end = first + (size - first) // step * step
         if streams:
             for j in range(first, end, step):
-                body(stream(y, j, 0, step), y, *operands)
+                state = body(stream(y, j, 0, step), y, state, *operands)
         else:
             for j in range(first, end, step):
-                body(whole(y, j, 0, step), y, *operands)
+                state = body(whole(y, j, 0, step), y, state, *operands)
         if first > 0 or end < size:
             for start, skip, count in ((first - step, step - first, step), (end, 0, size - end)):
                 if skip < count:
-                    body(part(y, start, skip, count), y, *operands)
+                    state = body(part(y, start, skip, count), y, state, *operands)
+        return state
 
     return run
 

@@ -1,0 +1,184 @@
+"""What the scalers compute of x (N, C, L): extremes, moments with weights and missing values, and x scaled."""
+
+import numpy as np
+
+from numbanorm._math import affine, choose
+from numbanorm.cpu.channels import applying
+from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
+from numbanorm.cpu.moments import PASSES, channel_shift, finish_moments, total
+from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.simd import LINES_AHEAD, TOGETHER, elementwise_with_state
+from numbanorm.cpu.streaming import expect_at, finish_stores
+from numbanorm.cpu.tiles import LINE, LONG, apply_steps, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
+from numbanorm.cpu.vectors import at, every, lanes, narrow_zeros, part, pointer, put, whole
+
+
+@loop
+def _extremes_at(j, first, last, low, high, x, stride):
+    """The least and the greatest so far, at index j of lines first to last; a NaN is neither."""
+    least, most = at(low, j), at(high, j)
+    for k in range(first, last):
+        line = pointer(x, k * stride)
+        expect_at(pointer(line, LINES_AHEAD * stride), j)
+        value = at(line, j)
+        least, most = choose(value < least, value, least), choose(most < value, value, most)
+    put(low, j, least)
+    put(high, j, most)
+
+
+@loop
+def _extremes_of_lines(low, high, lines, width, x, stride):
+    compact()
+    step = lanes(low)
+    end = width // step * step
+    for first in range(0, lines, TOGETHER):
+        last = min(first + TOGETHER, lines)
+        for start in range(0, end, step):
+            _extremes_at(whole(low, start, 0, step), first, last, low, high, x, stride)
+        if end < width:
+            _extremes_at(part(low, end, 0, width - end), first, last, low, high, x, stride)
+
+
+@block
+def add_extremes(x, tile, low, high):
+    """Lower low and raise high (one for each channel of a tile) to the values of the tile."""
+    compact()
+    (l0, l1), L = tile[2], x.shape[2]
+    width = LINE // x.itemsize if L >= LONG else line_width(x, tile)
+    least, most = np.full(width, np.inf, x.dtype), np.full(width, -np.inf, x.dtype)
+    if L >= LONG:
+        size = l1 - l0
+        rest = size // width * width
+        for i in range(rows_to(tile)):
+            start, j = row_of(x, tile, i)
+            least[:], most[:] = np.inf, -np.inf
+            _extremes_of_lines(least, most, size // width, width, pointer(x, start), width)
+            _extremes_of_lines(least, most, 1, size - rest, pointer(x, start + rest), 0)
+            low[j], high[j] = min(low[j], least.min()), max(high[j], most.max())
+        return
+    for start, stride, count, size in cut(x, tile, width):
+        _extremes_of_lines(least, most, count, size, pointer(x, start), stride)
+    for k in range(width):
+        j = k // L % low.size
+        low[j], high[j] = min(low[j], least[k]), max(high[j], most[k])
+
+
+@range_kernel
+def extremes_of_tiles(lo, hi, steps, x, partials):
+    """Tiles lo to hi: into partials (pieces, 2, C), of infinities before."""
+    compact()
+    for i in range(lo, hi):
+        tile, piece = tile_of(x, steps, i)
+        c0, c1 = tile[1]
+        add_extremes(x, tile, partials[piece, 0][c0:c1], partials[piece, 1][c0:c1])
+
+
+_extremes_of_tiles = parallel_for(extremes_of_tiles)
+
+
+@launcher
+def channel_extremes(engine, x, low, high):
+    """The least and the greatest value of each channel of x (N, C, L) that is not NaN, or else inf and -inf."""
+    compact()
+    steps = sum_steps(x)
+    tiles, grain, pieces = work(x, steps)
+    partials = np.empty((pieces, 2, low.size), x.dtype)
+    partials[:, 0], partials[:, 1] = np.inf, -np.inf
+    _extremes_of_tiles(engine, tiles, grain, (steps, x, partials))
+    low[:], high[:] = np.inf, -np.inf
+    for i in range(pieces):
+        _extremes_of_lines(low, high, 2, low.size, partials[i, 0], low.size)
+
+
+@range_kernel
+def weighted_sums(lo, hi, steps, x, weights, m, partials):
+    """Tiles lo to hi: the sums of w, w * d and w * d * d of all values that are not NaN, into partials (pieces, 3, C),
+    zero before. weights: one for each of N * L positions; empty: ones.
+    """
+    compact()
+    L = x.shape[2]
+    for i in range(lo, hi):
+        ((n0, n1), (c0, c1), (l0, l1)), piece = tile_of(x, steps, i)
+        sums = partials[piece]
+        for n in range(n0, n1):
+            for c in range(c0, c1):
+                for k in range(l0, l1):
+                    d = x[n, c, k] - m[c]
+                    w = weights[n * L + k] if weights.size > 0 else 1.0
+                    if d == d and w > 0.0:
+                        sums[0, c] += w
+                        sums[1, c] += w * d
+                        sums[2, c] += w * d * d
+
+
+_weighted_sums = parallel_for(weighted_sums)
+
+
+@launcher
+def weighted_moments(engine, x, weights, count, mean, low, m2):
+    """As `moments.channel_moments_apart`, of what is not NaN, with weights; count is the sum of those that count."""
+    compact()
+    C = x.shape[1]
+    steps = sum_steps(x)
+    tiles, grain, pieces = work(x, steps)
+    partials = np.empty((pieces, 3, C))
+    channel_shift(x, (0, C), mean)
+    for c in range(C):
+        mean[c] = mean[c] if abs(mean[c]) < np.inf else 0.0
+    for _ in range(PASSES):
+        partials[:] = 0
+        _weighted_sums(engine, tiles, grain, (steps, x, weights, mean, partials))
+        sums = total(partials)
+        count[:] = sums[0]
+        if finish_moments(sums[1], sums[2], count, mean, low, m2):
+            break
+
+
+@elementwise_with_state
+def _scaled_row(j, y, largest, row, m, scale, offset, low, high):
+    """y = (row - m) * scale + offset, kept between low and high, and the largest magnitudes in row. A NaN stays."""
+    own = at(row, j)
+    value = affine(own - at(m, j), at(scale, j), at(offset, j))
+    raised = choose(value < low, low, value)
+    put(y, j, choose(high < raised, high, raised))
+    return choose(largest < abs(own), abs(own), largest)
+
+
+@loop
+def _checked_row(streams, size, y, x, m, scale, offset, low, high, infinite):
+    """`_scaled_row`, and a 1 in infinite if there is an infinity in x."""
+    largest = _scaled_row(streams, size, y, narrow_zeros(x, 1)[0], x, m, scale, offset, low, high)
+    if not every(largest < np.inf, whole(x, 0, 0, lanes(x))):
+        first = part(x, 0, 0, 1)
+        put(infinite, first, at(1.0, first))
+
+
+_scale_tile = applying(_checked_row)
+
+
+@range_kernel
+def scale_tiles(lo, hi, streams, steps, x, m, scale, offset, low, high, infinite, y):
+    """Tiles lo to hi of y; infinite: a number for each, 0 before. As a pointer, since to pass an array takes counting
+    of references.
+    """
+    compact()
+    for i in range(lo, hi):
+        tile, _ = tile_of(x, steps, i)
+        c0, c1 = tile[1]
+        own = m[c0:c1], scale[c0:c1], offset[c0:c1]
+        _scale_tile(streams, x, tile, *own, y, low, high, pointer(infinite, i))
+    finish_stores(streams)
+
+
+_scale_tiles = parallel_for(scale_tiles)
+
+
+@launcher
+def scale_channels(engine, streams, x, m, scale, offset, low, high, y):
+    """y = (x - m) * scale + offset, kept between low and high; x, y: (N, C, L). Whether x had an infinity in it."""
+    compact()
+    steps = apply_steps(x)
+    tiles, grain, _ = work(x, steps)
+    infinite = np.zeros(tiles, x.dtype)
+    _scale_tiles(engine, tiles, grain, (streams, steps, x, m, scale, offset, low, high, infinite, y))
+    return infinite.max() > 0
