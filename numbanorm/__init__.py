@@ -1,5 +1,7 @@
 """Batch and layer normalization, forward and backward, fused, for NumPy arrays, compiled with Numba."""
 
+from typing import Any
+
 from numbanorm._memory import recycle_memory
 from numbanorm._types import Forward, Gradients
 from numbanorm._version import __version__
@@ -10,13 +12,25 @@ from numbanorm.layers import BatchNorm, LayerNorm
 from numbanorm.moments import Moments
 from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 
+
+def __getattr__(name: str) -> Any:
+    """The scalers, whose module imports scikit-learn where it is installed."""
+    if name in ("MinMaxScaler", "StandardScaler"):
+        from numbanorm import scalers
+
+        return getattr(scalers, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 __all__ = [
     "BatchNorm",
     "Forward",
     "GradientSums",
     "Gradients",
     "LayerNorm",
+    "MinMaxScaler",
     "Moments",
+    "StandardScaler",
     "__version__",
     "batch_norm",
     "batch_norm_backward",

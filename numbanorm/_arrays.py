@@ -169,7 +169,7 @@ def _of(
 
 
 def blocks(a: Array, most: int) -> Iterator[tuple[slice, ...]]:
-    """Indices that cut an array into blocks of up to so many values, along those axes whose steps in memory are long."""
+    """Indices that cut an array into blocks of up to so many values, along the axes whose steps in memory are long."""
     order = sorted(range(a.ndim), key=lambda i: -abs(a.strides[i]))
     yield from _halved(tuple(slice(0, n) for n in a.shape), order, max(1, most))
 

@@ -20,7 +20,7 @@ BLOCK = 1 << 18  # values of an array that is read by way of copies, to each of 
 class State(NamedTuple):
     """Of each channel, float64: the mean is mean + low, of which mean is what float64 can hold."""
 
-    count: Array
+    counts: Array
     mean: Array
     low: Array
     m2: Array
@@ -46,6 +46,8 @@ class Moments:
     ----------
     count, mean, m2 : ndarray of shape (C,) and float64
         `mean` is NaN where count is 0. In units of x, and of x squared.
+    mean_rest : ndarray of shape (C,) and float64
+        What float64 cannot hold of the mean, which is mean + mean_rest.
 
     Raises
     ------
@@ -108,17 +110,21 @@ class Moments:
         >>> Moments.of(np.random.default_rng(i).normal(3, 2, (1000, 1)) for i in range(100)).std().round(1)
         array([2.])
         """
-        made = cls.__new__(cls)
         if isinstance(x, np.ndarray) or not _checks.is_iterable_of_arrays(x):
-            made._state = _state_of(x, channel_axis, mask)
-            return made
+            return cls.of_state(_state_of(x, channel_axis, mask))
         if mask is not None:
             raise TypeError("mask: beside an iterable of blocks, must be None; pass each block and its mask to update")
         states = (_state_of(block, channel_axis, None) for block in x)
         first = next(states, None)
         if first is None:
             raise ValueError("x: no blocks, must be at least one, which may have no values")
-        made._state = reduce(_merged, states, first)
+        return cls.of_state(reduce(merged, states, first))
+
+    @classmethod
+    def of_state(cls, state: State) -> Self:
+        """Of what has been measured already."""
+        made = cls.__new__(cls)
+        made._state = state
         return made
 
     def update(self, x: Any, *, channel_axis: int = 1, mask: Array | None = None) -> Self:
@@ -135,15 +141,13 @@ class Moments:
         """
         if not isinstance(other, Moments):
             raise TypeError(f"other: {type(other).__qualname__}, must be Moments")
-        self._state = _merged(self._state, other._state)
+        self._state = merged(self._state, other._state)
         return self
 
     def __add__(self, other: object) -> "Moments":
         if not isinstance(other, Moments):
             return NotImplemented
-        result = Moments.__new__(Moments)
-        result._state = _merged(self._state, other._state)
-        return result
+        return Moments.of_state(merged(self._state, other._state))
 
     def __radd__(self, other: object) -> "Moments":
         """0 + moments, with which `sum` begins."""
@@ -152,12 +156,17 @@ class Moments:
     @property
     def count(self) -> Array:
         """How many values."""
-        return self._state.count
+        return self._state.counts
 
     @property
     def mean(self) -> Array:
         """Their mean."""
-        return np.where(self._state.count > 0, self._state.mean, np.nan)
+        return np.where(self._state.counts > 0, self._state.mean, np.nan)
+
+    @property
+    def mean_rest(self) -> Array:
+        """What float64 cannot hold of it: at most half a unit in the last place of `mean`."""
+        return self._state.low
 
     @property
     def m2(self) -> Array:
@@ -181,7 +190,7 @@ class Moments:
 
 def _state_of(x: Any, channel_axis: Any, mask: Any) -> State:
     if not isinstance(x, np.ndarray) and (functions := elsewhere(x)):
-        return reduce(_merged, (State(*one) for one in functions.moments(x, channel_axis, mask)))
+        return reduce(merged, (State(*one) for one in functions.moments(x, channel_axis, mask)))
     _checks.numbers("x", x)
     axis = _checks.channel_axis(channel_axis, x)
     positions = np.moveaxis(x, axis, -1)
@@ -196,7 +205,7 @@ def _state_of(x: Any, channel_axis: Any, mask: Any) -> State:
     for index in blocks(positions[..., 0], BLOCK // max(1, x.shape[axis])) if x.size else ():
         values = positions[index] if mask is None else positions[index][mask[index]]
         own = values.reshape(-1, x.shape[axis]).astype(dtype, "C")
-        state = _merged(state, measured(split(own, (1,)), own))
+        state = merged(state, measured(split(own, (1,)), own))
     return state
 
 
@@ -219,16 +228,16 @@ def measured(seen: Split, x: Array) -> State:
     return State(np.full(seen.own, float(seen.outer * seen.inner)), mean, low, m2)
 
 
-def _merged(a: State, b: State) -> State:
+def merged(a: State, b: State) -> State:
     """That of the values of both."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of {b.mean.size} channels, must be of {a.mean.size} as those before")
     with np.errstate(all="ignore"):
-        count = a.count + b.count
-        share = b.count / count
+        count = a.counts + b.counts
+        share = b.counts / count
         apart = (b.mean - a.mean) + (b.low - a.low)
         mean, rest = two_sum.py_func(a.mean, apart * share)
         mean, low = two_sum.py_func(mean, a.low + rest)
-        both = State(count, mean, low, a.m2 + b.m2 + apart * apart * (a.count * share))
+        both = State(count, mean, low, a.m2 + b.m2 + apart * apart * (a.counts * share))
     choices = zip(a, b, both, strict=True)
-    return State(*(np.where(b.count == 0, x, np.where(a.count == 0, y, z)) for x, y, z in choices))
+    return State(*(np.where(b.counts == 0, x, np.where(a.counts == 0, y, z)) for x, y, z in choices))

@@ -23,7 +23,7 @@ class GradientSums(NamedTuple):
     sum_dy: Array
     sum_dy_xhat: Array
 
-    def __add__(self, other: object) -> "GradientSums":  # type: ignore[override]
+    def __add__(self, other: object) -> "GradientSums":
         if not isinstance(other, GradientSums):
             return NotImplemented
         return GradientSums(self.sum_dy + other.sum_dy, self.sum_dy_xhat + other.sum_dy_xhat)
@@ -156,23 +156,22 @@ def batch_norm_backward_apply(
            [ 0.033]], dtype=float32)
     """
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        sums = sum_dy, sum_dy_xhat, count
-        return functions.batch_norm_backward_apply(dy, x, mean, rstd, weight, *sums, channel_axis, mask, out)
+        given = dy, x, mean, rstd, weight, sum_dy, sum_dy_xhat, count
+        return functions.batch_norm_backward_apply(*given, channel_axis, mask, out)
     seen = _seen(dy, x, mean, rstd, channel_axis, mask)
     own_weight = seen.parameter("weight", weight, 1)
-    given = {"mean": mean, "rstd": rstd, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
-    for name in ("sum_dy", "sum_dy_xhat"):
-        _checks.statistic(name, given[name], seen.parameter_shape, seen.dtype)
+    _checks.statistic("sum_dy", sum_dy, seen.parameter_shape, seen.dtype)
+    _checks.statistic("sum_dy_xhat", sum_dy_xhat, seen.parameter_shape, seen.dtype)
     own_count = _checks.count(count, seen.own)
+    statistics = {"mean": mean, "rstd": rstd, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
     if out is not None:
-        _checks.out(out, x, {"dy": dy, "x": x}, {**given, "weight": weight, "mask": mask})
+        _checks.out(out, x, {"dy": dy, "x": x}, {**statistics, "weight": weight, "mask": mask})
 
-    statistics = [behaved(a, _checks.FLOAT64) for a in (mean, rstd)]
-    sums = *(behaved(a, _checks.FLOAT64) for a in (sum_dy, sum_dy_xhat)), own_count
+    own = {name: behaved(a, _checks.FLOAT64) for name, a in statistics.items()}
     if mask is None:
-        return _apply(seen, dy, x, *statistics, own_weight, *sums, out)
+        return _apply(seen, dy, x, own_weight, own, own_count, out)
     packed, packed_dy = (np.ascontiguousarray(positions(a, channel_axis)[mask]) for a in (x, dy))
-    values = _apply(split(packed, (1,)), packed_dy, packed, *statistics, own_weight, *sums, None)
+    values = _apply(split(packed, (1,)), packed_dy, packed, own_weight, own, own_count, None)
     return unpack(values, mask, channel_axis, x, out)
 
 
@@ -188,20 +187,12 @@ def _seen(dy: Array, x: Array, mean: Array, rstd: Array, channel_axis: int, mask
 
 
 def _apply(
-    seen: Split,
-    dy: Array,
-    x: Array,
-    mean: Array,
-    rstd: Array,
-    weight: Array,
-    sum_dy: Array,
-    sum_dy_xhat: Array,
-    count: float,
-    out: Array | None,
+    seen: Split, dy: Array, x: Array, weight: Array, own: dict[str, Array], count: float, out: Array | None
 ) -> Array:
     dx = seen.target(out, seen.planes, x)
     if x.size > 0:
         stream = not seen.small and streams(3 * x.nbytes)
-        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), mean, rstd, weight
-        kernels.batch_norm_backward_apply(engine(), stream, *arrays, sum_dy, sum_dy_xhat, count, dx)
+        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), own["mean"], own["rstd"], weight
+        sums = own["sum_dy"], own["sum_dy_xhat"], count
+        kernels.batch_norm_backward_apply(engine(), stream, *arrays, *sums, dx)
     return seen.deliver(dx, out)

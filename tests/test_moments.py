@@ -245,28 +245,28 @@ def test_wrong_arguments():
     x, moments = np.ones((3, 2)), Moments(3, [1, 2], [1, 1])
     with pytest.raises(ValueError, match=r"^mask: shape \(2,\), must be \(3,\)"):
         Moments.of(x, mask=np.ones(2, bool))
-    with pytest.raises(TypeError, match="^mask: dtype float64, must be bool"):
+    with pytest.raises(TypeError, match=r"^mask: dtype float64, must be bool"):
         Moments.of(x, mask=np.ones(3))
-    with pytest.raises(TypeError, match="^mask: beside an iterable of blocks, must be None"):
+    with pytest.raises(TypeError, match=r"^mask: beside an iterable of blocks, must be None"):
         Moments.of([x], mask=np.ones(3, bool))
-    with pytest.raises(ValueError, match="^channel_axis: 2, must be in"):
+    with pytest.raises(ValueError, match=r"^channel_axis: 2, must be in"):
         Moments.of(x, channel_axis=2)
-    with pytest.raises(TypeError, match="^other: int, must be Moments"):
+    with pytest.raises(TypeError, match=r"^other: int, must be Moments"):
         moments.merge(3)
     with pytest.raises(TypeError, match="unsupported operand"):
         moments + 3
     with pytest.raises(ValueError, match="of 3 channels, must be of 2"):
         moments.merge(Moments(1, [1, 2, 3], 0))
-    with pytest.raises(ValueError, match="^count: -1.0 in it, must not be negative"):
+    with pytest.raises(ValueError, match=r"^count: -1.0 in it, must not be negative"):
         Moments(-1.0, 0, 0)
-    with pytest.raises(ValueError, match="^m2: -1.0 in it, must not be negative"):
+    with pytest.raises(ValueError, match=r"^m2: -1.0 in it, must not be negative"):
         Moments(1, 0, [2, -1.0])
     with pytest.raises(ValueError, match=r"^mean: shape \(2,\), must be \(3,\)"):
         Moments(np.ones(3), np.ones(2), 0)
     with pytest.raises(ValueError, match=r"^mean: shape \(1, 1\), must be a number or an array of shape"):
         Moments(1, np.ones((1, 1)), 0)
-    with pytest.raises(TypeError, match="^mean: .*, must be a number"):
+    with pytest.raises(TypeError, match=r"^mean: .*, must be a number"):
         Moments(1, "a", 0)
-    with pytest.raises(TypeError, match="^ddof: None, must be a number"):
+    with pytest.raises(TypeError, match=r"^ddof: None, must be a number"):
         moments.var(None)
     np.testing.assert_array_equal(moments.m2, [1, 1])

@@ -203,7 +203,7 @@ def test_sums_add_up():
 
 def test_many_threads_at_once():
     x, dy = values((20_000, 8)), values((20_000, 8), seed=2)
-    moments, mean, rstd = statistics(x, 1)
+    _, mean, rstd = statistics(x, 1)
     expected, found = batch_norm_backward_reduce(dy, x, mean, rstd), []
     threads = [Thread(target=lambda: found.append(batch_norm_backward_reduce(dy, x, mean, rstd))) for _ in range(8)]
     for thread in threads:
@@ -248,5 +248,5 @@ def test_wrong_arguments(name, value, error, message):
 
 def test_out_that_overlaps():
     whole, own = np.ones((5, 3), np.float32), np.ones(3)
-    with pytest.raises(ValueError, match="^out: overlaps x"):
+    with pytest.raises(ValueError, match=r"^out: overlaps x"):
         batch_norm_backward_apply(whole[:4].copy(), whole[:4], own, own, None, own, own, 4, out=whole[1:])

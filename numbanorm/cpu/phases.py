@@ -1,6 +1,6 @@
 """The backward pass of batch normalization in two halves, between which others' sums can come in.
 
-x is (N, C, L), as in `numbanorm.cpu.batchnorm`. What is summed is float64, so that sums of any parts add up to the same.
+x is (N, C, L), as in `numbanorm.cpu.batchnorm`. What is summed is float64: sums of any parts add up to the same.
 """
 
 import numpy as np

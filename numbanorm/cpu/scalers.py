@@ -85,9 +85,10 @@ def channel_extremes(engine, x, low, high):
     partials = np.empty((pieces, 2, low.size), x.dtype)
     partials[:, 0], partials[:, 1] = np.inf, -np.inf
     _extremes_of_tiles(engine, tiles, grain, (steps, x, partials))
-    low[:], high[:] = np.inf, -np.inf
-    for i in range(pieces):
-        _extremes_of_lines(low, high, 2, low.size, partials[i, 0], low.size)
+    low[:], high[:] = partials[0]
+    for i in range(1, pieces):
+        for c in range(low.size):
+            low[c], high[c] = min(low[c], partials[i, 0, c]), max(high[c], partials[i, 1, c])
 
 
 @range_kernel

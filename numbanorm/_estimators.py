@@ -1,0 +1,101 @@
+"""What the scalers are built on: scikit-learn's base classes where it is installed, else as much of them as they need.
+
+So they are estimators of scikit-learn's where there is one, with all that this means (pipelines, `clone`, `set_output`,
+routing of metadata, display), and work alone where there is none.
+"""
+
+import inspect
+from typing import Any, Self
+
+import numpy as np
+
+from numbanorm import _checks
+from numbanorm._types import Array
+
+try:
+    from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
+    from sklearn.exceptions import NotFittedError
+    from sklearn.utils.validation import validate_data  # from version 1.6 on
+
+    class Estimator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+        """A transformer whose result has the columns of what it is given."""
+
+    def converted(estimator: Any, X: Any, reset: bool) -> Array:
+        """X, whatever it is, as an array of two axes; its number of columns and their names, if any, are those of the
+        estimator, or with `reset` become so.
+        """
+        floats = (np.float64, np.float32)
+        return validate_data(estimator, X, dtype=floats, ensure_all_finite=False, reset=reset)
+
+except ImportError:
+
+    class NotFittedError(ValueError, AttributeError):  # type: ignore[no-redef]
+        """An estimator is used before it has been fitted."""
+
+    class Estimator:  # type: ignore[no-redef]
+        """A transformer whose result has the columns of what it is given."""
+
+        def get_params(self, deep: bool = True) -> dict[str, Any]:
+            """The constructor's arguments, by name."""
+            return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
+
+        def set_params(self, **params: Any) -> Self:
+            """Set some of the constructor's arguments; returns the estimator."""
+            known = self.get_params()
+            for name in params:
+                if name not in known:
+                    raise ValueError(f"{name}: no parameter, must be among {', '.join(known)}")
+            vars(self).update(params)
+            return self
+
+        def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
+            """`fit`, then `transform` the same array."""
+            return self.fit(X, y, **fit_params).transform(X)  # type: ignore[attr-defined]
+
+        def get_feature_names_out(self, input_features: Any = None) -> Array:
+            """The names of the columns: those given, those of `fit`, or x0, x1 and so on."""
+            fitted(self)
+            if input_features is not None:
+                return np.asarray(input_features, object)
+            names = [f"x{i}" for i in range(self.n_features_in_)]  # type: ignore[attr-defined]
+            return getattr(self, "feature_names_in_", np.asarray(names, object))
+
+        def __repr__(self) -> str:
+            defaults = inspect.signature(type(self)).parameters
+            changed = {k: v for k, v in self.get_params().items() if v != defaults[k].default}
+            return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
+
+    def converted(estimator: Any, X: Any, reset: bool) -> Array:
+        """X, whatever it is, as an array of two axes; its number of columns and their names, if any, are those of the
+        estimator, or with `reset` become so.
+        """
+        names = getattr(X, "columns", None)
+        own = _checks.table(X)
+        if reset:
+            vars(estimator).pop("feature_names_in_", None)
+            if names is not None and all(isinstance(name, str) for name in names):
+                estimator.feature_names_in_ = np.asarray(names, object)
+            estimator.n_features_in_ = own.shape[1]
+        _checks.features(estimator, own)
+        return own
+
+
+def fitted(estimator: Any) -> None:
+    """An error if an estimator has not been fitted."""
+    if not hasattr(estimator, "n_features_in_"):
+        raise NotFittedError(f"This {type(estimator).__name__} is not fitted yet; call fit or partial_fit first")
+
+
+def table(estimator: Any, X: Any, reset: bool = False) -> Array:
+    """X as an array of two axes and of real numbers, whose columns are those of the estimator, or become so.
+
+    One of NumPy's own arrays is taken as it is, of whatever real dtype: it may be a large file.
+    """
+    usual = type(X) in (np.ndarray, np.memmap) and X.ndim == 2 and X.dtype.kind in "biuf" and X.size > 0
+    if not usual or (not reset and hasattr(estimator, "feature_names_in_")):
+        return converted(estimator, X, reset)
+    if reset:
+        vars(estimator).pop("feature_names_in_", None)
+        estimator.n_features_in_ = X.shape[1]
+    _checks.features(estimator, X)
+    return X

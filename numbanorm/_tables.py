@@ -1,0 +1,133 @@
+"""Tables on the host, (samples, features), whose columns the scalers measure and scale, in blocks where they must."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbanorm import _checks, _memory
+from numbanorm._arrays import Split, blocks, see, split
+from numbanorm._estimators import table
+from numbanorm._types import Array
+from numbanorm.cpu import scalers as kernels
+from numbanorm.cpu.machine import streams
+from numbanorm.cpu.parallel import engine
+from numbanorm.moments import BLOCK, State, measured, merged, nothing, working_dtype
+
+__all__ = ["Extremes", "Linear", "column_extremes", "column_moments", "scaled", "table"]
+
+_NO_WEIGHTS = np.empty(0)
+
+
+class Extremes(NamedTuple):
+    """Of each column, NaN where it has no value."""
+
+    low: Array
+    high: Array
+
+
+class Linear(NamedTuple):
+    """y = (x - (center + rest)) * scale + shift, of each column, float64; kept between low and high."""
+
+    center: Array
+    scale: Array
+    shift: Array
+    rest: Array | float = 0.0  # what float64 cannot hold of center
+    low: float = -np.inf
+    high: float = np.inf
+
+    def inverse(self) -> "Linear":
+        """From y to x."""
+        return Linear(self.shift, 1 / self.scale, self.center)
+
+    def factors(self, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
+        """m, scale and offset in another dtype, with y = (x - m) * scale + offset: what it cannot hold of shift is made
+        good by m, and what it cannot hold of m by offset.
+        """
+        with np.errstate(all="ignore"):
+            shift = self.shift.astype(dtype)
+            center = self.center - (self.shift - shift) / self.scale
+            m = center.astype(dtype)
+            offset = shift - (center - m + self.rest) * self.scale
+            return m, self.scale.astype(dtype), offset.astype(dtype)
+
+
+def column_moments(X: Array, sample_weight: Any) -> State:
+    """Of each column, of all values but NaN; with weights, count is the sum of theirs."""
+    weights = None if sample_weight is None else _checks.weights(sample_weight, len(X))
+    state = nothing(X.shape[1])
+    for rows, block, seen in _blocks(X):
+        own = measured(seen, block) if weights is None else None
+        if own is None or not np.isfinite(own.m2).all():
+            own = _weighted(seen, block, _NO_WEIGHTS if weights is None else weights[rows])
+        state = merged(state, own)
+    return state
+
+
+def column_extremes(X: Array) -> Extremes:
+    """Of each column, in X's dtype."""
+    found = [_extremes(seen, block) for _, block, seen in _blocks(X)]
+    low, high = np.min([low for low, _ in found], 0), np.max([high for _, high in found], 0)
+    none = low > high
+    return Extremes(*(np.where(none, np.nan, a).astype(result_dtype(X)) for a in (low, high)))
+
+
+def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
+    """The table that `linear` makes of X: X itself where it can be, if so asked for, of whatever strides."""
+    own = in_place and X.dtype.kind == "f" and X.flags.writeable
+    if own:
+        for _, block, seen in _blocks(X):
+            _extremes(seen, block)  # raises if there is an infinity
+    if seen := _where_it_lies(X):
+        return _scaled(seen, X, linear, X if own else None)
+    y = X if own else _memory.empty(X.shape, result_dtype(X), X)
+    for rows, block, seen in _blocks(X):
+        y[rows] = _scaled(seen, block, linear, block)
+    return y
+
+
+def result_dtype(X: Array) -> np.dtype[Any]:
+    """That of floating point which a table has, or float64."""
+    return X.dtype.newbyteorder("=") if X.dtype.kind == "f" else _checks.FLOAT64
+
+
+def _blocks(X: Array) -> Iterator[tuple[slice, Array, Split]]:
+    """X if kernels can read it where it lies, else copies of some rows after others, that they can."""
+    if seen := _where_it_lies(X):
+        yield slice(None), X, seen
+        return
+    for (rows,) in blocks(X[:, 0], BLOCK // X.shape[1]):
+        block = X[rows].astype(working_dtype(X), "C")
+        yield rows, block, split(block, (1,))
+
+
+def _where_it_lies(X: Array) -> Split | None:
+    """How kernels see X, if they can read it without a copy."""
+    seen = see(X, 1, _checks.channel_axes) if X.dtype == working_dtype(X) else None
+    return seen if seen is not None and seen.lies(X) else None
+
+
+def _weighted(seen: Split, X: Array, weights: Array) -> State:
+    """The state of what is not NaN."""
+    _extremes(seen, X)  # raises if there is an infinity
+    count, mean, low, m2 = np.zeros((4, seen.own))
+    kernels.weighted_moments(engine(), seen.load_x(X, seen.planes), weights, count, mean, low, m2)
+    return State(count, mean, low, np.where(count > 0, m2, 0))
+
+
+def _extremes(seen: Split, X: Array) -> Extremes:
+    """The least and the greatest of each column, inf and -inf where it has no value. An error if one is infinite."""
+    found = Extremes(*np.empty((2, seen.own), seen.dtype))
+    kernels.channel_extremes(engine(), seen.load_x(X, seen.planes), *found)
+    if (np.isinf(found).any(0) & (found.low <= found.high)).any():
+        raise _checks.infinity("X")
+    return found
+
+
+def _scaled(seen: Split, X: Array, linear: Linear, out: Array | None) -> Array:
+    y = seen.target(out, seen.planes, X)
+    stream = not seen.small and streams(2 * X.nbytes)
+    given = seen.load_x(X, seen.planes), *linear.factors(seen.dtype), linear.low, linear.high
+    if kernels.scale_channels(engine(), stream, *given, y):
+        raise _checks.infinity("X")
+    return seen.deliver(y, out)
