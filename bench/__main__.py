@@ -6,7 +6,22 @@ import sys
 import numpy as np
 from rich.console import Console
 
-from bench import accuracy, gpu, growth, launch, memory, overhead, peers, readme, soak, speed, start, targets, train
+from bench import (
+    accuracy,
+    gpu,
+    growth,
+    launch,
+    memory,
+    overhead,
+    peers,
+    readme,
+    scalers,
+    soak,
+    speed,
+    start,
+    targets,
+    train,
+)
 from bench.environment import machine_line
 
 
@@ -33,6 +48,7 @@ def _options() -> argparse.Namespace:
         help="train: a network on scikit-learn's digits without norm, with BatchNorm and with LayerNorm; "
         "accuracy: the error of y far from zero; "
         "speed: every operation beside NumPy, PyTorch and the memory's ceiling; "
+        "scalers: statistics and scalers beside NumPy and scikit-learn; "
         "overhead: tiny arrays, beside the bare kernel; "
         "launch: what several threads cost, at once, after a pause and beside a busy core; "
         "growth: time and memory as x grows; "
@@ -91,6 +107,15 @@ def _speed(console: Console, options) -> None:
         readme.write("speed", speed.tables(short, names), machine_line(options.peers))
 
 
+def _scalers(console: Console, options) -> None:
+    results = scalers.measure(console, options.quick)
+    table = scalers.table(results)
+    table.show(console)
+    console.print(f"All figures: {scalers.save(results)}")
+    if options.readme:
+        readme.write("scalers", [table], machine_line())
+
+
 def _overhead(console: Console, options) -> None:
     results = overhead.measure(options.quick)
     overhead.table(results).show(console)
@@ -140,6 +165,7 @@ PARTS = {
     "train": _train,
     "accuracy": _accuracy,
     "speed": _speed,
+    "scalers": _scalers,
     "overhead": _overhead,
     "launch": _launch,
     "growth": _growth,

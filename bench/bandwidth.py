@@ -96,6 +96,29 @@ def _stream_lines(first, end, sources, target):
     store_fence()
 
 
+def read(nbytes: int) -> Callable:
+    """A call that reads one array of `nbytes`: the ceiling of what writes next to nothing."""
+    lines = -(-nbytes // LINE_BYTES)
+    threads = min(get_num_threads(), max(1, lines // WORTH_A_THREAD))
+    return partial(_read, threads, lines, _buffer(lines, 0))
+
+
+@numba.njit(parallel=True, cache=True)
+def _read(threads, lines, source):
+    partials = np.empty(threads, np.float32)
+    for t in prange(threads):
+        partials[t] = _sum_of_lines(source[t * lines // threads * LINE : (t + 1) * lines // threads * LINE])
+    return partials.sum()
+
+
+@numba.njit(fastmath={"reassoc", "nsz"}, cache=True)
+def _sum_of_lines(values):
+    total = np.float32(0)
+    for value in values:
+        total += value
+    return total
+
+
 @numba.njit(parallel=True, cache=True)
 def _copy(threads, lines, sources, target):
     for t in prange(threads):

@@ -445,11 +445,16 @@ def table(X: Any) -> Array:
         own = own.astype(np.float64)
     if own.dtype.kind not in "biuf":
         raise TypeError(f"X: dtype {own.dtype}, must be of real numbers")
-    if own.ndim != 2:
-        raise ValueError(f"X: shape {own.shape}, must have 2 axes, samples and features")
-    if own.size == 0:
-        raise ValueError(f"X: shape {own.shape}, must have at least 1 sample and 1 feature")
-    return own
+    return filled_table(own)
+
+
+def filled_table(X: Array) -> Array:
+    """Of two axes, and not empty."""
+    if X.ndim != 2:
+        raise ValueError(f"X: shape {X.shape}, must have 2 axes, samples and features")
+    if X.size == 0:
+        raise ValueError(f"X: shape {X.shape}, must have at least 1 sample and 1 feature")
+    return X
 
 
 def features(scaler: Any, X: Any) -> None:

@@ -69,14 +69,8 @@ except ImportError:
         """X, whatever it is, as an array of two axes; its number of columns and their names, if any, are those of the
         estimator, or with `reset` become so.
         """
-        names = getattr(X, "columns", None)
         own = _checks.table(X)
-        if reset:
-            vars(estimator).pop("feature_names_in_", None)
-            if names is not None and all(isinstance(name, str) for name in names):
-                estimator.feature_names_in_ = np.asarray(names, object)
-            estimator.n_features_in_ = own.shape[1]
-        _checks.features(estimator, own)
+        set_columns(estimator, own, getattr(X, "columns", None), reset)
         return own
 
 
@@ -94,8 +88,15 @@ def table(estimator: Any, X: Any, reset: bool = False) -> Array:
     usual = type(X) in (np.ndarray, np.memmap) and X.ndim == 2 and X.dtype.kind in "biuf" and X.size > 0
     if not usual or (not reset and hasattr(estimator, "feature_names_in_")):
         return converted(estimator, X, reset)
+    set_columns(estimator, X, None, reset)
+    return X
+
+
+def set_columns(estimator: Any, X: Array, names: Any, reset: bool) -> None:
+    """Those of X are those of the estimator, or an error; with `reset` they become so, names too if they are texts."""
     if reset:
         vars(estimator).pop("feature_names_in_", None)
+        if names is not None and all(isinstance(name, str) for name in names):
+            estimator.feature_names_in_ = np.asarray(names, object)
         estimator.n_features_in_ = X.shape[1]
     _checks.features(estimator, X)
-    return X

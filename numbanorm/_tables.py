@@ -66,10 +66,11 @@ def column_moments(X: Array, sample_weight: Any) -> State:
 
 def column_extremes(X: Array) -> Extremes:
     """Of each column, in X's dtype."""
-    found = [_extremes(seen, block) for _, block, seen in _blocks(X)]
-    low, high = np.min([low for low, _ in found], 0), np.max([high for _, high in found], 0)
-    none = low > high
-    return Extremes(*(np.where(none, np.nan, a).astype(result_dtype(X)) for a in (low, high)))
+    low, high = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
+    for _, block, seen in _blocks(X):
+        own = _extremes(seen, block)
+        low, high = np.minimum(low, own.low), np.maximum(high, own.high)
+    return Extremes(*(np.where(low > high, np.nan, a).astype(result_dtype(X)) for a in (low, high)))
 
 
 def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
@@ -78,8 +79,8 @@ def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
     if own:
         for _, block, seen in _blocks(X):
             _extremes(seen, block)  # raises if there is an infinity
-    if seen := _where_it_lies(X):
-        return _scaled(seen, X, linear, X if own else None)
+    if lies := _where_it_lies(X):
+        return _scaled(lies, X, linear, X if own else None)
     y = X if own else _memory.empty(X.shape, result_dtype(X), X)
     for rows, block, seen in _blocks(X):
         y[rows] = _scaled(seen, block, linear, block)

@@ -190,7 +190,7 @@ class Moments:
 
 def _state_of(x: Any, channel_axis: Any, mask: Any) -> State:
     if not isinstance(x, np.ndarray) and (functions := elsewhere(x)):
-        return reduce(merged, (State(*one) for one in functions.moments(x, channel_axis, mask)))
+        return State(*functions.moments(x, channel_axis, mask))
     _checks.numbers("x", x)
     axis = _checks.channel_axis(channel_axis, x)
     positions = np.moveaxis(x, axis, -1)

@@ -92,6 +92,14 @@ def _launch(kernel, grid, block, arguments, stream, device):
     moved.append(32 * sectors * grid / (grid if blocks is None else len(blocks)))
 
 
+def _fetch(address, size, dtype, stream, device):
+    return np.frombuffer(MEMORY.bytes(address, size * dtype.itemsize).copy(), dtype).copy()
+
+
+def _send(array, address, stream, device):
+    MEMORY.bytes(address, array.nbytes)[...] = np.frombuffer(array.tobytes(), np.uint8)
+
+
 launches, moved = [], []  # what was launched since the last time that something was emulated, and the bytes it moved
 _order, _most_blocks = None, None
 
@@ -106,7 +114,7 @@ def emulated(order=None, most_blocks=None):
     moved.clear()
     before, (_order, _most_blocks) = (_order, _most_blocks), (order, most_blocks)
     try:
-        with patch.object(launch, "launch", _launch):
+        with patch.multiple(launch, launch=_launch, fetch=_fetch, send=_send):
             yield
     finally:
         _order, _most_blocks = before

@@ -19,7 +19,7 @@ from numbanorm.cuda.channels import (
 )
 from numbanorm.cuda.moments import FIELDS, SLOTS
 
-_NONE = Run(0, np.dtype(np.float32), 0)
+NONE = Run(0, np.dtype(np.float32), 0)
 _BLOCKS = 512  # that keep a GPU busy
 _LONG = 16  # values of a channel next to each other, from which on they are a thread's
 _MANY = 64  # rows from which on columns are
@@ -43,7 +43,8 @@ class _Plan(NamedTuple):
 
 
 @lru_cache(1 << 10)
-def _plan(N, C, L, lanes, masked):
+def _plan(N, C, L, lanes, masked, most_lanes):
+    lanes = min(lanes, most_lanes)
     if L == 1 or (L < _LONG and N >= _MANY):
         lanes = lanes if L == 1 else 1
         block = block_for(-(-C * L // lanes))
@@ -60,13 +61,14 @@ def _plan(N, C, L, lanes, masked):
     return _Plan(way, lanes, block, tiles, -(-total // chunk), chunk, columns, own)
 
 
-def _plan_of(N, C, L, mask, *runs):
-    return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0)
+def plan_of(N, C, L, mask, *runs, most_lanes=4):
+    """How to share out x and other runs of its shape or of a value for each channel, in vectors of up to so many lanes."""
+    return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0, most_lanes)
 
 
 def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentum, eps, mask, y, mean, rstd, N, C, L):
     """x, y: (N, C, L); mask: (N, L), or none; all else (C,), of parameters and running statistics or none."""
-    plan, dtype = _plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
+    plan, dtype = plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
     partials, mean_h = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, C)
     place = N, C, L, plan.chunk, plan.tiles
     call.launch(piece_moments(dtype, plan.lanes, plan.way), plan.grid, plan.block, x, mask, partials, *place)
@@ -83,7 +85,7 @@ def batch_norm(call, x, mean, var, weight, bias, eps, y, N, C, L):
     """Inference. x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,)."""
     m, rstd, mean_h = call.scratch(x.dtype, C, C, C)
     _prepare(call, mean, var, eps, m, rstd, mean_h, C, is_rstd=False)
-    _apply(call, x, m, rstd, mean_h, weight, bias, _NONE, y, N, C, L)
+    _apply(call, x, m, rstd, mean_h, weight, bias, NONE, y, N, C, L)
 
 
 def _prepare(call, mean, second, eps, m, rstd, mean_h, C, is_rstd):
@@ -92,7 +94,7 @@ def _prepare(call, mean, second, eps, m, rstd, mean_h, C, is_rstd):
 
 
 def _apply(call, x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L):
-    plan = _plan_of(N, C, L, mask, x, mean, rstd, mean_h, weight, bias, y)
+    plan = plan_of(N, C, L, mask, x, mean, rstd, mean_h, weight, bias, y)
     arguments = x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L, plan.chunk, plan.tiles
     sizes = mean.size, weight.size, bias.size
     call.launch(apply(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments, *sizes)
@@ -100,7 +102,7 @@ def _apply(call, x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L):
 
 def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias, N, C, L):
     """dy, x, dx: (N, C, L); mask: (N, L), or none; all else (C,), and of x's dtype."""
-    linear, plan = _gradients(call, dy, x, mean, rstd, _NONE, weight, mask, dx, dweight, dbias, N, C, L, frozen=False)
+    linear, plan = _gradients(call, dy, x, mean, rstd, NONE, weight, mask, dx, dweight, dbias, N, C, L, frozen=False)
     arguments = dy, x, mean, rstd, linear, mask, dx, N, C, L, plan.chunk, plan.tiles
     call.launch(apply_gradient(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments)
 
@@ -110,12 +112,12 @@ def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweigh
     m, own_rstd, mean_h = call.scratch(x.dtype, C, C, C)
     _prepare(call, mean, rstd, 0.0, m, own_rstd, mean_h, C, is_rstd=True)
     scale, _ = _gradients(call, dy, x, m, own_rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen=True)
-    _apply(call, dy, _NONE, scale, _NONE, _NONE, _NONE, mask, dx, N, C, L)  # dx = rstd * wdy
+    _apply(call, dy, NONE, scale, NONE, NONE, NONE, mask, dx, N, C, L)  # dx = rstd * wdy
 
 
 def _gradients(call, dy, x, mean, rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen):
     """What makes dx of dy and x, as `channel_gradients` says."""
-    plan, dtype = _plan_of(N, C, L, mask, dy, x, mean, rstd, dx), type_of(x.dtype)
+    plan, dtype = plan_of(N, C, L, mask, dy, x, mean, rstd, dx), type_of(x.dtype)
     partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, (1 if frozen else 4) * C)
     arguments = dy, x, mean, rstd, mask, partials, N, C, L, plan.chunk, plan.tiles
     call.launch(piece_gradients(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)

@@ -141,15 +141,35 @@ class Call:
     def deliver(self, result: Any, run: Run, strides: Shape) -> Any:
         """A `target` that has been filled, as the caller gets it; nothing is launched after it."""
         self.put_back("out", run, strides)
-        for other in self._others:  # whose arrays have been read, and may have been written
-            launch.wait(self._device, other, {self._stream})
+        self.finish()
         return result if self._out is None else self._out
+
+    def finish(self) -> None:
+        """Have the streams of other arrays, that have been read and may have been written, wait for all of this."""
+        for other in self._others:
+            launch.wait(self._device, other, {self._stream})
 
     def put_back(self, name: str, run: Run, strides: Shape) -> None:
         """Into an array, what was written in its place, if that was elsewhere."""
         seen = self.seen.get(name)
         if seen is not None and seen.address != run.address:
             self._copy(run.address, seen.array, seen.address, run.dtype, seen.array.strides, strides)
+
+    def fetch(self, run: Run) -> Array:
+        """Its values, here; this waits for all that has been launched."""
+        if run.size == 0:
+            return np.empty(0, run.dtype)
+        return launch.fetch(run.address, run.size, run.dtype, self._stream, self._device)
+
+    def send(self, dtype: np.dtype[Any], *arrays: Array) -> list[Run]:
+        """Arrays of the host, as runs."""
+        whole = np.concatenate([np.ravel(a).astype(dtype) for a in arrays])
+        (room,) = self.scratch(dtype, whole.size)
+        if whole.size > 0:
+            launch.send(whole, room.address, self._stream, self._device)
+        starts = np.cumsum([0, *(a.size for a in arrays[:-1])])
+        pairs = zip(starts, arrays, strict=True)
+        return [Run(room.address + int(start) * dtype.itemsize, dtype, a.size) for start, a in pairs]
 
     def copy(self, source: Run, target: Run) -> None:
         """All values."""

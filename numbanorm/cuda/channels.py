@@ -42,40 +42,45 @@ def _one(place, geometry, weight):
 
 
 @lru_cache(None)
-def piece_moments(dtype, lanes, way):
-    """The states of pieces of x, into partials (pieces, FIELDS, C * L or C)."""
+def piece_moments(dtype, lanes, way, kept=None):
+    """The states of pieces of x, into partials (pieces, FIELDS, C * L or C) of dtype, or of another one, `kept`."""
+    kept = kept or dtype
     share, deliver = way.share, way.deliver(lanes, merge)
-    moments_of = summed_moments(lanes, TERMS, way.source)
+    moments_of = summed_moments(lanes, TERMS * dtype.bitwidth // kept.bitwidth, way.source)
 
     def kernel(x, mask, partials, N, C, L, chunk, tiles):
         block = cuda.blockIdx.x
         first, end, step, _, geometry = share(block, N, C, L, chunk, tiles)
-        deliver(moments_of(x, mask, first, end, step, geometry), partials, block, C, L, tiles)
+        deliver(moments_of(partials, x, mask, first, end, step, geometry), partials, block, C, L, tiles)
 
-    values = types.CPointer(dtype)
-    return Kernel(kernel, (values, types.CPointer(types.uint8), values, *[types.int64] * 5), 2 * SLOTS)
+    pointers = types.CPointer(dtype), types.CPointer(types.uint8), types.CPointer(kept)
+    return Kernel(kernel, (*pointers, *[types.int64] * 5), 2 * SLOTS if kept == dtype else SLOTS)
 
 
 @lru_cache(None)
-def piece_gradients(dtype, lanes, way):
-    """The gradient states of pieces of dy and x, into partials (pieces, FIELDS, C * L or C)."""
+def piece_gradients(dtype, lanes, way, kept=None):
+    """The gradient states of pieces of dy and x, into partials (pieces, FIELDS, C * L or C); mean, rstd and partials are
+    of dtype, or of another one, `kept`.
+    """
+    kept = kept or dtype
     share, deliver, stat_lanes = way.share, way.deliver(lanes, merge_gradients), way.lanes
-    gradients_of = summed_gradients(lanes, GRADIENT_TERMS, way.source, _one)
+    gradients_of = summed_gradients(lanes, GRADIENT_TERMS * dtype.bitwidth // kept.bitwidth, way.source, _one)
 
     def kernel(dy, x, mean, rstd, mask, partials, N, C, L, chunk, tiles):
         block = cuda.blockIdx.x
         first, end, step, channel, geometry = share(block, N, C, L, chunk, tiles)
-        m, r = number(0.0, x, stat_lanes), number(0.0, x, stat_lanes)
+        m, r = number(0.0, mean, stat_lanes), number(0.0, mean, stat_lanes)
         if first < end:
             m, r = load(mean, channel, stat_lanes), load(rstd, channel, stat_lanes)
-        state = gradients_of(dy, x, m, r, x, mask, first, end, step, geometry)
+        state = gradients_of(mean, dy, x, m, r, x, mask, first, end, step, geometry)
         deliver(state, partials, block, C, L, tiles)
 
-    values = types.CPointer(dtype)
-    return Kernel(kernel, (*[values] * 4, types.CPointer(types.uint8), values, *[types.int64] * 5))
+    values, statistics = types.CPointer(dtype), types.CPointer(kept)
+    pointers = values, values, statistics, statistics, types.CPointer(types.uint8), statistics
+    return Kernel(kernel, (*pointers, *[types.int64] * 5))
 
 
-def _channel_states(merged):
+def channel_states(merged):
     """A device function: for the first thread of each column of a block, the state of a channel, of those of pieces."""
     of = states(merged, 1)
     nothing, load_state, of_threads, room = of.nothing, of.load, of.of_threads, FIELDS * SLOTS
@@ -100,7 +105,7 @@ def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
     """mean, rstd and mean_h = delta * rstd of each channel, of partials (pieces, FIELDS, C * L); and the running
     statistics moved, if `means` and `variances` are C, not 0, by channels of two values and more.
     """
-    state_of = _channel_states(merge)
+    state_of = channel_states(merge)
 
     def kernel(partials, eps, momentum, mean, rstd, mean_h, running_mean, running_var, pieces, C, L, means, variances):
         channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
@@ -129,7 +134,7 @@ def channel_gradients(dtype, frozen):
     """dweight and dbias of each channel, and what makes dx: linear (4, C), scale, the shift of dy, slope and offset;
     if frozen, scale alone.
     """
-    state_of = _channel_states(merge_gradients)
+    state_of = channel_states(merge_gradients)
 
     def kernel(partials, rstd, mean_h, weight, dweight, dbias, linear, pieces, C, L, weights):
         channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x

@@ -83,7 +83,7 @@ def columns_forward(dtype, lanes):
         n, column = _own_column(tiles, lanes, L)
         own, step = types.int64(cuda.threadIdx.y), cuda.blockDim.y
         start, end = n * count * L + column, count if column < L else 0
-        state = moments_of(x, x, own, end, step, (start, L))
+        state = moments_of(x, x, x, own, end, step, (start, L))
         slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         state = of_threads(shared(x, room), state, own, step, cuda.blockDim.x, slot)
         m, delta, _, own_rstd = finished(state, eps)
@@ -127,7 +127,7 @@ def columns_backward(dtype, lanes, threads):
         m, r = number(0.0, x, lanes), number(0.0, x, lanes)
         if column < L:
             m, r = load(mean, n * L + column, lanes), load(rstd, n * L + column, lanes)
-        state = gradients_of(dy, x, m, r, (weight, weights), x, own, end, step, (start, L))
+        state = gradients_of(x, dy, x, m, r, (weight, weights), x, own, end, step, (start, L))
         slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         state = of_threads(shared(x, room), state, own, step, cuda.blockDim.x, slot)
         values, mean_h, m_wdy, low, c, c_low = state

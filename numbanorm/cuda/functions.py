@@ -9,9 +9,28 @@ from typing import Any
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._types import Forward, Gradients, Shape
-from numbanorm.cuda import batchnorm, layernorm
+from numbanorm._types import Array, Forward, Gradients, Shape
+from numbanorm.cuda import batchnorm, layernorm, phases, statistics
 from numbanorm.cuda.call import Call, Layout, Run
+from numbanorm.cuda.tables import column_extremes, column_moments, scaled, table
+
+__all__ = [
+    "batch_norm",
+    "batch_norm_backward",
+    "batch_norm_backward_apply",
+    "batch_norm_backward_reduce",
+    "batch_norm_forward",
+    "column_extremes",
+    "column_moments",
+    "layer_norm",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "moments",
+    "scaled",
+    "table",
+]
+
+_BOOL, _EIGHT = np.dtype(np.bool_), (8,)  # the strides of a vector of float64
 
 
 def layer_norm(x: Any, weight: Any, bias: Any, axis: Any, eps: Any, out: Any) -> Any:
@@ -111,7 +130,7 @@ def batch_norm_forward(
 
     own_weight, own_bias = (call.run(name, lies.parameter, dtype) for name in ("weight", "bias"))
     own_running_mean, own_running_var = (_as_it_is(call, lies, name) for name in ("running_mean", "running_var"))
-    own_mask = call.run("mask", lies.others, np.dtype(np.bool_))
+    own_mask = call.run("mask", lies.others, _BOOL)
     own_x = call.run("x", lies.strides, dtype)
     y, target = call.target(lies.strides)
     mean, own_mean = call.empty(seen.parameter_shape, lies.parameter, dtype)
@@ -137,7 +156,7 @@ def batch_norm_backward(
     _check_out(call, ("dy", "x"), ("mean", "rstd", "weight", "mask"))
 
     own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
-    own_weight, own_mask = call.run("weight", lies.parameter, dtype), call.run("mask", lies.others, np.dtype(np.bool_))
+    own_weight, own_mask = call.run("weight", lies.parameter, dtype), call.run("mask", lies.others, _BOOL)
     if frozen:
         own_mean, own_rstd = _as_it_is(call, lies, "mean"), _as_it_is(call, lies, "rstd")
     else:
@@ -149,6 +168,73 @@ def batch_norm_backward(
     given = own_dy, own_x, own_mean, own_rstd, own_weight, own_mask
     kernel(call, *given, target, own_dweight, own_dbias, *seen.planes)
     return Gradients(call.deliver(dx, target, lies.strides), dweight, dbias)
+
+
+def moments(x: Any, channel_axis: Any, mask: Any) -> tuple[Array, ...]:
+    """The state of each channel, on the host."""
+    call = Call(x, mask=mask)
+    axis = _checks.channel_axis(channel_axis, call.x.array)
+    lies = _layout(call, (axis,))
+    _check_mask(call, axis)
+    own_mask, own_x = call.run("mask", lies.others, _BOOL), call.run("x", lies.strides, lies.split.dtype)
+    return statistics.channel_moments(call, own_x, own_mask, *lies.split.planes)
+
+
+def batch_norm_backward_reduce(dy: Any, x: Any, mean: Any, rstd: Any, channel_axis: Any, mask: Any) -> tuple[Any, Any]:
+    call = Call(x, dy=dy, mean=mean, rstd=rstd, mask=mask)
+    lies = _halves(call, channel_axis)
+    seen, dtype = lies.split, lies.split.dtype
+
+    own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
+    own_mean, own_rstd = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("mean", "rstd"))
+    own_mask = call.run("mask", lies.others, _BOOL)
+    sum_dy, own_sum_dy = call.empty(seen.parameter_shape, _EIGHT, _checks.FLOAT64)
+    sum_dy_xhat, own_sum_dy_xhat = call.empty(seen.parameter_shape, _EIGHT, _checks.FLOAT64)
+    given = own_dy, own_x, own_mean, own_rstd, own_mask
+    phases.batch_norm_backward_reduce(call, *given, own_sum_dy, own_sum_dy_xhat, *seen.planes)
+    call.finish()
+    return sum_dy, sum_dy_xhat
+
+
+def batch_norm_backward_apply(
+    dy: Any,
+    x: Any,
+    mean: Any,
+    rstd: Any,
+    weight: Any,
+    sum_dy: Any,
+    sum_dy_xhat: Any,
+    count: Any,
+    channel_axis: Any,
+    mask: Any,
+    out: Any,
+) -> Any:
+    arrays = {"weight": weight, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat, "mask": mask, "out": out}
+    call = Call(x, dy=dy, mean=mean, rstd=rstd, **arrays)
+    lies = _halves(call, channel_axis, "weight")
+    seen, dtype = lies.split, lies.split.dtype
+    _check_statistics(call, lies, seen.parameter_shape, "sum_dy", "sum_dy_xhat")
+    own_count = _checks.count(count, seen.own)
+    _check_out(call, ("dy", "x"), ("mean", "rstd", "sum_dy", "sum_dy_xhat", "weight", "mask"))
+
+    own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
+    own_mean, own_rstd = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("mean", "rstd"))
+    sums = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("sum_dy", "sum_dy_xhat"))
+    own_weight, own_mask = call.run("weight", lies.parameter, dtype), call.run("mask", lies.others, _BOOL)
+    dx, target = call.target(lies.strides)
+    given = own_dy, own_x, own_mean, own_rstd, own_weight, *sums, own_count, own_mask
+    phases.batch_norm_backward_apply(call, *given, target, *seen.planes)
+    return call.deliver(dx, target, lies.strides)
+
+
+def _halves(call: Call, channel_axis: Any, *parameters: str) -> Layout:
+    """`_layout`, and what both halves of the backward pass take checked."""
+    axis = _checks.channel_axis(channel_axis, call.x.array)
+    lies = _layout(call, (axis,), *parameters)
+    _checks.like("dy", call.array("dy"), call.x.array)
+    _check_statistics(call, lies, lies.split.parameter_shape, "mean", "rstd")
+    _check_mask(call, axis)
+    return lies
 
 
 def _layout(call: Call, axes: Shape, *parameters: str) -> Layout:

@@ -1,10 +1,15 @@
-"""How a kernel is compiled and launched: here alone, so that something else can run it in the place of a GPU."""
+"""How a kernel is compiled and launched, and values are fetched and sent: here alone, so that something else can do it in
+the place of a GPU.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
+
+from numbanorm._types import Array
 from numbanorm.cuda import cuda
 
 REGISTERS = 1 << 16  # of a multiprocessor
@@ -56,6 +61,26 @@ def compiled(kernel: Kernel, device: int) -> Any:
 def _stream(handle: int, device: int) -> Any:
     """Of the current device, as a compiled kernel takes it."""
     return cuda.cudadrv.driver._to_core_stream(cuda.external_stream(handle) if handle else 0)
+
+
+def fetch(address: int, size: int, dtype: np.dtype[Any], stream: int, device: int) -> Array:
+    """So many values from the device, once all that is on the stream is done: this waits for it."""
+    with cuda.gpus[device]:
+        found = _at(address, size, dtype).copy_to_host(stream=_numba_stream(stream))
+        _numba_stream(stream).synchronize()
+    return found
+
+
+def send(array: Array, address: int, stream: int, device: int) -> None:
+    """Values to the device, for what comes on the stream from now on."""
+    with cuda.gpus[device]:
+        _at(address, array.size, array.dtype).copy_to_device(array, stream=_numba_stream(stream))
+        _numba_stream(stream).synchronize()  # before the array may be gone
+
+
+def _at(address: int, size: int, dtype: np.dtype[Any]) -> Any:
+    interface = {"data": (address, False), "shape": (size,), "strides": None, "typestr": dtype.str, "version": 3}
+    return cuda.from_cuda_array_interface(interface, sync=False)
 
 
 def wait(device: int, stream: int, others: set[int]) -> None:

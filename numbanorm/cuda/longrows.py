@@ -58,7 +58,7 @@ def long_rows_forward(dtype, lanes):
     def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weights, biases, kept):
         row, own, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
         start, vectors = row * cols, cols // lanes
-        state = of_all_lanes(moments_of(x, x, own, vectors, width, (start,)))
+        state = of_all_lanes(moments_of(x, x, x, own, vectors, width, (start,)))
         state = of_threads(shared(x, _ROOM), state, own, width, 1, own)
         m, delta, _, own_rstd = finished(state, eps)
         found = first_of(join(m, delta, own_rstd, own_rstd), shared(x, 4))
@@ -100,7 +100,7 @@ def long_rows_backward(dtype, lanes):
         row, own, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
         start, vectors = row * cols, cols // lanes
         m, r = load(mean, row, 1), load(rstd, row, 1)
-        state = gradients_of(dy, x, m, r, (weight, weights), x, own, vectors, width, (start,))
+        state = gradients_of(x, dy, x, m, r, (weight, weights), x, own, vectors, width, (start,))
         state = of_threads(shared(x, _ROOM), of_all_lanes(state), own, width, 1, own)
         count, own_mean_h, mean_wdy, low, c, c_low = state
         slope, offset = input_gradient_of_means(own_mean_h, low, (c + c_low) / count, r)

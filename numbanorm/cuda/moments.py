@@ -169,6 +169,7 @@ class Source(NamedTuple):
 
     address: object  # (place, geometry): in x
     weighs: object  # (place, geometry, mask): whether the vector counts
+    position: object = None  # (place, geometry): among the N * L of a channel, if that is asked for
 
 
 @device
@@ -177,9 +178,15 @@ def always(place, geometry, mask):
     return True
 
 
+@device
+def counts_once(value, place, geometry, mask):
+    """The weight of whatever `weighs`."""
+    return number(1.0, value, 1)
+
+
 @lru_cache(None)
 def _moments_of_run(lanes, terms):
-    """A device function: the state of a run of vectors, of which those count whose `keep` is 1, not 0."""
+    """A device function: the state of a run of vectors with weights `keep`, of which those of weight 0 do not count."""
 
     @device
     def of_run(x, values, keep):
@@ -191,14 +198,14 @@ def _moments_of_run(lanes, terms):
         mean, peak = number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
             d = select(keep[k] > 0.0, values[k] - base, 0.0)
-            mean += d * share
+            mean += d * (keep[k] * share)
             peak = larger(peak, abs(d))
         unit = unit_for(peak)
         scale, rest, m2 = scale_of(unit), number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
             e = select(keep[k] > 0.0, (values[k] - base) - mean, 0.0)
-            rest += e * share
-            m2 += (e * scale) * (e * scale)
+            rest += e * (keep[k] * share)
+            m2 += (e * scale) * (e * scale) * keep[k]
         m2 += -(rest * scale) * (rest * scale) * count
         high, low = two_sum(base, mean)
         return count, high, low + rest, select(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
@@ -207,23 +214,27 @@ def _moments_of_run(lanes, terms):
 
 
 @lru_cache(None)
-def summed_moments(lanes, terms, source):
-    """A device function: the state of x at places first, first + step and so on up to end."""
-    address, weighs = source
+def summed_moments(lanes, terms, source, weight_of=counts_once):
+    """A device function: the state, of the type of `like`, of x at places first, first + step and so on up to end.
+
+    weight_of: a device function of (value, place, geometry, mask); vectors of weight 0 do not count.
+    """
+    address, weighs = source.address, source.weighs
     of_run, nothing = _moments_of_run(lanes, terms), states(merge, lanes).nothing
 
     @device
-    def sum_over(x, mask, first, end, step, geometry):
-        state = nothing(x)
-        values, keep = registers(x, lanes, terms), registers(x, 1, terms)
+    def sum_over(like, x, mask, first, end, step, geometry):
+        state = nothing(like)
+        values, keep = registers(like, lanes, terms), registers(like, 1, terms)
         place = first
         while place < end:
             for k in each(terms):
                 own = place + k * step
-                values[k], keep[k] = number(0.0, x, lanes), number(0.0, x, 1)
+                values[k], keep[k] = number(0.0, like, lanes), number(0.0, like, 1)
                 if own < end and weighs(own, geometry, mask):
-                    values[k], keep[k] = load(x, address(own, geometry), lanes), number(1.0, x, 1)
-            state = merge(state, of_run(x, values, keep))
+                    value = number(load(x, address(own, geometry), lanes), like, lanes)
+                    values[k], keep[k] = value, weight_of(value, own, geometry, mask)
+            state = merge(state, of_run(like, values, keep))
             place += terms * step
         return state
 
@@ -256,27 +267,27 @@ def _gradients_of_run(lanes, terms):
 
 @lru_cache(None)
 def summed_gradients(lanes, terms, source, factor):
-    """A device function: the gradient state of h = (x - m) * rstd and g = dy * factor(place, geometry, weight), at
-    places first, first + step and so on up to end.
+    """A device function: the gradient state, of the type of m and rstd, of h = (x - m) * rstd and
+    g = dy * factor(place, geometry, weight), at places first, first + step and so on up to end.
     """
-    address, weighs = source
+    address, weighs = source.address, source.weighs
     of_run, nothing = _gradients_of_run(lanes, terms), states(merge_gradients, lanes).nothing
 
     @device
-    def sum_over(dy, x, m, rstd, weight, mask, first, end, step, geometry):
-        state = nothing(x)
-        hs, gs, keep = registers(x, lanes, terms), registers(x, lanes, terms), registers(x, 1, terms)
+    def sum_over(like, dy, x, m, rstd, weight, mask, first, end, step, geometry):
+        state = nothing(like)
+        hs, gs, keep = registers(like, lanes, terms), registers(like, lanes, terms), registers(like, 1, terms)
         place = first
         while place < end:
             for k in each(terms):
                 own = place + k * step
-                hs[k], gs[k], keep[k] = number(0.0, x, lanes), number(0.0, x, lanes), number(0.0, x, 1)
+                hs[k], gs[k], keep[k] = number(0.0, like, lanes), number(0.0, like, lanes), number(0.0, like, 1)
                 if own < end and weighs(own, geometry, mask):
                     where = address(own, geometry)
-                    hs[k] = scaled_difference(load(x, where, lanes), m, rstd)
-                    gs[k] = load(dy, where, lanes) * factor(own, geometry, weight)
-                    keep[k] = number(1.0, x, 1)
-            state = merge_gradients(state, of_run(x, hs, gs, keep))
+                    hs[k] = scaled_difference(number(load(x, where, lanes), like, lanes), m, rstd)
+                    gs[k] = number(load(dy, where, lanes), like, lanes) * factor(own, geometry, weight)
+                    keep[k] = number(1.0, like, 1)
+            state = merge_gradients(state, of_run(like, hs, gs, keep))
             place += terms * step
         return state
 

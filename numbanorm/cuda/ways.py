@@ -26,6 +26,14 @@ class Way(NamedTuple):
     lanes: int  # of a vector of statistics that are read together
 
 
+def _source(address, position, masked):
+    @device
+    def weighs(place, geometry, mask):
+        return is_set(mask, position(place, geometry))
+
+    return Source(address, weighs if masked else always, position)
+
+
 @lru_cache(None)
 def columns(lanes, masked):
     """Vectors of several lanes for L = 1 alone."""
@@ -44,11 +52,11 @@ def columns(lanes, masked):
         return row * count + column
 
     @device
-    def weighs(row, geometry, mask):
+    def position(row, geometry):
         column, count, L = geometry
-        return is_set(mask, row * L + column % L)
+        return row * L + column % L
 
-    return Way(share, Source(address, weighs if masked else always), _deliver_columns, lanes)
+    return Way(share, _source(address, position, masked), _deliver_columns, lanes)
 
 
 @device
@@ -76,11 +84,11 @@ def channels(lanes, masked, long=False):
         return ((begin + n) * C + channel) * L + (first + place - n * vectors) * lanes
 
     @device
-    def weighs(place, geometry, mask):
+    def position(place, geometry):
         begin, first, vectors, channel, C, L = geometry
-        return is_set(mask, begin * L + first + place)
+        return begin * vectors + first + place
 
-    return Way(share, Source(address, weighs if masked else always), _deliver_channels, 1)
+    return Way(share, _source(address, position, masked), _deliver_channels, 1)
 
 
 @lru_cache(None)

@@ -1,0 +1,140 @@
+"""Statistics of each channel of x (N, C, L) that are kept and merged: float64, whatever x is.
+
+One launch makes the states of pieces of each channel and one merges them, as in `numbanorm.cuda.channels`; in float64,
+sums over any number of values keep their digits, and counts are exact. A *state of extremes* has, in the places of mean
+and low, the least and the greatest value.
+"""
+
+import math
+from functools import lru_cache
+
+import numpy as np
+from numba import types
+
+from numbanorm.cuda import cuda
+from numbanorm.cuda.batchnorm import NONE, plan_of
+from numbanorm.cuda.call import block_for, type_of
+from numbanorm.cuda.channels import channel_states, piece_moments
+from numbanorm.cuda.launch import Kernel, device
+from numbanorm.cuda.memory import each, load, registers, store
+from numbanorm.cuda.moments import FIELDS, SLOTS, merge, states, summed_moments
+from numbanorm.cuda.reduce import larger
+from numbanorm.cuda.vectors import holds, number, select
+
+KEPT, LANES = types.float64, 2  # of its states; for those of more lanes a block has no room
+FLOAT64 = np.dtype(np.float64)
+TERMS = 4  # vectors that a thread loads before it uses them
+
+
+@lru_cache(None)
+def weighted_piece_moments(dtype, way, weighted):
+    """`piece_moments` of what is not NaN, with weights (N, L), or ones."""
+    share, deliver, position = way.share, way.deliver(1, merge), way.source.position
+
+    @device
+    def weight_of(value, place, geometry, weights):
+        weight = number(1.0, value, 1)
+        if weighted:
+            weight = load(weights, position(place, geometry), 1)
+        return select(value <= value, weight, 0.0)
+
+    moments_of = summed_moments(1, TERMS, way.source, weight_of)
+
+    def kernel(x, weights, partials, N, C, L, chunk, tiles):
+        block = cuda.blockIdx.x
+        first, end, step, _, geometry = share(block, N, C, L, chunk, tiles)
+        deliver(moments_of(partials, x, weights, first, end, step, geometry), partials, block, C, L, tiles)
+
+    pointers = types.CPointer(dtype), types.CPointer(KEPT), types.CPointer(KEPT)
+    return Kernel(kernel, (*pointers, *[types.int64] * 5))
+
+
+@device
+def merge_extremes(a, b):
+    """The state of extremes of the values of two."""
+    count_a, least_a, greatest_a, rest, rest, rest = a
+    count_b, least_b, greatest_b, rest, rest, rest = b
+    if holds(count_b <= 0.0):
+        return a
+    if holds(count_a <= 0.0):
+        return b
+    least = select(least_b < least_a, least_b, least_a)
+    return count_a + count_b, least, larger(greatest_a, greatest_b), rest, rest, rest
+
+
+@lru_cache(None)
+def piece_extremes(dtype, lanes, way):
+    """The states of extremes of pieces of x, into partials (pieces, FIELDS, C * L or C); a NaN is neither."""
+    share, deliver, address = way.share, way.deliver(lanes, merge_extremes), way.source.address
+
+    def kernel(x, partials, N, C, L, chunk, tiles):
+        block = cuda.blockIdx.x
+        first, end, step, _, geometry = share(block, N, C, L, chunk, tiles)
+        least, greatest = number(math.inf, x, lanes), number(-math.inf, x, lanes)
+        values, place = registers(x, lanes, TERMS), first
+        while place < end:
+            for k in each(TERMS):
+                values[k] = number(math.nan, x, lanes)
+                if place + k * step < end:
+                    values[k] = load(x, address(place + k * step, geometry), lanes)
+            for k in each(TERMS):
+                least = select(values[k] < least, values[k], least)
+                greatest = select(values[k] > greatest, values[k], greatest)
+            place += TERMS * step
+        count, zero = number(0.0, x, 1), number(0.0, x, lanes)
+        if first < end:
+            count = number(1.0, x, 1)
+        deliver((count, least, greatest, zero, zero, zero), partials, block, C, L, tiles)
+
+    values = types.CPointer(dtype)
+    return Kernel(kernel, (values, values, *[types.int64] * 5))
+
+
+@lru_cache(None)
+def whole_states(dtype, merged):
+    """The states of channels (FIELDS, C), of those of pieces."""
+    state_of, store_state = channel_states(merged), states(merged, 1).store
+
+    def kernel(partials, wholes, pieces, C, L):
+        channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        state = state_of(partials, channel, pieces, C, L)
+        if cuda.threadIdx.y == 0 and channel < C:
+            store_state(wholes, channel, C, state)
+
+    return Kernel(kernel, (*[types.CPointer(dtype)] * 2, *[types.int64] * 3))
+
+
+def channel_moments(call, x, mask, N, C, L):
+    """count, mean, what it lacks, and M2, here, of x (N, C, L); mask: (N, L), or none."""
+    plan = plan_of(N, C, L, mask, x, most_lanes=LANES)
+    kernel = piece_moments(type_of(x.dtype), plan.lanes, plan.way, KEPT)
+    return _moments(_wholes(call, kernel, plan, merge, FLOAT64, (x, mask), N, C, L))
+
+
+def weighted_channel_moments(call, x, weights, N, C, L):
+    """`channel_moments` of what is not NaN, with weights (N, L), or none: ones."""
+    plan = plan_of(N, C, L, NONE, x, most_lanes=1)
+    kernel = weighted_piece_moments(type_of(x.dtype), plan.way, weights.size > 0)
+    return _moments(_wholes(call, kernel, plan, merge, FLOAT64, (x, weights), N, C, L))
+
+
+def channel_extremes(call, x, N, C, L):
+    """The least and the greatest value of each channel of x (N, C, L), here; inf and -inf where all are NaN."""
+    plan = plan_of(N, C, L, NONE, x)
+    kernel = piece_extremes(type_of(x.dtype), plan.lanes, plan.way)
+    return _wholes(call, kernel, plan, merge_extremes, x.dtype, (x,), N, C, L)[1:3]
+
+
+def _wholes(call, kernel, plan, merged, dtype, given, N, C, L):
+    """The states of channels (FIELDS, C), here, by a kernel that makes those of pieces."""
+    partials, wholes = call.scratch(dtype, plan.pieces * FIELDS * plan.columns, FIELDS * C)
+    call.launch(kernel, plan.grid, plan.block, *given, partials, N, C, L, plan.chunk, plan.tiles)
+    block = block_for(C)
+    kernel = whole_states(type_of(dtype), merged)
+    call.launch(kernel, -(-C // block[0]), block, partials, wholes, plan.pieces, C, plan.own)
+    return call.fetch(wholes).reshape(FIELDS, C)
+
+
+def _moments(wholes):
+    count, mean, low, m2, m2_low, unit = wholes
+    return count, mean, low, (m2 + m2_low) * unit * unit
