@@ -6,8 +6,22 @@ from typing import NamedTuple
 
 from numba import types
 
-from numbanorm.cuda import channels, columns, copies, layernorm, longrows, rows, sums, ways
+from numbanorm.cuda import (
+    channels,
+    columns,
+    copies,
+    layernorm,
+    longrows,
+    moments,
+    phases,
+    rows,
+    scalers,
+    statistics,
+    sums,
+    ways,
+)
 from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda.statistics import KEPT
 
 
 class Case(NamedTuple):
@@ -43,9 +57,17 @@ def _of_lanes(dtype, lanes):
     for way, masked in product((ways.columns, ways.channels), (False, True)):
         if way is ways.channels and masked and wide:
             continue
-        for make in (channels.piece_moments, channels.piece_gradients, channels.apply, channels.apply_gradient):
-            own = f"{make.__name__}, {way.__name__}, {'masked, ' if masked else ''}{name}"
-            yield Case(own, make(dtype, lanes, way(lanes, masked)), dtype, wide)
+        own = f"{way.__name__}, {'masked, ' if masked else ''}{name}"
+        for make in (channels.piece_moments, channels.piece_gradients):
+            yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked), dtype), dtype, wide)
+            if dtype is not KEPT:
+                few = min(lanes, statistics.LANES)
+                yield Case(f"{make.__name__} kept, {own}", make(dtype, few, way(few, masked), KEPT), KEPT, False)
+        for make in (channels.apply, channels.apply_gradient):
+            yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
+        if not masked:
+            for make in (statistics.piece_extremes, scalers.scale_pieces):
+                yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
 
 
 def _groups(lanes, itemsize, most):
@@ -66,5 +88,13 @@ def _of_dtype(dtype):
         for is_rstd in (False, True):
             made = channels.given_statistics(dtype, first, second, is_rstd)
             yield Case(f"given_statistics{', rstd' if is_rstd else ''}, {names}", made, most, False)
+    for way, weighted in product((ways.columns, ways.channels), (False, True)):
+        own = f"weighted_piece_moments, {way.__name__}{', weights' if weighted else ''}, {dtype}"
+        yield Case(own, statistics.weighted_piece_moments(dtype, way(1, False), weighted), KEPT, False)
+    merged = {types.float32: statistics.merge_extremes, types.float64: moments.merge}[dtype]
+    yield Case(f"whole_states, {dtype}", statistics.whole_states(dtype, merged), dtype, False)
+    yield Case(f"gradients_of_sums, {dtype}", phases.gradients_of_sums(dtype), KEPT, False)
+    if dtype is KEPT:
+        yield Case("channel_sums", phases.channel_sums(), KEPT, False)
     for ndim in (1, 2, 4):
         yield Case(f"strided_copy, {ndim} axes, {dtype}", copies.strided_copy(dtype, dtype, ndim), dtype, False)

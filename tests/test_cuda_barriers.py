@@ -7,7 +7,16 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from numbanorm import batch_norm_backward, batch_norm_forward, layer_norm_backward, layer_norm_forward
+from numbanorm import (
+    MinMaxScaler,
+    Moments,
+    StandardScaler,
+    batch_norm_backward,
+    batch_norm_backward_reduce,
+    batch_norm_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+)
 from tests import compiled, device
 from tests.cases import values
 from tests.on_device import on_device
@@ -41,17 +50,36 @@ def of_batch_norm(shape):
     return run
 
 
+def of_statistics(shape):
+    x, weights = values(shape), np.ones(shape[0])
+
+    def run():
+        launched = []
+        with device.emulated():
+            there, one = device.to_device(x), device.to_device(np.ones(shape[1]))
+            Moments.of(there)
+            batch_norm_backward_reduce(there, there, one, one)
+            MinMaxScaler().fit(there)
+            StandardScaler().fit(there, sample_weight=weights)
+            launched += device.launches
+        return launched
+
+    return run
+
+
 SCENARIOS = {  # each kernel that has barriers; squares beyond float32 for those that are for them
     "rows held by a block": of_layer_norm((70, 2000), scale=1e25),
     "long rows": of_layer_norm((70, 20001)),
     "columns": of_layer_norm((2, 300, 40), axis=1),
     "channels last": of_batch_norm((3000, 40)),
     "channels first": of_batch_norm((16, 3, 900)),
+    "statistics": of_statistics((700, 6)),
 }
 WITH_BARRIERS = {
     *("rows_forward", "rows_backward", "long_rows_forward", "long_rows_backward", "parameter_gradients"),
     *("columns_forward", "columns_backward", "column_sums"),
     *("piece_moments", "piece_gradients", "channel_statistics", "channel_gradients"),
+    *("piece_extremes", "weighted_piece_moments", "whole_states", "channel_sums"),
 }
 
 

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from numbanorm import (
     LayerNorm,
     batch_norm,
     batch_norm_backward,
+    batch_norm_backward_apply,
     batch_norm_forward,
     layer_norm,
     layer_norm_backward,
@@ -41,6 +43,10 @@ CALLS = {
         {"dy": X, "x": X, "mean": C, "rstd": C, "weight": C, "mask": np.ones(6, bool)},
     ),
 }
+CALLS["batch_norm_backward_apply"] = (
+    partial(batch_norm_backward_apply, count=6),
+    {"dy": X, "x": X, "mean": C, "rstd": C, "weight": C, "sum_dy": C, "sum_dy_xhat": C, "mask": np.ones(6, bool)},
+)
 EACH_ARGUMENT = [(name, argument) for name, (_, arguments) in CALLS.items() for argument in arguments]
 
 

@@ -71,7 +71,7 @@ def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentu
     plan, dtype = plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
     partials, mean_h = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, C)
     place = N, C, L, plan.chunk, plan.tiles
-    call.launch(piece_moments(dtype, plan.lanes, plan.way), plan.grid, plan.block, x, mask, partials, *place)
+    call.launch(piece_moments(dtype, plan.lanes, plan.way, dtype), plan.grid, plan.block, x, mask, partials, *place)
     block = block_for(C)
     running = type_of(running_mean.dtype), type_of(running_var.dtype)
     arguments = partials, eps, momentum, mean, rstd, mean_h, running_mean, running_var, plan.pieces, C, plan.own
@@ -120,7 +120,7 @@ def _gradients(call, dy, x, mean, rstd, mean_h, weight, mask, dx, dweight, dbias
     plan, dtype = plan_of(N, C, L, mask, dy, x, mean, rstd, dx), type_of(x.dtype)
     partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, (1 if frozen else 4) * C)
     arguments = dy, x, mean, rstd, mask, partials, N, C, L, plan.chunk, plan.tiles
-    call.launch(piece_gradients(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
+    call.launch(piece_gradients(dtype, plan.lanes, plan.way, dtype), plan.grid, plan.block, *arguments)
     block = block_for(C)
     arguments = partials, rstd, mean_h, weight, dweight, dbias, linear, plan.pieces, C, plan.own, weight.size
     call.launch(channel_gradients(dtype, frozen), -(-C // block[0]), block, *arguments)

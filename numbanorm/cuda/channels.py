@@ -42,9 +42,8 @@ def _one(place, geometry, weight):
 
 
 @lru_cache(None)
-def piece_moments(dtype, lanes, way, kept=None):
-    """The states of pieces of x, into partials (pieces, FIELDS, C * L or C) of dtype, or of another one, `kept`."""
-    kept = kept or dtype
+def piece_moments(dtype, lanes, way, kept):
+    """The states of pieces of x, into partials (pieces, FIELDS, C * L or C) of the type `kept`, in which all is reckoned."""
     share, deliver = way.share, way.deliver(lanes, merge)
     moments_of = summed_moments(lanes, TERMS * dtype.bitwidth // kept.bitwidth, way.source)
 
@@ -58,11 +57,10 @@ def piece_moments(dtype, lanes, way, kept=None):
 
 
 @lru_cache(None)
-def piece_gradients(dtype, lanes, way, kept=None):
+def piece_gradients(dtype, lanes, way, kept):
     """The gradient states of pieces of dy and x, into partials (pieces, FIELDS, C * L or C); mean, rstd and partials are
-    of dtype, or of another one, `kept`.
+    of the type `kept`, in which all is reckoned.
     """
-    kept = kept or dtype
     share, deliver, stat_lanes = way.share, way.deliver(lanes, merge_gradients), way.lanes
     gradients_of = summed_gradients(lanes, GRADIENT_TERMS * dtype.bitwidth // kept.bitwidth, way.source, _one)
 

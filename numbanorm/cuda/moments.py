@@ -179,14 +179,21 @@ def always(place, geometry, mask):
 
 
 @device
-def counts_once(value, place, geometry, mask):
-    """The weight of whatever `weighs`."""
-    return number(1.0, value, 1)
+def _once(values, weight):
+    return values
+
+
+@device
+def _times(values, weight):
+    return values * weight
 
 
 @lru_cache(None)
-def _moments_of_run(lanes, terms):
-    """A device function: the state of a run of vectors with weights `keep`, of which those of weight 0 do not count."""
+def _moments_of_run(lanes, terms, weighed):
+    """A device function: the state of a run of vectors with weights `keep`, of which those of weight 0 do not count.
+
+    weighed: `_once` where all others are 1, else `_times`.
+    """
 
     @device
     def of_run(x, values, keep):
@@ -198,14 +205,14 @@ def _moments_of_run(lanes, terms):
         mean, peak = number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
             d = select(keep[k] > 0.0, values[k] - base, 0.0)
-            mean += d * (keep[k] * share)
+            mean += weighed(d, keep[k]) * share
             peak = larger(peak, abs(d))
         unit = unit_for(peak)
         scale, rest, m2 = scale_of(unit), number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
             e = select(keep[k] > 0.0, (values[k] - base) - mean, 0.0)
-            rest += e * (keep[k] * share)
-            m2 += (e * scale) * (e * scale) * keep[k]
+            rest += weighed(e, keep[k]) * share
+            m2 += weighed((e * scale) * (e * scale), keep[k])
         m2 += -(rest * scale) * (rest * scale) * count
         high, low = two_sum(base, mean)
         return count, high, low + rest, select(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
@@ -213,14 +220,20 @@ def _moments_of_run(lanes, terms):
     return of_run
 
 
+@device
+def _one(value, place, geometry, mask):
+    return number(1.0, value, 1)
+
+
 @lru_cache(None)
-def summed_moments(lanes, terms, source, weight_of=counts_once):
+def summed_moments(lanes, terms, source, weight_of=None):
     """A device function: the state, of the type of `like`, of x at places first, first + step and so on up to end.
 
-    weight_of: a device function of (value, place, geometry, mask); vectors of weight 0 do not count.
+    weight_of: a device function of (value, place, geometry, mask); vectors of weight 0 do not count. None: all are 1.
     """
     address, weighs = source.address, source.weighs
-    of_run, nothing = _moments_of_run(lanes, terms), states(merge, lanes).nothing
+    of_run = _moments_of_run(lanes, terms, _times if weight_of else _once)
+    nothing, weight_of = states(merge, lanes).nothing, weight_of or _one
 
     @device
     def sum_over(like, x, mask, first, end, step, geometry):
