@@ -114,8 +114,8 @@ def _read(threads, lines, source):
 @numba.njit(fastmath={"reassoc", "nsz"}, cache=True)
 def _sum_of_lines(values):
     total = np.float32(0)
-    for value in values:
-        total += value
+    for i in range(values.size):
+        total += values[i]
     return total
 
 

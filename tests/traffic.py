@@ -10,7 +10,19 @@ are statistics, the partial sums of the parameters' gradients, and sectors of wh
 from math import prod
 from typing import NamedTuple
 
-from numbanorm import batch_norm_backward, batch_norm_forward, layer_norm, layer_norm_backward, layer_norm_forward
+import numpy as np
+
+from numbanorm import (
+    Moments,
+    StandardScaler,
+    batch_norm_backward,
+    batch_norm_backward_apply,
+    batch_norm_backward_reduce,
+    batch_norm_forward,
+    layer_norm,
+    layer_norm_backward,
+    layer_norm_forward,
+)
 from tests import device
 
 MOST_BLOCKS = 24  # of a launch are executed: they are all alike
@@ -25,26 +37,32 @@ class Case(NamedTuple):
 def moved(case: Case, most_blocks: int | None = MOST_BLOCKS) -> float:
     """Bytes, over the fewest."""
     x = device.ones(case.shape)
+    like = (case.shape[0], 1) if case.channel_axis is None else (case.shape[case.channel_axis],)
     axis = {} if case.channel_axis is None else {"channel_axis": case.channel_axis}
-    function, arguments = FUNCTIONS[case.operation], (x,)
-    if case.operation.endswith("backward"):
-        like = (case.shape[0], 1) if case.channel_axis is None else (case.shape[case.channel_axis],)
-        arguments = x, x, device.ones(like), device.ones(like)
+    function, fewest = OPERATIONS[case.operation]
     with device.emulated(most_blocks=most_blocks):
-        function(*arguments, **axis)
-        return sum(device.moved) / (FEWEST[case.operation] * x.dtype.itemsize * prod(case.shape))
+        function(x, device.ones(like), **axis)
+        return sum(device.moved) / (fewest * x.dtype.itemsize * prod(case.shape))
 
 
-FUNCTIONS = {
-    function.__name__: function
-    for function in (layer_norm, layer_norm_forward, layer_norm_backward, batch_norm_forward, batch_norm_backward)
-}
-FEWEST = {  # arrays of x's size
-    "layer_norm": 2,
-    "layer_norm_forward": 2,
-    "layer_norm_backward": 3,
-    "batch_norm_forward": 3,
-    "batch_norm_backward": 5,
+def _standardized(x, one, channel_axis):
+    C = np.zeros((1, x.shape[channel_axis]), np.float32)
+    StandardScaler().fit(C).transform(x)
+
+
+OPERATIONS = {  # on x and a statistic of it; and how many arrays of x's size must be moved
+    "layer_norm": (lambda x, one: layer_norm(x), 2),
+    "layer_norm_forward": (lambda x, one: layer_norm_forward(x), 2),
+    "layer_norm_backward": (lambda x, one: layer_norm_backward(x, x, one, one), 3),
+    "batch_norm_forward": (lambda x, one, **axis: batch_norm_forward(x, **axis), 3),
+    "batch_norm_backward": (lambda x, one, **axis: batch_norm_backward(x, x, one, one, **axis), 5),
+    "batch_norm_backward_reduce": (lambda x, one, **axis: batch_norm_backward_reduce(x, x, one, one, **axis), 2),
+    "batch_norm_backward_apply": (
+        lambda x, one, **axis: batch_norm_backward_apply(x, x, one, one, None, one, one, 9, **axis),
+        3,
+    ),
+    "Moments.of": (lambda x, one, **axis: Moments.of(x, **axis), 1),
+    "StandardScaler.transform": (_standardized, 2),
 }
 
 CASES = [
@@ -59,4 +77,6 @@ CASES = [
     *(Case(f"batch_norm_{way}", (32, 28, 28, 128), -1) for way in ("forward", "backward")),
     *(Case(f"batch_norm_{way}", (32, 128, 28, 28), 1) for way in ("forward", "backward")),
     *(Case(f"batch_norm_{way}", (32, 512, 7, 7), 1) for way in ("forward", "backward")),
+    *(Case(name, (16384, 512), 1) for name in list(OPERATIONS)[5:]),
+    *(Case(name, (32, 128, 28, 28), 1) for name in list(OPERATIONS)[5:-1]),
 ]

@@ -7,10 +7,12 @@ from numbanorm.cpu.channels import applying
 from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
 from numbanorm.cpu.moments import PASSES, channel_shift, finish_moments, total
 from numbanorm.cpu.parallel import parallel_for
-from numbanorm.cpu.simd import LINES_AHEAD, TOGETHER, elementwise_with_state
-from numbanorm.cpu.streaming import expect_at, finish_stores
-from numbanorm.cpu.tiles import LINE, LONG, apply_steps, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
-from numbanorm.cpu.vectors import at, every, lanes, narrow_zeros, part, pointer, put, whole
+from numbanorm.cpu.simd import LINES_AHEAD, elementwise_with_state
+from numbanorm.cpu.streaming import expect, expect_at, finish_stores
+from numbanorm.cpu.tiles import LONG, apply_steps, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
+from numbanorm.cpu.vectors import LANES, at, every, item, lanes, narrow_zeros, part, pointer, put, whole
+
+LINES = 8  # to compare in registers, before memory is written to
 
 
 @loop
@@ -31,12 +33,33 @@ def _extremes_of_lines(low, high, lines, width, x, stride):
     compact()
     step = lanes(low)
     end = width // step * step
-    for first in range(0, lines, TOGETHER):
-        last = min(first + TOGETHER, lines)
+    for first in range(0, lines, LINES):
+        last = min(first + LINES, lines)
         for start in range(0, end, step):
             _extremes_at(whole(low, start, 0, step), first, last, low, high, x, stride)
         if end < width:
             _extremes_at(part(low, end, 0, width - end), first, last, low, high, x, stride)
+
+
+@loop
+def _extremes_of_row(size, x, least, most):
+    """The least and the greatest value of a row, and of two vectors' room that is there for it."""
+    compact()
+    step, first = lanes(x), whole(x, 0, 0, lanes(x))
+    end = size // step * step
+    low, high = at(least, first), at(most, first)
+    for start in range(0, end, step):
+        value = at(x, whole(x, start, 0, step))
+        low, high = choose(value < low, value, low), choose(high < value, value, high)
+    put(least, first, low)
+    put(most, first, high)
+    low, high = item(least, 0), item(most, 0)
+    for k in range(1, step):
+        low, high = min(low, item(least, k)), max(high, item(most, k))
+    for k in range(end, size):
+        value = item(x, k)
+        low, high = (value if value < low else low), (value if high < value else high)
+    return low, high
 
 
 @block
@@ -44,23 +67,22 @@ def add_extremes(x, tile, low, high):
     """Lower low and raise high (one for each channel of a tile) to the values of the tile."""
     compact()
     (l0, l1), L = tile[2], x.shape[2]
-    width = LINE // x.itemsize if L >= LONG else line_width(x, tile)
-    least, most = np.full(width, np.inf, x.dtype), np.full(width, -np.inf, x.dtype)
+    width = LANES if L >= LONG else line_width(x, tile)
+    least, most = np.empty(width, x.dtype), np.empty(width, x.dtype)
+    least[:], most[:] = np.inf, -np.inf
     if L >= LONG:
-        size = l1 - l0
-        rest = size // width * width
         for i in range(rows_to(tile)):
             start, j = row_of(x, tile, i)
-            least[:], most[:] = np.inf, -np.inf
-            _extremes_of_lines(least, most, size // width, width, pointer(x, start), width)
-            _extremes_of_lines(least, most, 1, size - rest, pointer(x, start + rest), 0)
-            low[j], high[j] = min(low[j], least.min()), max(high[j], most.max())
+            expect(pointer(x, row_of(x, tile, i + 1)[0]))
+            least[:], most[:] = low[j], high[j]
+            low[j], high[j] = _extremes_of_row(l1 - l0, pointer(x, start), least, most)
         return
     for start, stride, count, size in cut(x, tile, width):
         _extremes_of_lines(least, most, count, size, pointer(x, start), stride)
-    for k in range(width):
-        j = k // L % low.size
-        low[j], high[j] = min(low[j], least[k]), max(high[j], most[k])
+    for start in range(0, width, low.size * L):
+        for j in range(low.size):
+            for k in range(start + j * L, start + (j + 1) * L):
+                low[j], high[j] = min(low[j], least[k]), max(high[j], most[k])
 
 
 @range_kernel

@@ -62,7 +62,7 @@ def _plan(N, C, L, lanes, masked, most_lanes):
 
 
 def plan_of(N, C, L, mask, *runs, most_lanes=4):
-    """How to share out x and other runs of its shape or of a value for each channel, in vectors of up to so many lanes."""
+    """How to share out x, and other runs of its shape or of a value to a channel, in vectors of up to so many lanes."""
     return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0, most_lanes)
 
 
