@@ -1,4 +1,4 @@
-"""Moments, the halves of the backward pass and the scalers, of arrays on a device, through the compiled CUDA kernels."""
+"""Moments, the halves of the backward pass and the scalers on a device, through the compiled CUDA kernels."""
 
 import numpy as np
 import pytest

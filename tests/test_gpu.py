@@ -18,6 +18,9 @@ from tests import reference, test_batchnorm, test_layernorm
 from tests.calls import assert_updated
 from tests.cases import assert_gradients, assert_normalized, assert_statistics, values
 from tests.gpu_arrays import LIBRARIES, fill_late, lacking, on_gpu, to_device
+from tests.test_moments import assert_moments
+from tests.test_moments import expected as expected_moments
+from tests.test_scalers import SCALERS, assert_same_fit, assert_scaled, new
 
 pytestmark = pytest.mark.gpu
 
@@ -148,6 +151,37 @@ def test_the_callers_stream_is_used(library, shape):
         if type(library).__name__ != "Numba":  # which frees memory in calls, and so waits
             assert not done.query(), "the calls waited for the device"
         check(to_host(library, results), *host)
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, (40, 6, 5, 7)])
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_moments_and_halves(library, shape, offset):
+    x, dy = values(shape, offset=offset), values(shape, seed=2)
+    moments = numbanorm.Moments.of(to_device(library, x))
+    assert_moments(moments, expected_moments(x))
+    mean, rstd = moments.mean, 1 / np.sqrt(moments.var() + 1e-5)
+    there = [to_device(library, a) for a in (dy, x, mean, rstd)]
+    sums = numbanorm.batch_norm_backward_reduce(*there)
+    dx = numbanorm.batch_norm_backward_apply(*there, None, *sums, moments.count)
+    expected = reference.batch_norm_backward(dy, x, None, 1)
+    found = (library.to_host(a) for a in (dx, sums.sum_dy_xhat, sums.sum_dy))
+    assert_gradients(reference.Gradients(*found, *expected[3:]), expected)
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=repr)
+@pytest.mark.parametrize("missing", [False, True])
+def test_scalers(library, scaler, missing):
+    X = values((5000, 6), offset=1e4)
+    if missing:
+        X[values(X.shape, seed=1) < 0] = np.nan
+    there = new(scaler).fit(to_device(library, X))
+    assert_same_fit(there, new(scaler).fit(X))
+    y = there.transform(to_device(library, X))
+    assert_scaled(library.to_host(y), X, scaler)
+    np.testing.assert_allclose(library.to_host(there.inverse_transform(y)), X, rtol=1e-6)
+    in_place = to_device(library, X)
+    assert there.transform(in_place, copy=False) is in_place
+    np.testing.assert_array_equal(library.to_host(in_place), library.to_host(y))
 
 
 def test_arrays_of_several_streams(library):

@@ -43,7 +43,7 @@ def _one(place, geometry, weight):
 
 @lru_cache(None)
 def piece_moments(dtype, lanes, way, kept):
-    """The states of pieces of x, into partials (pieces, FIELDS, C * L or C) of the type `kept`, in which all is reckoned."""
+    """The states of pieces of x, into partials (pieces, FIELDS, C * L or C), in the type `kept` of these."""
     share, deliver = way.share, way.deliver(lanes, merge)
     moments_of = summed_moments(lanes, TERMS * dtype.bitwidth // kept.bitwidth, way.source)
 
@@ -58,8 +58,8 @@ def piece_moments(dtype, lanes, way, kept):
 
 @lru_cache(None)
 def piece_gradients(dtype, lanes, way, kept):
-    """The gradient states of pieces of dy and x, into partials (pieces, FIELDS, C * L or C); mean, rstd and partials are
-    of the type `kept`, in which all is reckoned.
+    """The gradient states of pieces of dy and x, into partials (pieces, FIELDS, C * L or C); these, mean
+    and rstd are of the type `kept`, in which all is reckoned.
     """
     share, deliver, stat_lanes = way.share, way.deliver(lanes, merge_gradients), way.lanes
     gradients_of = summed_gradients(lanes, GRADIENT_TERMS * dtype.bitwidth // kept.bitwidth, way.source, _one)

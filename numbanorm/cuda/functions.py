@@ -219,10 +219,10 @@ def batch_norm_backward_apply(
 
     own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
     own_mean, own_rstd = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("mean", "rstd"))
-    sums = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("sum_dy", "sum_dy_xhat"))
+    own_sum_dy, own_sum_dy_xhat = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("sum_dy", "sum_dy_xhat"))
     own_weight, own_mask = call.run("weight", lies.parameter, dtype), call.run("mask", lies.others, _BOOL)
     dx, target = call.target(lies.strides)
-    given = own_dy, own_x, own_mean, own_rstd, own_weight, *sums, own_count, own_mask
+    given = own_dy, own_x, own_mean, own_rstd, own_weight, own_sum_dy, own_sum_dy_xhat, own_count, own_mask
     phases.batch_norm_backward_apply(call, *given, target, *seen.planes)
     return call.deliver(dx, target, lies.strides)
 

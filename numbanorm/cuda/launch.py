@@ -1,5 +1,5 @@
-"""How a kernel is compiled and launched, and values are fetched and sent: here alone, so that something else can do it in
-the place of a GPU.
+"""How a kernel is compiled and launched, and values come and go: here alone, so that something else can take the place
+of a GPU.
 """
 
 from collections.abc import Callable

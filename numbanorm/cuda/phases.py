@@ -74,7 +74,7 @@ def batch_norm_backward_reduce(call, dy, x, mean, rstd, mask, sum_dy, sum_dy_x_h
 
 
 def batch_norm_backward_apply(call, dy, x, mean, rstd, weight, sum_dy, sum_dy_x_hat, count, mask, dx, N, C, L):
-    """dy, x, dx: (N, C, L); mask: (N, L), or none; weight, of x's dtype, or none, mean, rstd and sums (float64): (C,)."""
+    """dy, x, dx: (N, C, L); mask: (N, L), or none; weight of x's dtype, or none; mean, rstd and sums, float64: (C,)."""
     m, own_rstd, linear = call.scratch(x.dtype, C, C, 4 * C)
     arguments = mean, rstd, weight, sum_dy, sum_dy_x_hat, count, m, own_rstd, linear, C, weight.size
     call.launch(gradients_of_sums(type_of(x.dtype)), -(-C // SLOTS), (SLOTS, 1), *arguments)

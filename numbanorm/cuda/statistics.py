@@ -16,8 +16,8 @@ from numbanorm.cuda.batchnorm import NONE, plan_of
 from numbanorm.cuda.call import block_for, type_of
 from numbanorm.cuda.channels import channel_states, piece_moments
 from numbanorm.cuda.launch import Kernel, device
-from numbanorm.cuda.memory import each, load, registers, store
-from numbanorm.cuda.moments import FIELDS, SLOTS, merge, states, summed_moments
+from numbanorm.cuda.memory import each, load, registers
+from numbanorm.cuda.moments import FIELDS, merge, states, summed_moments
 from numbanorm.cuda.reduce import larger
 from numbanorm.cuda.vectors import holds, number, select
 

@@ -1,4 +1,4 @@
-"""Tables on a GPU, (samples, features), whose columns the scalers measure and scale: as `numbanorm._tables` on the host.
+"""Tables on a GPU, (samples, features), whose columns the scalers measure and scale: as `numbanorm._tables` elsewhere.
 
 Infinities are found where values are fetched anyway, in fits; what is scaled is not looked at.
 """
@@ -10,7 +10,7 @@ import numpy as np
 from numbanorm import _checks
 from numbanorm._estimators import set_columns
 from numbanorm._tables import Extremes, Linear
-from numbanorm._types import Array
+from numbanorm._types import Array, Shape
 from numbanorm.cuda import scalers, statistics
 from numbanorm.cuda.batchnorm import NONE
 from numbanorm.cuda.call import Call, Run
@@ -52,18 +52,19 @@ def scaled(X: Any, linear: Linear, in_place: bool) -> Any:
     lies = call.layout((1,))
     dtype = lies.split.dtype
     x, (y, target) = call.run("x", lies.strides, dtype), call.target(lies.strides)
-    factors = call.send(dtype, *linear.factors(dtype))
-    scalers.scale_channels(call, x, *factors, linear.low, linear.high, target, *lies.split.planes)
+    m, scale, offset = call.send(dtype, *linear.factors(dtype))
+    given = x, m, scale, offset, linear.low, linear.high
+    scalers.scale_channels(call, *given, target, *lies.split.planes)
     return call.deliver(y, target, lies.strides)
 
 
-def _run_of(X: Any) -> tuple[Call, Run, tuple[int, int, int]]:
+def _run_of(X: Any) -> tuple[Call, Run, Shape]:
     call = Call(X)
     lies = call.layout((1,))
     return call, call.run("x", lies.strides, lies.split.dtype), lies.split.planes
 
 
-def _extremes(call: Call, x: Run, planes: tuple[int, int, int]) -> tuple[Array, Array]:
+def _extremes(call: Call, x: Run, planes: Shape) -> tuple[Array, Array]:
     """As `_tables` has them; an error if one is infinite."""
     low, high = statistics.channel_extremes(call, x, *planes)
     if ((np.isinf(low) | np.isinf(high)) & (low <= high)).any():
