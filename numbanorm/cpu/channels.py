@@ -23,7 +23,7 @@ from numbanorm.cpu.loops import (
 )
 from numbanorm.cpu.simd import checking, each_vector
 from numbanorm.cpu.streaming import expect, expect_edges
-from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to
+from numbanorm.cpu.tiles import LINE, LONG, cut, line_width, row_of, rows_to
 from numbanorm.cpu.vectors import LANES, at, pointer, put
 
 TRUE_TO = 16  # a shift of dy at most so many times the mean of dy costs none of the digits that count
@@ -44,7 +44,7 @@ def applying(row):
                 expect_edges(streams, pointer(y, row_of(x, tile, i + 1)[0]), l1 - l0)
                 row(streams, l1 - l0, pointer(y, start), pointer(x, start), m[j], scale[j], offset[j], *more)
             return
-        width = line_width(x, tile)
+        width = line_width(x, tile, LINE)
         m, scale, offset = repeat(m, L, width), repeat(scale, L, width), repeat(offset, L, width)
         for start, stride, count, size in cut(x, tile, width):
             for k in range(count):
@@ -115,7 +115,7 @@ def _adding(sums_of_row, add_lines):
                 for k in range(GRADIENT_SUMS):
                     sums[k][j] += own[k]
             return
-        width = line_width(x, tile)
+        width = line_width(x, tile, LINE)
         m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
         long = np.zeros((GRADIENT_SUMS, width + LANES))
         short = np.zeros(long.shape, m.dtype)
@@ -144,7 +144,7 @@ def apply_gradient_tile(streams, dy, x, tile, m, rstd, m_dy, scale, slope, offse
             own = m[j], rstd[j], m_dy[j], scale[j], slope[j], offset[j]
             input_gradient_row(streams, l1 - l0, *runs, one, *own)
         return
-    width = line_width(x, tile)
+    width = line_width(x, tile, LINE)
     m, rstd, m_dy = repeat(m, L, width), repeat(rstd, L, width), repeat(m_dy, L, width)
     scale, slope, offset = repeat(scale, L, width), repeat(slope, L, width), repeat(offset, L, width)
     for start, stride, count, size in cut(x, tile, width):

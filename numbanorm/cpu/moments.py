@@ -21,7 +21,7 @@ from numbanorm.cpu.loops import (
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import checking, each_vector
 from numbanorm.cpu.streaming import expect
-from numbanorm.cpu.tiles import LONG, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
+from numbanorm.cpu.tiles import LINE, LONG, PAGE, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
 from numbanorm.cpu.vectors import LANES, at, item, pointer, put
 
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
@@ -99,9 +99,9 @@ def keep_near(j, m, values):
     put(m, j, choose(abs(own) <= abs(at(values, j) - own) * OFFSET, 0.0, own))
 
 
-def _adding(sums_of_row, add_lines):
+def _adding(sums_of_row, add_lines, line):
     """``add(x, tile, far, m, sums)``: add to sums (two float64 arrays) each channel's sums of d and d * d over a tile
-    of x (N, C, L), by these loops.
+    of x (N, C, L), by these loops, in lines of so many bytes.
 
     far: whether x lies in memory, not in a cache.
     """
@@ -118,7 +118,7 @@ def _adding(sums_of_row, add_lines):
                 sums[0][j] += sum_d
                 sums[1][j] += sum_dd
             return
-        width = line_width(x, tile)
+        width = line_width(x, tile, line)
         m, long = repeat(m, L, width), np.zeros((2, width + LANES))
         short = np.zeros(long.shape, m.dtype)
         for start, stride, count, size in cut(x, tile, width):
@@ -128,8 +128,8 @@ def _adding(sums_of_row, add_lines):
     return add
 
 
-add_channel_sums = _adding(row_sums, add_moment_lines)  # m of x's dtype
-add_channel_sums_apart = _adding(wide_row_sums, add_wide_moment_lines)  # m of float64, in which all is reckoned
+add_channel_sums = _adding(row_sums, add_moment_lines, LINE)  # m of x's dtype
+add_channel_sums_apart = _adding(wide_row_sums, add_wide_moment_lines, PAGE)  # m of float64, in which all is reckoned
 
 
 @block

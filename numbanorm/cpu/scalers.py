@@ -9,7 +9,7 @@ from numbanorm.cpu.moments import PASSES, channel_shift, finish_moments, total
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import LINES_AHEAD, elementwise_with_state
 from numbanorm.cpu.streaming import expect, expect_at, finish_stores
-from numbanorm.cpu.tiles import LONG, apply_steps, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
+from numbanorm.cpu.tiles import LONG, PAGE, apply_steps, cut, line_width, row_of, rows_to, sum_steps, tile_of, work
 from numbanorm.cpu.vectors import LANES, at, every, item, lanes, narrow_zeros, part, pointer, put, whole
 
 LINES = 8  # to compare in registers, before memory is written to
@@ -67,7 +67,7 @@ def add_extremes(x, tile, low, high):
     """Lower low and raise high (one for each channel of a tile) to the values of the tile."""
     compact()
     (l0, l1), L = tile[2], x.shape[2]
-    width = LANES if L >= LONG else line_width(x, tile)
+    width = LANES if L >= LONG else line_width(x, tile, PAGE)
     least, most = np.empty(width, x.dtype), np.empty(width, x.dtype)
     least[:], most[:] = np.inf, -np.inf
     if L >= LONG:

@@ -12,6 +12,7 @@ from numbanorm.cpu.vectors import LANES, lanes
 
 LONG = 256  # values that make a run worth reading as a row
 LINE = 2048  # bytes to a line: sums of it, and the next of several that are read at once, stay in the first cache
+PAGE = 4096  # bytes to a line where nothing but one array is read: each then is a sequence of its own to the processor
 SUMS = 40000  # of each kind, over all channels and pieces, while one piece has no more: three kinds take 1 MB
 TILE = 65536  # values to a tile that holds part of a channel
 PIECE = 16384  # values: below this much work a launch costs more than it saves
@@ -111,15 +112,15 @@ def row_of(x, tile, i):
 
 
 @block
-def line_width(x, tile):
-    """Values to a line of a tile of short channels: at least LINE bytes where it holds all channels and so much."""
+def line_width(x, tile, least):
+    """Values to a line of a tile of short channels: `least` bytes and more where it holds all channels and so much."""
     compact()
     (n0, n1), (c0, c1), _ = tile
     _, C, L = x.shape
     width = (c1 - c0) * L
     several = 1
     if c1 - c0 == C:
-        while several * width * x.itemsize < LINE and several < n1 - n0:
+        while several * width * x.itemsize < least and several < n1 - n0:
             several *= 2
     return several * width
 
