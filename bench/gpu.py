@@ -23,7 +23,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from bench import batchnorm, gpu_systems, layernorm, peers
+from bench import batchnorm, gpu_statistics, gpu_systems, layernorm, peers
 from bench.cases import Case, Shape
 from bench.environment import append
 from bench.tables import Table
@@ -86,6 +86,7 @@ def run(console: Console, quick: bool) -> int:
     for _, results in groupby(device, lambda result: result.case.operation):
         device_table(list(results)).show(console)
     host_table(host).show(console)
+    gpu_statistics.table(rounds).show(console)
     console.print(gpu_line(), markup=False)
     console.print(f"All figures: {save(device, host)}")
     return 0

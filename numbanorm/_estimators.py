@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm import _checks
+from numbanorm import _table_checks
 from numbanorm._types import Array
 
 try:
@@ -69,7 +69,7 @@ except ImportError:
         """X, whatever it is, as an array of two axes; its number of columns and their names, if any, are those of the
         estimator, or with `reset` become so.
         """
-        own = _checks.table(X)
+        own = _table_checks.table(X)
         set_columns(estimator, own, getattr(X, "columns", None), reset)
         return own
 
@@ -99,4 +99,4 @@ def set_columns(estimator: Any, X: Array, names: Any, reset: bool) -> None:
         if names is not None and all(isinstance(name, str) for name in names):
             estimator.feature_names_in_ = np.asarray(names, object)
         estimator.n_features_in_ = X.shape[1]
-    _checks.features(estimator, X)
+    _table_checks.features(estimator, X)

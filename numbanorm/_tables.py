@@ -1,60 +1,28 @@
 """Tables on the host, (samples, features), whose columns the scalers measure and scale, in blocks where they must."""
 
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from numbanorm import _checks, _memory
+from numbanorm import _checks, _memory, _table_checks
 from numbanorm._arrays import Split, blocks, see, split
 from numbanorm._estimators import table
+from numbanorm._states import Extremes, Linear, State, merged, nothing
 from numbanorm._types import Array
 from numbanorm.cpu import scalers as kernels
 from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
-from numbanorm.moments import BLOCK, State, measured, merged, nothing, working_dtype
+from numbanorm.moments import BLOCK, measured, working_dtype
 
-__all__ = ["Extremes", "Linear", "column_extremes", "column_moments", "scaled", "table"]
+__all__ = ["column_extremes", "column_moments", "scaled", "table"]
 
 _NO_WEIGHTS = np.empty(0)
 
 
-class Extremes(NamedTuple):
-    """Of each column, NaN where it has no value."""
-
-    low: Array
-    high: Array
-
-
-class Linear(NamedTuple):
-    """y = (x - (center + rest)) * scale + shift, of each column, float64; kept between low and high."""
-
-    center: Array
-    scale: Array
-    shift: Array
-    rest: Array | float = 0.0  # what float64 cannot hold of center
-    low: float = -np.inf
-    high: float = np.inf
-
-    def inverse(self) -> "Linear":
-        """From y to x."""
-        return Linear(self.shift, 1 / self.scale, self.center)
-
-    def factors(self, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-        """m, scale and offset in another dtype, with y = (x - m) * scale + offset: what it cannot hold of shift is made
-        good by m, and what it cannot hold of m by offset.
-        """
-        with np.errstate(all="ignore"):
-            shift = self.shift.astype(dtype)
-            center = self.center - (self.shift - shift) / self.scale
-            m = center.astype(dtype)
-            offset = shift - (center - m + self.rest) * self.scale
-            return m, self.scale.astype(dtype), offset.astype(dtype)
-
-
 def column_moments(X: Array, sample_weight: Any) -> State:
     """Of each column, of all values but NaN; with weights, count is the sum of theirs."""
-    weights = None if sample_weight is None else _checks.weights(sample_weight, len(X))
+    weights = None if sample_weight is None else _table_checks.weights(sample_weight, len(X))
     state = nothing(X.shape[1])
     for rows, block, seen in _blocks(X):
         own = measured(seen, block) if weights is None else None
@@ -121,7 +89,7 @@ def _extremes(seen: Split, X: Array) -> Extremes:
     found = Extremes(*np.empty((2, seen.own), seen.dtype))
     kernels.channel_extremes(engine(), seen.load_x(X, seen.planes), *found)
     if (np.isinf(found).any(0) & (found.low <= found.high)).any():
-        raise _checks.infinity("X")
+        raise _table_checks.infinity("X")
     return found
 
 
@@ -130,5 +98,5 @@ def _scaled(seen: Split, X: Array, linear: Linear, out: Array | None) -> Array:
     stream = not seen.small and streams(2 * X.nbytes)
     given = seen.load_x(X, seen.planes), *linear.factors(seen.dtype), linear.low, linear.high
     if kernels.scale_channels(engine(), stream, *given, y):
-        raise _checks.infinity("X")
+        raise _table_checks.infinity("X")
     return seen.deliver(y, out)

@@ -1,29 +1,20 @@
 """Moments: count, mean and M2 of each channel, to be kept, sent and merged."""
 
 from functools import reduce
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from numbanorm import _checks
 from numbanorm._arrays import Split, blocks, split
 from numbanorm._devices import elsewhere
-from numbanorm._math import two_sum
+from numbanorm._states import State, merged, nothing
 from numbanorm._types import Array
 from numbanorm.cpu import moments as kernels
 from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
 
 BLOCK = 1 << 18  # values of an array that is read by way of copies, to each of them
-
-
-class State(NamedTuple):
-    """Of each channel, float64: the mean is mean + low, of which mean is what float64 can hold."""
-
-    counts: Array
-    mean: Array
-    low: Array
-    m2: Array
 
 
 class Moments:
@@ -215,29 +206,9 @@ def working_dtype(x: Array) -> np.dtype[Any]:
     return dtype if dtype.type in _checks.FLOATS else _checks.FLOAT64
 
 
-def nothing(C: int) -> State:
-    """The state of no values."""
-    return State(*np.zeros((4, C)))
-
-
 def measured(seen: Split, x: Array) -> State:
     """The state of an array that was seen."""
     mean, low, m2 = np.zeros((3, seen.own))
     if x.size > 0:
         kernels.channel_moments_apart(engine(), streams(x.nbytes), seen.load(x, seen.planes), mean, low, m2)
     return State(np.full(seen.own, float(seen.outer * seen.inner)), mean, low, m2)
-
-
-def merged(a: State, b: State) -> State:
-    """That of the values of both."""
-    if a.mean.shape != b.mean.shape:
-        raise ValueError(f"moments of {b.mean.size} channels, must be of {a.mean.size} as those before")
-    with np.errstate(all="ignore"):
-        count = a.counts + b.counts
-        share = b.counts / count
-        apart = (b.mean - a.mean) + (b.low - a.low)
-        mean, rest = two_sum.py_func(a.mean, apart * share)
-        mean, low = two_sum.py_func(mean, a.low + rest)
-        both = State(count, mean, low, a.m2 + b.m2 + apart * apart * (a.counts * share))
-    choices = zip(a, b, both, strict=True)
-    return State(*(np.where(b.counts == 0, x, np.where(a.counts == 0, y, z)) for x, y, z in choices))

@@ -4,10 +4,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm import _checks, _tables
+from numbanorm import _checks, _table_checks, _tables
 from numbanorm._devices import elsewhere
 from numbanorm._estimators import Estimator, fitted
-from numbanorm._tables import Extremes, Linear
+from numbanorm._states import Extremes, Linear
 from numbanorm._types import Array
 from numbanorm.moments import Moments
 
@@ -70,7 +70,7 @@ class _Scaler(Estimator):
             raise TypeError(f"other: {type(other).__qualname__}, must be {type(self).__qualname__}")
         fitted(self)
         fitted(other)
-        _checks.same_columns(self, other)
+        _table_checks.same_columns(self, other)
         self._set(self._together(self._seen, other._seen))
         return self
 
@@ -298,7 +298,7 @@ class MinMaxScaler(_Scaler):
         return self._fit(X, None, anew=False)
 
     def _check_parameters(self) -> None:
-        _checks.interval("feature_range", self.feature_range)
+        _table_checks.interval("feature_range", self.feature_range)
         for name in ("copy", "clip"):
             _checks.flag(name, getattr(self, name))
 

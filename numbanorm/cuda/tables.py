@@ -7,28 +7,27 @@ from typing import Any
 
 import numpy as np
 
-from numbanorm import _checks
+from numbanorm import _checks, _table_checks
 from numbanorm._estimators import set_columns
-from numbanorm._tables import Extremes, Linear
+from numbanorm._states import Extremes, Linear, State
 from numbanorm._types import Array, Shape
 from numbanorm.cuda import scalers, statistics
 from numbanorm.cuda.batchnorm import NONE
 from numbanorm.cuda.call import Call, Run
 from numbanorm.cuda.libraries import library_of, seen_from_here
-from numbanorm.moments import State
 
 
 def table(scaler: Any, X: Any, reset: bool = False) -> Any:
     """X, of float32 or float64 and two axes, whose columns are those of the scaler, or become so."""
     own = seen_from_here("X", X, library_of("X", X)).array
     _checks.array("X", own)
-    set_columns(scaler, _checks.filled_table(own), None, reset)
+    set_columns(scaler, _table_checks.filled_table(own), None, reset)
     return X
 
 
 def column_moments(X: Any, sample_weight: Any) -> State:
     """Of each column, of all values but NaN; with weights, of the host, count is the sum of theirs."""
-    weights = None if sample_weight is None else _checks.weights(sample_weight, X.shape[0])
+    weights = None if sample_weight is None else _table_checks.weights(sample_weight, X.shape[0])
     call, x, planes = _run_of(X)
     if weights is None:
         found = State(*statistics.channel_moments(call, x, NONE, *planes))
@@ -68,5 +67,5 @@ def _extremes(call: Call, x: Run, planes: Shape) -> tuple[Array, Array]:
     """As `_tables` has them; an error if one is infinite."""
     low, high = statistics.channel_extremes(call, x, *planes)
     if ((np.isinf(low) | np.isinf(high)) & (low <= high)).any():
-        raise _checks.infinity("X")
+        raise _table_checks.infinity("X")
     return low, high
