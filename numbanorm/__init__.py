@@ -1,6 +1,6 @@
 """Batch and layer normalization, forward and backward, fused, for NumPy arrays, compiled with Numba."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from numbanorm._memory import recycle_memory
 from numbanorm._types import Forward, Gradients
@@ -12,6 +12,9 @@ from numbanorm.layers import BatchNorm, LayerNorm
 from numbanorm.moments import Moments
 from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 
+if TYPE_CHECKING:
+    from numbanorm.scalers import MinMaxScaler, StandardScaler
+
 
 def __getattr__(name: str) -> Any:
     """The scalers, whose module imports scikit-learn where it is installed."""
@@ -20,6 +23,11 @@ def __getattr__(name: str) -> Any:
 
         return getattr(scalers, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """With the names that are there when they are asked for."""
+    return sorted({*globals(), *__all__})
 
 
 __all__ = [
