@@ -37,9 +37,19 @@ def numbers(name: str, value: Any) -> None:
     """A NumPy array of real numbers of whatever dtype."""
     if type(value) is not np.ndarray:
         _array_type(name, value)
-    if value.dtype.kind not in "biuf" and value.dtype.type.__module__ != "ml_dtypes":
+    if not is_real(value.dtype):
         instead = _INSTEAD.get(value.dtype.kind, "x.astype(np.float64)").replace("x", name, 1)
         raise TypeError(f"{name}: dtype {value.dtype}, must be of real numbers; pass {instead}")
+
+
+def is_real(dtype: np.dtype[Any]) -> bool:
+    """Whether it is of real numbers."""
+    return dtype.kind in "biuf" or dtype.type.__module__ == "ml_dtypes"
+
+
+def is_floating(dtype: np.dtype[Any]) -> bool:
+    """Whether it is of floating point."""
+    return dtype.kind == "f" or (is_real(dtype) and dtype.kind not in "biu")
 
 
 def _array_type(name: str, value: Any) -> None:
@@ -187,17 +197,19 @@ def number(name: str, value: Any, least: float = 0.0) -> float:
     return _number(name, value, least, math.inf)
 
 
-def count(value: Any, C: int) -> float:
-    """A number of values that all channels have, said once or for each of them."""
+def count(value: Any, C: int, of_none: bool) -> float:
+    """A number of values that all channels have, said once or for each of them; 0 may be that of no values."""
     own = value
     if isinstance(value, np.ndarray):
-        if value.shape != (C,):
+        if value.shape not in ((C,), ()):
             raise ValueError(f"count: shape {value.shape}, must be a number or of shape ({C},)")
-        if (value != value[:1]).any():
+        if value.dtype.kind not in "iuf":
+            raise TypeError(f"count: dtype {value.dtype}, must be of real numbers")
+        if np.unique(value).size > 1:
             raise ValueError(f"count: {value}, must be the same for all channels")
-        own = float(value[0]) if C else 1.0
+        own = float(value.flat[0]) if value.size else 1.0
     found = _number("count", own, 0.0, math.inf)
-    if found == 0:
+    if found == 0 and not of_none:
         raise ValueError("count: 0, must be positive: that of all values of a channel")
     return found
 

@@ -5,6 +5,7 @@ routing of metadata, display), and work alone where there is none.
 """
 
 import inspect
+import warnings
 from typing import Any, Self
 
 import numpy as np
@@ -55,10 +56,12 @@ except ImportError:
         def get_feature_names_out(self, input_features: Any = None) -> Array:
             """The names of the columns: those given, those of `fit`, or x0, x1 and so on."""
             fitted(self)
-            if input_features is not None:
-                return np.asarray(input_features, object)
             names = [f"x{i}" for i in range(self.n_features_in_)]  # type: ignore[attr-defined]
-            return getattr(self, "feature_names_in_", np.asarray(names, object))
+            own = getattr(self, "feature_names_in_", np.asarray(names, object))
+            if input_features is None:
+                return own
+            _table_checks.same_names("input_features", input_features, own, hasattr(self, "feature_names_in_"))
+            return np.asarray(input_features, object)
 
         def __repr__(self) -> str:
             defaults = inspect.signature(type(self)).parameters
@@ -83,13 +86,16 @@ def fitted(estimator: Any) -> None:
 def table(estimator: Any, X: Any, reset: bool = False) -> Array:
     """X as an array of two axes and of real numbers, whose columns are those of the estimator, or become so.
 
-    One of NumPy's own arrays is taken as it is, of whatever real dtype: it may be a large file.
+    One of NumPy's arrays is taken as it is, of whatever real dtype: it may be a large file.
     """
-    usual = type(X) in (np.ndarray, np.memmap) and X.ndim == 2 and X.dtype.kind in "biuf" and X.size > 0
-    if not usual or (not reset and hasattr(estimator, "feature_names_in_")):
+    _table_checks.not_masked(X)
+    if not (isinstance(X, np.ndarray) and _table_checks.is_table(X)):
         return converted(estimator, X, reset)
     set_columns(estimator, X, None, reset)
-    return X
+    if hasattr(estimator, "feature_names_in_"):
+        name = type(estimator).__name__
+        warnings.warn(f"X does not have valid feature names, but {name} was fitted with feature names", stacklevel=4)
+    return X if isinstance(X, np.memmap) else np.asarray(X)
 
 
 def set_columns(estimator: Any, X: Array, names: Any, reset: bool) -> None:
@@ -100,3 +106,5 @@ def set_columns(estimator: Any, X: Array, names: Any, reset: bool) -> None:
             estimator.feature_names_in_ = np.asarray(names, object)
         estimator.n_features_in_ = X.shape[1]
     _table_checks.features(estimator, X)
+    if names is not None and hasattr(estimator, "feature_names_in_"):
+        _table_checks.same_names("X", names, estimator.feature_names_in_)

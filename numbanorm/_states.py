@@ -9,17 +9,21 @@ from numbanorm._types import Array
 
 
 class State(NamedTuple):
-    """Of each channel, float64: the mean is mean + low, of which mean is what float64 can hold."""
+    """Of each channel, float64, in two parts what is added to over and over: the mean is mean + low, M2 is m2 + m2_low.
+
+    The first part is what float64 can hold of both.
+    """
 
     counts: Array
     mean: Array
     low: Array
     m2: Array
+    m2_low: Array
 
 
 def nothing(C: int) -> State:
     """The state of no values."""
-    return State(*np.zeros((4, C)))
+    return State(*np.zeros((5, C)))
 
 
 def merged(a: State, b: State) -> State:
@@ -32,7 +36,10 @@ def merged(a: State, b: State) -> State:
         apart = (b.mean - a.mean) + (b.low - a.low)
         mean, rest = two_sum.py_func(a.mean, apart * share)
         mean, low = two_sum.py_func(mean, a.low + rest)
-        both = State(count, mean, low, a.m2 + b.m2 + apart * apart * (a.counts * share))
+        m2, rest = two_sum.py_func(a.m2, b.m2)
+        m2, rest_too = two_sum.py_func(m2, apart * apart * (a.counts * share))
+        m2, m2_low = two_sum.py_func(m2, a.m2_low + b.m2_low + rest + rest_too)
+        both = State(count, mean, low, m2, m2_low)
     choices = zip(a, b, both, strict=True)
     return State(*(np.where(b.counts == 0, x, np.where(a.counts == 0, y, z)) for x, y, z in choices))
 
@@ -57,6 +64,11 @@ class Linear(NamedTuple):
     def inverse(self) -> "Linear":
         """From y to x."""
         return Linear(self.shift, 1 / self.scale, self.center)
+
+    def fits(self, dtype: np.dtype[Any]) -> bool:
+        """Whether a dtype holds scale, and so differences of values, to its last digit."""
+        range_ = np.finfo(dtype)
+        return bool(((self.scale >= range_.tiny) & (self.scale <= range_.max) | np.isnan(self.scale)).all())
 
     def factors(self, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
         """m, scale and offset in another dtype, with y = (x - m) * scale + offset: what it cannot hold of shift is made

@@ -13,14 +13,30 @@ def table(X: Any) -> Array:
     """Whatever can be one, as an array of two axes and of real numbers."""
     if type(X).__module__.startswith("scipy.sparse"):
         raise TypeError("X: sparse, must be dense; pass X.toarray()")
+    return filled_table(_real("X", X))
+
+
+def _real(name: str, value: Any) -> Array:
+    """An array of real numbers, of whatever dtype it is or objects make."""
+    try:
+        own = np.asarray(value)
+        own = own.astype(np.float64) if own.dtype.kind == "O" else own
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{name}: {type(value).__qualname__}, must be an array of real numbers: {error}") from error
+    if not _checks.is_real(own.dtype):
+        raise TypeError(f"{name}: dtype {own.dtype}, must be of real numbers")
+    return own
+
+
+def is_table(X: Array) -> bool:
+    """Whether there is nothing to convert, and nothing to complain of: that is done where arrays are converted."""
+    return X.ndim == 2 and X.size > 0 and _checks.is_real(X.dtype) and not isinstance(X, np.matrix)
+
+
+def not_masked(X: Any) -> None:
+    """No mask that would be forgotten."""
     if isinstance(X, np.ma.MaskedArray):
-        raise TypeError("X: MaskedArray, must be a plain array; pass X.filled(np.nan)")
-    own = np.asarray(X)
-    if own.dtype.kind == "O":
-        own = own.astype(np.float64)
-    if own.dtype.kind not in "biuf":
-        raise TypeError(f"X: dtype {own.dtype}, must be of real numbers")
-    return filled_table(own)
+        raise TypeError("X: numpy.ma.MaskedArray, must be a plain array; pass X.filled(np.nan)")
 
 
 def filled_table(X: Array) -> Array:
@@ -41,6 +57,13 @@ def features(scaler: Any, X: Any) -> None:
         )
 
 
+def same_names(name: str, value: Any, own: Array, compared: bool = True) -> None:
+    """As many names as there are columns, and the same in the same order."""
+    names = list(value)
+    if len(names) != len(own) or (compared and names != list(own)):
+        raise ValueError(f"{name}: feature names {names}, must be {list(own)}, those that were fitted, in their order")
+
+
 def same_columns(scaler: Any, other: Any) -> None:
     """Those that another scaler has been fitted to."""
     if scaler.n_features_in_ != other.n_features_in_:
@@ -52,9 +75,7 @@ def same_columns(scaler: Any, other: Any) -> None:
 
 def weights(value: Any, count: int) -> Array:
     """A weight for each of so many samples, or one for all."""
-    own = np.asarray(value)
-    if own.dtype.kind not in "biuf":
-        own = own.astype(np.float64)
+    own = _real("sample_weight", value)
     if own.ndim == 0:
         own = np.full(count, own)
     if own.shape != (count,):

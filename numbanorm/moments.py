@@ -26,7 +26,7 @@ class Moments:
         mean  = mean_a + d * count_b / count
         m2    = m2_a + m2_b + d**2 * count_a * count_b / count
 
-    That is exact but for rounding, in float64 and with a mean in two parts: the results of any grouping agree to 1e-12.
+    That is exact but for rounding, in float64 with mean and M2 in two parts: results of any grouping agree to 1e-12.
 
     Parameters
     ----------
@@ -63,7 +63,8 @@ class Moments:
 
     def __init__(self, count: Any, mean: Any, m2: Any) -> None:
         given = _checks.per_channel({"count": count, "mean": mean, "m2": m2}, not_negative=("count", "m2"))
-        self._state = State(given[0], given[1], np.zeros_like(given[1]), given[2])  # replaced as one, so never torn
+        none = np.zeros_like(given[1])
+        self._state = State(given[0], given[1], none, given[2], none)  # replaced as one, so never torn
 
     @classmethod
     def of(cls, x: Any, *, channel_axis: int = 1, mask: Array | None = None) -> Self:
@@ -102,17 +103,17 @@ class Moments:
         array([2.])
         """
         if isinstance(x, np.ndarray) or not _checks.is_iterable_of_arrays(x):
-            return cls.of_state(_state_of(x, channel_axis, mask))
+            return cls._of_state(_state_of(x, channel_axis, mask))
         if mask is not None:
             raise TypeError("mask: beside an iterable of blocks, must be None; pass each block and its mask to update")
         states = (_state_of(block, channel_axis, None) for block in x)
         first = next(states, None)
         if first is None:
             raise ValueError("x: no blocks, must be at least one, which may have no values")
-        return cls.of_state(reduce(merged, states, first))
+        return cls._of_state(reduce(merged, states, first))
 
     @classmethod
-    def of_state(cls, state: State) -> Self:
+    def _of_state(cls, state: State) -> Self:
         """Of what has been measured already."""
         made = cls.__new__(cls)
         made._state = state
@@ -138,16 +139,16 @@ class Moments:
     def __add__(self, other: object) -> "Moments":
         if not isinstance(other, Moments):
             return NotImplemented
-        return Moments.of_state(merged(self._state, other._state))
+        return Moments._of_state(merged(self._state, other._state))
 
     def __radd__(self, other: object) -> "Moments":
         """0 + moments, with which `sum` begins."""
-        return self if isinstance(other, int) and other == 0 else NotImplemented
+        return Moments._of_state(self._state) if isinstance(other, int) and other == 0 else NotImplemented
 
     @property
     def count(self) -> Array:
         """How many values."""
-        return self._state.counts
+        return self._state.counts.copy()
 
     @property
     def mean(self) -> Array:
@@ -157,12 +158,12 @@ class Moments:
     @property
     def mean_rest(self) -> Array:
         """What float64 cannot hold of it: at most half a unit in the last place of `mean`."""
-        return self._state.low
+        return self._state.low.copy()
 
     @property
     def m2(self) -> Array:
         """The sum of the squares of what they differ from it."""
-        return self._state.m2
+        return self._state.m2.copy()
 
     def var(self, ddof: float = 0) -> Array:
         """m2 / (count - ddof), NaN where that is not positive: 0 for the variance of these values, 1 for an unbiased
@@ -183,6 +184,7 @@ def _state_of(x: Any, channel_axis: Any, mask: Any) -> State:
     if not isinstance(x, np.ndarray) and (functions := elsewhere(x)):
         return State(*functions.moments(x, channel_axis, mask))
     _checks.numbers("x", x)
+    x = np.asarray(x)  # not a subclass
     axis = _checks.channel_axis(channel_axis, x)
     positions = np.moveaxis(x, axis, -1)
     if mask is not None:
@@ -211,4 +213,4 @@ def measured(seen: Split, x: Array) -> State:
     mean, low, m2 = np.zeros((3, seen.own))
     if x.size > 0:
         kernels.channel_moments_apart(engine(), streams(x.nbytes), seen.load(x, seen.planes), mean, low, m2)
-    return State(np.full(seen.own, float(seen.outer * seen.inner)), mean, low, m2)
+    return State(np.full(seen.own, float(seen.outer * seen.inner)), mean, low, m2, np.zeros_like(m2))

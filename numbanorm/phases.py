@@ -15,7 +15,7 @@ from numbanorm.cpu.parallel import engine
 
 
 class GradientSums(NamedTuple):
-    """Of each channel; those of disjoint values add up, by ``+`` or `sum`, to those of all of them.
+    """Of each channel; those of disjoint values add up by ``+`` or `sum` to those of all, where arrays have that.
 
     `sum_dy` is the gradient with respect to bias, and `sum_dy_xhat` that with respect to weight.
     """
@@ -54,7 +54,9 @@ def batch_norm_backward_reduce(
         What the forward pass was given: any shape of at least 2 axes, any layout, also of no value.
     mean, rstd : ndarray of shape (C,)
         Those of all values, rstd = 1 / sqrt(var + eps); float32 or float64 beside float32, float64 beside float64.
-        A float64 mean, as `Moments` has it, is used to its last digit, so that nothing is lost far from zero.
+        A float64 mean, as `Moments` has it, is used to its last digit: x_hat errs by 1e-16 times mean / std then, and
+        sum_dy_xhat / count by that times the mean of dy. (`batch_norm_backward` finds more digits of the mean in x: in
+        all of it.)
     channel_axis : int
         The axis of the C channels.
     mask : ndarray of bool, optional
@@ -63,7 +65,7 @@ def batch_norm_backward_reduce(
     Returns
     -------
     sum_dy, sum_dy_xhat : ndarray of shape (C,) and float64
-        Where x lies. They add up by ``+``.
+        Where x lies, in a `GradientSums`, which adds up by ``+`` where such arrays do.
 
     Raises
     ------
@@ -162,7 +164,7 @@ def batch_norm_backward_apply(
     own_weight = seen.parameter("weight", weight, 1)
     _checks.statistic("sum_dy", sum_dy, seen.parameter_shape, seen.dtype)
     _checks.statistic("sum_dy_xhat", sum_dy_xhat, seen.parameter_shape, seen.dtype)
-    own_count = _checks.count(count, seen.own)
+    own_count = _checks.count(count, seen.own, of_none=x.size == 0)
     statistics = {"mean": mean, "rstd": rstd, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
     if out is not None:
         _checks.out(out, x, {"dy": dy, "x": x}, {**statistics, "weight": weight, "mask": mask})

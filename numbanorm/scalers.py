@@ -12,6 +12,7 @@ from numbanorm._types import Array
 from numbanorm.moments import Moments
 
 ROUNDING = 8 * np.finfo(np.float64).eps  # of a mean: a standard deviation below that is of rounding errors
+LEAST = 4 * np.finfo(np.float64).tiny  # of a standard deviation or a span: float64 has no reciprocal of less
 
 
 class _Scaler(Estimator):
@@ -33,7 +34,8 @@ class _Scaler(Estimator):
         Returns
         -------
         array of shape (n_samples, n_features)
-            Of the dtype of X if that is of floating point, else float64. X itself if it was to be scaled in place.
+            Of the dtype of X if it is an array of floating point, else float64, or what it converts to. X itself if it
+            was to be scaled in place.
 
         Raises
         ------
@@ -71,8 +73,12 @@ class _Scaler(Estimator):
         fitted(self)
         fitted(other)
         _table_checks.same_columns(self, other)
-        self._set(self._together(self._seen, other._seen))
+        self._set(self._together(self._before(), other._before()))
         return self
+
+    def _before(self) -> Any:
+        """All that has been given; of a scaler whose attributes were set by hand, as far as these tell."""
+        return self._seen if hasattr(self, "_seen") else self._restored()
 
     def _fit(self, X: Any, sample_weight: Any, anew: bool) -> Self:
         """All of it, or nothing if an error comes."""
@@ -82,7 +88,7 @@ class _Scaler(Estimator):
             first = anew or not hasattr(self, "n_features_in_")
             where = elsewhere(X) or _tables
             seen = self._look(where, where.table(self, X, first), sample_weight)
-            self._set(seen if first else self._together(self._seen, seen))
+            self._set(seen if first else self._together(self._before(), seen))
         except BaseException:
             self.__dict__ = before
             raise
@@ -105,7 +111,8 @@ class StandardScaler(_Scaler):
     y = (x - mean) / std, with the biased standard deviation of the column's values.
 
     A NaN stands for a missing value: it is not counted, and stays. Of a column of equal values (up to rounding: whose
-    standard deviation is below 8 units of the last place of its mean, in float64), the differences are not divided.
+    standard deviation is below 8 units of the last place of its mean, in float64, or below 9e-308), the differences are
+    not divided.
 
     Parameters
     ----------
@@ -130,7 +137,8 @@ class StandardScaler(_Scaler):
     Sums are float64 whatever X is, and fits in parts and their merging (`Moments`) give what one fit to all gives, to
     1e-12. A result is the same to the bit for any number of threads. Where scikit-learn 1.6 or newer is installed, this
     is an estimator of its; it is imported then, with this class. Without it there is no `set_output`. Sparse matrices
-    are not taken. Arrays on a GPU are scaled there (float32 or float64; without `sample_weight`).
+    are not taken. Arrays on a GPU, of float32 or float64, are measured
+    and scaled there; `sample_weight` is an array of the host.
 
     Raises
     ------
@@ -194,27 +202,34 @@ class StandardScaler(_Scaler):
             _checks.flag(name, getattr(self, name))
 
     def _look(self, where: Any, X: Any, sample_weight: Any) -> Moments:
-        return Moments.of_state(where.column_moments(X, sample_weight))
+        return Moments._of_state(where.column_moments(X, sample_weight))
 
     def _together(self, before: Moments, seen: Moments) -> Moments:
         return before + seen
 
+    def _restored(self) -> Moments:
+        var = np.zeros(self.n_features_in_) if self.var_ is None else self.var_
+        return Moments(self.n_samples_seen_, 0.0 if self.mean_ is None else self.mean_, var * self.n_samples_seen_)
+
     def _set(self, seen: Moments) -> None:
         count, mean, var = seen.count, seen.mean, seen.var()
-        whole = count.astype(np.int64)
+        with np.errstate(invalid="ignore"):
+            whole = count.astype(np.int64)
         count = whole if (whole == count).all() else count
         std = np.sqrt(var)
         self._seen = seen
         self.n_samples_seen_ = count[0] if (count == count[0]).all() else count
         self.mean_ = mean if self.with_mean or self.with_std else None
         self.var_ = var if self.with_std else None
-        self.scale_ = np.where(std <= ROUNDING * np.abs(mean), 1.0, std) if self.with_std else None
+        self.scale_ = np.where(std <= np.fmax(ROUNDING * np.abs(mean), LEAST), 1.0, std) if self.with_std else None
 
     def _linear(self) -> Linear:
         center = rest = shift = np.zeros(self.n_features_in_)
         if self.mean_ is not None and self.with_mean:
-            center, rest = self.mean_, np.where(self.mean_ == self._seen.mean, self._seen.mean_rest, 0)
-        scale = np.ones_like(shift) if self.scale_ is None else 1 / self.scale_
+            center = self.mean_
+            if (seen := getattr(self, "_seen", None)) is not None:
+                rest = np.where(center == seen.mean, seen.mean_rest, 0)
+        scale = np.ones_like(shift) if self.scale_ is None or not self.with_std else 1 / self.scale_
         return Linear(center, scale, shift, rest)
 
 
@@ -223,7 +238,7 @@ class MinMaxScaler(_Scaler):
 
     y = (x - min) / (max - min) * (high - low) + low, with the least and the greatest of the column's values.
 
-    A NaN stands for a missing value: it is not counted, and stays. Columns of equal values become low.
+    A NaN stands for a missing value: it is not counted, and stays. Columns of equal values, up to 9e-308, become low.
 
     Parameters
     ----------
@@ -309,19 +324,22 @@ class MinMaxScaler(_Scaler):
         low, high = np.fmin(before[1].low, seen[1].low), np.fmax(before[1].high, seen[1].high)
         return before[0] + seen[0], Extremes(low, high)
 
+    def _restored(self) -> tuple[int, Extremes]:
+        return self.n_samples_seen_, Extremes(self.data_min_, self.data_max_)
+
     def _set(self, seen: tuple[int, Extremes]) -> None:
         low, high = map(float, self.feature_range)
         self._seen = seen
-        self.n_samples_seen_, (self.data_min_, self.data_max_) = seen
+        self.n_samples_seen_, (self.data_min_, self.data_max_) = seen[0], map(np.copy, seen[1])
         with np.errstate(over="ignore"):
             self.data_range_ = self.data_max_ - self.data_min_
-        span = self.data_max_.astype(np.float64) - self.data_min_
-        self.scale_ = (high - low) / np.where(span == 0, 1.0, span)
+            span = self.data_max_.astype(np.float64) - self.data_min_
+        self.scale_ = (high - low) / np.where(span <= LEAST, 1.0, span)
         self.min_ = low - self.data_min_ * self.scale_
-        self._low = low
 
     def _linear(self) -> Linear:
+        """About data_min_, where the result is low: what is added to it, min_, may be as large as the mean."""
+        center, low = self.data_min_.astype(np.float64), float(self.feature_range[0])
+        shift = np.where(self.min_ == low - self.data_min_ * self.scale_, low, self.min_ + center * self.scale_)
         limits = map(float, self.feature_range) if self.clip else (-np.inf, np.inf)
-        return Linear(
-            self.data_min_.astype(np.float64), self.scale_, np.full(self.n_features_in_, self._low), 0.0, *limits
-        )
+        return Linear(center, self.scale_, shift, 0.0, *limits)

@@ -144,6 +144,29 @@ def test_any_grouping_gives_the_same(sizes, offset, dtype, random):
         assert_nothing(moments[0], 3)
 
 
+def test_a_long_chain_of_equal_blocks():
+    """Rounded a hundred thousand times, always the same way if M2 had one part."""
+    x = np.array([[0.0], [np.sqrt(0.2)]])
+    block, total = Moments.of(x), Moments.of(x[:0])
+    for _ in range(20_000):
+        total.merge(block)
+    assert_moments(total, expected(np.tile(x, (20_000, 1))), 1e-15)
+
+
+def test_a_sum_of_one_is_another_object():
+    a = Moments.of(values((5, 2)))
+    sum([a]).update(values((7, 2)))
+    a.count[0] = a.m2[0] = a.mean[0] = 99
+    assert_moments(a, expected(values((5, 2))))
+
+
+@pytest.mark.filterwarnings("ignore:the matrix subclass:PendingDeprecationWarning")
+def test_a_matrix_is_an_array():
+    x = np.matrix([[1, 2], [3, 5]])
+    assert_moments(Moments.of(x), expected(np.array(x)))
+    assert_moments(Moments.of(x, mask=np.array([True, False])), expected(np.array(x)[:1]))
+
+
 def assert_nothing(moments, C):
     assert moments.mean.shape == (C,)
     assert (moments.count == 0).all()

@@ -139,6 +139,7 @@ def _at_end(connection, work, part):
     connection.send(("result", work(all_reduce, *part)))
 
 
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 @pytest.mark.parametrize("method", ["fork", "spawn"])
 @pytest.mark.parametrize(("shape", "offset"), [((400, 6), 0.0), ((400, 6), 1e4), ((40, 6, 5, 7), 3.0)])
 def test_four_processes_with_batches_of_different_sizes(method, shape, offset):
@@ -190,7 +191,8 @@ def test_no_values():
     sums = batch_norm_backward_reduce(x, x, one, one)
     assert (sums.sum_dy == 0).all()
     assert (sums.sum_dy_xhat == 0).all()
-    assert batch_norm_backward_apply(x, x, one, one, None, one, one, 5).shape == (0, 3)
+    for count in (5, Moments.of(x).count):
+        assert batch_norm_backward_apply(x, x, one, one, None, one, one, count).shape == (0, 3)
 
 
 def test_sums_add_up():
@@ -230,6 +232,8 @@ def test_many_threads_at_once():
         ("count", "4", TypeError, "'4', must be a number"),
         ("count", np.ones(2), ValueError, r"shape \(2,\), must be a number or of shape \(3,\)"),
         ("count", np.arange(3), ValueError, "must be the same for all channels"),
+        ("count", np.full(3, np.nan), ValueError, "nan, must be finite"),
+        ("count", np.full(3, "a"), TypeError, "dtype <U1, must be of real numbers"),
         ("mask", np.ones(3, bool), ValueError, r"shape \(3,\), must be \(4,\)"),
         ("out", np.ones((4, 3)), TypeError, "dtype float64, must be float32"),
     ],

@@ -176,6 +176,69 @@ def test_small_values_are_scaled():
         assert_scaled(scaler.fit_transform(X), X, scaler)
 
 
+@pytest.mark.parametrize("scaler", SCALERS, ids=repr)
+@pytest.mark.parametrize("span", [1e-42, 1e-38, 1e38, 3e38])
+def test_float32_at_the_ends_of_its_range(scaler, span):
+    """Where it cannot hold the differences of values, or the reciprocal of their spread."""
+    X = np.array([[-1, 0.5], [0.25, 1], [1, -1]], np.float32) * np.float32(span)
+    for in_place in (False, True):
+        own = X.copy()
+        y = new(scaler).fit(X).transform(own, copy=not in_place)
+        assert (y is own) == in_place
+        assert_scaled(y, X, scaler)
+
+
+def test_spans_that_have_no_reciprocal():
+    X = np.array([[0.0], [1e-310]])
+    for scaler in (StandardScaler(), MinMaxScaler()):
+        assert (np.abs(scaler.fit_transform(X)) <= 1e-310).all()
+    MinMaxScaler().fit(np.array([[-1.7e308], [1.7e308]]))  # without a warning
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=repr)
+def test_attributes_set_by_hand(scaler):
+    """As by a program that has kept them, and then changed."""
+    X, more = values((50, 3), offset=5.0), values((20, 3), seed=1)
+    fitted, restored = new(scaler).fit(X), new(scaler)
+    for name, value in vars(fitted).items():
+        if name.endswith("_"):
+            setattr(restored, name, np.copy(value))
+    np.testing.assert_allclose(restored.transform(X), fitted.transform(X), rtol=0, atol=1e-6)
+    assert_same_fit(restored.partial_fit(more), fitted.partial_fit(more))
+    if isinstance(scaler, MinMaxScaler) and not scaler.clip:
+        y = fitted.transform(X)
+        fitted.min_ += 5
+        np.testing.assert_allclose(fitted.transform(X), y + 5, rtol=0, atol=1e-5)
+        fitted.data_min_[:] = -100
+        assert (fitted.partial_fit(more).data_min_ > -10).all()
+
+
+def test_parameters_set_after_a_fit():
+    X = values((50, 3), offset=5.0)
+    scaler = StandardScaler().fit(X)
+    np.testing.assert_allclose(scaler.set_params(with_std=False).transform(X), X - scaler.mean_, atol=1e-5)
+    np.testing.assert_allclose(scaler.set_params(with_mean=False).transform(X), X)
+
+
+@pytest.mark.filterwarnings("ignore:X does not have valid feature names")
+@pytest.mark.parametrize("dtype", ["f4", ">f4", "f2"])
+def test_in_place_after_a_fit_to_names(dtype):
+    pandas = pytest.importorskip("pandas")
+    X = values((50, 2)).astype(dtype)
+    scaler = StandardScaler(copy=False).fit(pandas.DataFrame(np.array(X, "f8"), columns=["a", "b"]))
+    before = X.copy()
+    assert scaler.transform(X) is X
+    assert_within(X, normalized(before, scaler)[0], 2e-3 if dtype == "f2" else 1e-5)
+
+
+def test_bfloat16():
+    dtype = pytest.importorskip("ml_dtypes").bfloat16
+    X = values((500, 2)).astype(dtype)
+    y = StandardScaler().fit_transform(X)
+    assert y.dtype == dtype
+    assert_within(y.astype(float), normalized(X, StandardScaler())[0], 2e-2)
+
+
 def test_weights_are_numbers_of_times():
     X, times = values((200, 3), np.float64), np.random.default_rng(1).integers(0, 4, 200)
     X[times == 0] = 1e9
@@ -265,6 +328,15 @@ def test_infinity_is_refused_and_nothing_changed(scaler, value, shape):
 
 
 @pytest.mark.parametrize("scaler", SCALERS, ids=repr)
+def test_a_mask_is_not_forgotten(scaler):
+    X = np.ma.array(values((5, 2)), mask=np.zeros((5, 2)))
+    with pytest.raises(TypeError, match=r"^X: numpy.ma.MaskedArray, must be a plain array"):
+        new(scaler).fit(X)
+    with pytest.raises(TypeError, match=r"^X: numpy.ma.MaskedArray, must be a plain array"):
+        new(scaler).fit(values((5, 2))).transform(X)
+
+
+@pytest.mark.parametrize("scaler", SCALERS, ids=repr)
 def test_other_columns_are_refused(scaler):
     scaler = new(scaler).fit(values((9, 3)))
     before = pickle.dumps(scaler)
@@ -303,11 +375,14 @@ def test_wrong_parameters(scaler, error, message):
         (np.ones((5, 1)), r"^sample_weight: shape \(5, 1\), must be \(5,\)"),
         ([1, 1, 1, 1, -1], "^sample_weight: must be finite and not negative"),
         ([1, 1, 1, 1, np.nan], "^sample_weight: must be finite and not negative"),
+        (5 * ["a"], r"^sample_weight: dtype <U1, must be of real numbers"),
+        (5 * [1j], r"^sample_weight: dtype complex128, must be of real numbers"),
+        ([1, [2], 3, 4, 5], r"^sample_weight: list, must be an array of real numbers"),
         (np.zeros(5), "^sample_weight: zero for all samples, must be positive for one"),
     ],
 )
 def test_wrong_weights(weights, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         StandardScaler().fit(values((5, 2)), sample_weight=weights)
 
 
@@ -379,7 +454,16 @@ y = scaler.fit_transform(X.tolist())
 assert y.dtype == np.float64 and y.max() < 2 + 1e-6 and abs(y.min()) < 1e-6
 assert list(scaler.get_feature_names_out()) == ["x0", "x1", "x2"]
 assert list(scaler.fit(Frame()).get_feature_names_out()) == ["a", "b", "c"]
-assert (pickle.loads(pickle.dumps(scaler)).transform(X) == scaler.transform(X)).all()
+assert (pickle.loads(pickle.dumps(scaler)).transform(Frame()) == scaler.transform(Frame())).all()
+class Turned(Frame):
+    columns = ["b", "a", "c"]
+for call in (lambda: scaler.transform(Turned()), lambda: scaler.get_feature_names_out(["a"])):
+    try:
+        call()
+    except ValueError as error:
+        assert "must be ['a', 'b', 'c']" in str(error)
+    else:
+        raise AssertionError
 assert not [name for name in sys.modules if name.startswith("sklearn.")]
 """
 

@@ -214,7 +214,7 @@ def batch_norm_backward_apply(
     lies = _halves(call, channel_axis, "weight")
     seen, dtype = lies.split, lies.split.dtype
     _check_statistics(call, lies, seen.parameter_shape, "sum_dy", "sum_dy_xhat")
-    own_count = _checks.count(count, seen.own)
+    own_count = _checks.count(count, seen.own, of_none=call.x.array.size == 0)
     _check_out(call, ("dy", "x"), ("mean", "rstd", "sum_dy", "sum_dy_xhat", "weight", "mask"))
 
     own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)

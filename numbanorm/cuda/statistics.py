@@ -105,7 +105,7 @@ def whole_states(dtype, merged):
 
 
 def channel_moments(call, x, mask, N, C, L):
-    """count, mean, what it lacks, and M2, here, of x (N, C, L); mask: (N, L), or none."""
+    """count, mean, M2, each of the two in two parts, here, of x (N, C, L); mask: (N, L), or none."""
     plan = plan_of(N, C, L, mask, x, most_lanes=LANES)
     kernel = piece_moments(type_of(x.dtype), plan.lanes, plan.way, KEPT)
     return _moments(_wholes(call, kernel, plan, merge, FLOAT64, (x, mask), N, C, L))
@@ -137,4 +137,4 @@ def _wholes(call, kernel, plan, merged, dtype, given, N, C, L):
 
 def _moments(wholes):
     count, mean, low, m2, m2_low, unit = wholes
-    return count, mean, low, (m2 + m2_low) * unit * unit
+    return count, mean, low, m2 * unit * unit, m2_low * unit * unit
