@@ -187,13 +187,15 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
     except OverflowError:
         number = math.inf
     if not (least <= number <= most and math.isfinite(number)):
-        bounds = "finite and not negative" if most == math.inf else f"in [{least:g}, {most:g}]"
+        bounds = f"in [{least:g}, {most:g}]"
+        if most == math.inf:
+            bounds = "finite and not negative" if least == 0 else "finite"
         raise ValueError(f"{name}: {value!r}, must be {bounds}")
     return number
 
 
 def number(name: str, value: Any, least: float = 0.0) -> float:
-    """Finite, and not negative or not less than another number."""
+    """Finite, and not negative, or with `least` of -inf of either sign."""
     return _number(name, value, least, math.inf)
 
 
