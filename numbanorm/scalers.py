@@ -137,8 +137,8 @@ class StandardScaler(_Scaler):
     Sums are float64 whatever X is, and fits in parts and their merging (`Moments`) give what one fit to all gives, to
     1e-12. A result is the same to the bit for any number of threads. Where scikit-learn 1.6 or newer is installed, this
     is an estimator of its; it is imported then, with this class. Without it there is no `set_output`. Sparse matrices
-    are not taken. Arrays on a GPU, of float32 or float64, are measured
-    and scaled there; `sample_weight` is an array of the host.
+    are not taken. Arrays on a GPU, of float32 or float64, are measured and scaled there; `sample_weight` is an array of
+    the host.
 
     Raises
     ------
