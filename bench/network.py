@@ -1,21 +1,33 @@
-"""A small trainer: a network of NumPy and of numbanorm's layers. Its own layers have the methods of theirs."""
+"""A small trainer: networks of NumPy and of numbanorm's layers. Its own layers have the methods of theirs."""
 
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
 
-from numbanorm import BatchNorm, LayerNorm
-
-WIDTHS = (64, 128, 128, 128, 10)
+Norm = Callable[[int], object]  # a layer that normalises so many features
 
 
-class Linear:
-    """y = x @ weight + bias."""
+class Layer:
+    """What a layer without parameters has, to which others add theirs."""
 
-    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator) -> None:
-        self.weight = rng.normal(0, inputs**-0.5, (inputs, outputs)).astype(np.float32)
-        self.bias = np.zeros(outputs, np.float32)
+    def __init__(self) -> None:
         self.grads: dict[str, np.ndarray] = {}
+
+    def parameters(self) -> dict[str, np.ndarray]:
+        return {}
+
+    def train(self, mode: bool = True):
+        return self
+
+
+class Linear(Layer):
+    """y = x @ weight + bias, the weights at first normal with a standard deviation of `std` or 1 / sqrt(inputs)."""
+
+    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator, std: float | None = None) -> None:
+        super().__init__()
+        self.weight = rng.normal(0, inputs**-0.5 if std is None else std, (inputs, outputs)).astype(np.float32)
+        self.bias = np.zeros(outputs, np.float32)
 
     def parameters(self):
         return {"weight": self.weight, "bias": self.bias}
@@ -29,36 +41,54 @@ class Linear:
         return dy @ self.weight.T
 
 
-class Sigmoid:
+class Sigmoid(Layer):
     """y = 1 / (1 + exp(-x)): it saturates where its input strays, which a norm in front of it prevents."""
 
-    def parameters(self):
-        return {}
-
     def __call__(self, x):
-        self.y = 1 / (1 + np.exp(-x))
+        self.y = 0.5 * np.tanh(0.5 * x) + 0.5  # the same, and no exponential can overflow
         return self.y
 
     def backward(self, dy):
         return dy * self.y * (1 - self.y)
 
 
-class Network:
-    """Linear layers with a norm (None, `BatchNorm` or `LayerNorm`) and a sigmoid after each but the last."""
+class Relu(Layer):
+    """y = max(x, 0)."""
 
-    def __init__(self, norm, seed: int) -> None:
-        rng = np.random.default_rng(seed)  # the same weights for every norm
-        self.layers: list = []
-        for inputs, outputs in pairwise(WIDTHS):
-            after = [norm(outputs), Sigmoid()] if norm else [Sigmoid()]
-            self.layers += [Linear(inputs, outputs, rng), *after]
-        del self.layers[-len(after) :]
+    def __call__(self, x):
+        self.y = np.maximum(x, 0)
+        return self.y
+
+    def backward(self, dy):
+        return dy * (self.y > 0)
+
+
+class Network(Layer):
+    """Layers one after the other, the last of which gives a score for each class."""
+
+    def __init__(self, layers: list) -> None:
+        super().__init__()
+        self.layers = layers
+
+    def __call__(self, x):
+        for layer in self.layers:
+            x = layer(x)
+        return x
+
+    def backward(self, dy):
+        for layer in reversed(self.layers):
+            dy = layer.backward(dy)
+        return dy
+
+    def train(self, mode: bool = True):
+        for layer in self.layers:
+            layer.train(mode)
+        return self
 
     def step(self, x, labels, rate: float) -> float:
         """One step of gradient descent; the loss before it."""
-        loss, gradient = cross_entropy(self._forward(x), labels)
-        for layer in reversed(self.layers):
-            gradient = layer.backward(gradient)
+        loss, gradient = cross_entropy(self(x), labels)
+        self.backward(gradient)
         for layer in self.layers:
             for key, parameter in layer.parameters().items():
                 parameter -= rate * layer.grads[key]
@@ -66,18 +96,26 @@ class Network:
 
     def evaluate(self, x, labels) -> tuple[float, float]:
         """Loss and accuracy, with batch normalization's running statistics."""
-        norms = [layer for layer in self.layers if isinstance(layer, BatchNorm | LayerNorm)]
-        for layer in norms:
-            layer.eval()
-        scores = self._forward(x)
-        for layer in norms:
-            layer.train()
+        scores = self.train(False)(x)
+        self.train()
         return cross_entropy(scores, labels)[0], float((scores.argmax(1) == labels).mean())
 
-    def _forward(self, x):
-        for layer in self.layers:
-            x = layer(x)
-        return x
+
+def perceptron(
+    widths: tuple[int, ...],
+    norm: Norm | None,
+    rng: np.random.Generator,
+    *,
+    std: float | None = None,
+    activation: type[Layer] = Sigmoid,
+) -> Network:
+    """Linear layers, and between two of them a norm (unless None) and an activation: with one seed, the same weights."""
+    layers: list = []
+    for inputs, outputs in pairwise(widths):
+        after = [norm(outputs), activation()] if norm else [activation()]
+        layers += [Linear(inputs, outputs, rng, std), *after]
+    del layers[-len(after) :]
+    return Network(layers)
 
 
 def cross_entropy(scores, labels):

