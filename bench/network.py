@@ -109,7 +109,7 @@ def perceptron(
     std: float | None = None,
     activation: type[Layer] = Sigmoid,
 ) -> Network:
-    """Linear layers, and between two of them a norm (unless None) and an activation: with one seed, the same weights."""
+    """Linear layers, between two of them a norm (unless None) and an activation: with one seed, the same weights."""
     layers: list = []
     for inputs, outputs in pairwise(widths):
         after = [norm(outputs), activation()] if norm else [activation()]

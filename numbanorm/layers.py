@@ -225,7 +225,7 @@ class BatchNorm(_Layer):
         _checks.channels(x, self.channel_axis, self.num_features)
         return self._train_forward(x, mask) if self.training else self._eval_forward(x, mask)
 
-    def __call__(self, x: Array, mask: Array | None = None) -> Array:
+    def __call__(self, x: Array, mask: Array | None = None) -> Array:  # noqa: D102
         return self.forward(x, mask)
 
     def _train_forward(self, x: Array, mask: Array | None) -> Array:

@@ -11,6 +11,8 @@ places, as in the paper) and a rectifier after each; 600 steps of 64 images at e
 10,000 training images in the end, and each network is judged at its best rate.
 """
 
+from itertools import pairwise
+
 import numpy as np
 
 from bench.experiments import pictures
@@ -60,7 +62,7 @@ class Flat(Layer):
 
 def network(norm, rng: np.random.Generator) -> Network:
     layers, size = [], IMAGE
-    for inputs, outputs in zip(CHANNELS, CHANNELS[1:], strict=False):
+    for inputs, outputs in pairwise(CHANNELS):
         size = (size - 3) // 2 + 1
         layers.append(Convolution(inputs, outputs, rng))
         if norm is BatchNorm:
@@ -99,13 +101,14 @@ def checks(runs: list[dict]) -> list[Check]:
 
 def findings(runs: list[dict]) -> list[str]:
     loss, accuracy = ({n: mean(_best(r, n)[key] for r in runs) for n in NORMS} for key in ("loss", "accuracy"))
+    gains = [mean(r["none"][i]["loss"] - r["LayerNorm"][i]["loss"] for r in runs) for i in range(len(RATES))]
     return [
-        "Training loss and test accuracy: "
-        + ", ".join(f"{n} {loss[n]:.3f} and {accuracy[n]:.1%}" for n in NORMS)
+        "Training loss and test accuracy, each at its best rate: "
+        + ", ".join(f"{name} {loss[name]:.3f} and {accuracy[name]:.1%}" for name in NORMS)
         + ".",
-        f"**Beside the paper**: LN gives {loss['none'] - loss['LayerNorm']:+.3f} of loss over no norm here, at each one's best "
-        f"rate; at a rate of {RATES[0]} {mean(r['none'][0]['loss'] - r['LayerNorm'][0]['loss'] for r in runs):+.3f}, and at "
-        f"{RATES[-1]} {mean(r['none'][-1]['loss'] - r['LayerNorm'][-1]['loss'] for r in runs):+.3f}.",
+        "**Beside the paper**: by how much the loss with LN is lower than without a norm hangs on the rate: "
+        + ", ".join(f"{gain:+.3f} at {rate}" for gain, rate in zip(gains, RATES, strict=True))
+        + f". Of each at its best rate it is {loss['none'] - loss['LayerNorm']:+.3f}.",
     ]
 
 

@@ -1,14 +1,16 @@
-"""What an experiment is: a module here, its claim the docstring, with
+"""What an experiment is: a module here whose docstring is its claim, and which has
 
 FAST            whether it takes seconds
 run(seed)       what one run measured, as JSON has it: numbers, texts, lists, dicts
 checks(runs)    the inequalities that must hold, of the runs of all seeds
 findings(runs)  sentences on what was found beside them, with figures
-draw(runs, figure)
+draw(runs)      the picture, a figure of matplotlib
 """
 
 from collections.abc import Iterable
 from importlib import import_module
+from math import isnan
+from operator import ge, le, lt
 from typing import NamedTuple
 
 NAMES = (
@@ -35,11 +37,12 @@ class Check(NamedTuple):
 
     @property
     def worst(self) -> float:
-        return min(self.values) if self.sign == ">=" else max(self.values)
+        """NaN, if a seed's value is."""
+        return next((v for v in self.values if isnan(v)), min(self.values) if self.sign == ">=" else max(self.values))
 
     @property
     def holds(self) -> bool:
-        return {">=": self.worst >= self.bound, "<=": self.worst <= self.bound, "<": self.worst < self.bound}[self.sign]
+        return {">=": ge, "<=": le, "<": lt}[self.sign](self.worst, self.bound)
 
 
 class Result(NamedTuple):

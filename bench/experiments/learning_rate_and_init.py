@@ -60,11 +60,11 @@ def checks(runs: list[dict]) -> list[Check]:
 def findings(runs: list[dict]) -> list[str]:
     rates, stds = ({n: [mean(r[n][s][i] for r in runs) for i in range(4)] for n in NORMS} for s in ("rates", "stds"))
     return [
-        f"Where rate and weights are chosen well, the network without norm is no worse: at a "
+        "**Beside the article**: where rate and weights are chosen well, the network without a norm is no worse. At a "
         f"rate of 3 it has {rates['none'][2]:.1%}, with BN {rates['BatchNorm'][2]:.1%}; with weights of 0.3 it has "
-        f"{stds['none'][1]:.1%}, with BN {stds['BatchNorm'][1]:.1%}. What BN widens is the range in which training works.",
-        f"LN widens it less: {rates['LayerNorm'][0]:.1%} at a rate of 0.01 and {rates['LayerNorm'][3]:.1%} at 30; "
-        f"with weights of 0.001, 1 and 10 {stds['LayerNorm'][0]:.1%}, {stds['LayerNorm'][2]:.1%} and "
+        f"{stds['none'][1]:.1%}, with BN {stds['BatchNorm'][1]:.1%}. BN widens the range in which training works.",
+        f"LN widens it less: {rates['LayerNorm'][0]:.1%} at a rate of 0.01 and {rates['LayerNorm'][3]:.1%} at "
+        f"30; with weights of 0.001, 1 and 10 {stds['LayerNorm'][0]:.1%}, {stds['LayerNorm'][2]:.1%} and "
         f"{stds['LayerNorm'][3]:.1%}, where BN has {stds['BatchNorm'][0]:.1%}, {stds['BatchNorm'][2]:.1%} and "
         f"{stds['BatchNorm'][3]:.1%}.",
     ]

@@ -91,9 +91,9 @@ def findings(runs: list[dict]) -> list[str]:
     last, jump = ({n: mean(of(r[n]) for r in runs) for n in runs[0]} for of in (lambda r: late(r["accuracy"]), _jump))
     return [
         f"**Against the article**: the mean of a last hidden sigmoid jumps by {jump['noisy BatchNorm']:.3f} from one "
-        f"batch to the next with the noise, by {jump['BatchNorm']:.3f} with BN alone and by {jump['none']:.4f} without a "
-        f"norm. The most stable network is the one that does not learn: {last['none']:.1%} after {STEPS} steps, beside "
-        f"{last['BatchNorm']:.1%} with BN and {last['noisy BatchNorm']:.1%} with the noise."
+        f"batch to the next with the noise, by {jump['BatchNorm']:.3f} with BN alone and by {jump['none']:.4f} without "
+        f"a norm. The most stable network is the one that does not learn: {last['none']:.1%} after {STEPS} steps, "
+        f"beside {last['BatchNorm']:.1%} with BN and {last['noisy BatchNorm']:.1%} with the noise."
     ]
 
 
@@ -104,9 +104,10 @@ def _jump(run: dict) -> float:
 def draw(runs: list[dict]):
     figure, (accuracy, means) = pictures.new(2)
     for name in runs[0]:
-        pictures.band(accuracy, range(EVERY, STEPS + 1, EVERY), [r[name]["accuracy"] for r in runs], name)
+        dashed = {"linestyle": "--"} if name == "noisy BatchNorm" else {}
+        pictures.band(accuracy, range(EVERY, STEPS + 1, EVERY), [r[name]["accuracy"] for r in runs], name, **dashed)
     for name in reversed(runs[0]):
         means.plot(range(1, STEPS + 1), runs[0][name]["mean"], label=name, color=pictures.COLOURS[name], linewidth=0.8)
     pictures.finish(accuracy, "Test accuracy", "step", "", ylim=(0, 1))
-    pictures.finish(means, "Mean of a last hidden sigmoid over the batch", "step", "", ylim=(0, 1))
+    pictures.finish(means, "Mean of a last hidden sigmoid over the batch", "step", "", ylim=(0.3, 0.7))
     return figure

@@ -13,10 +13,10 @@ INTRODUCTION = """# The claims about batch and layer normalization, on real data
 An [article](https://www.cnblogs.com/dyl222/p/12197187.html) (in Chinese) compares Batch Normalization and Layer
 Normalization and makes claims about both, most of them without figures. Here each one is run: real data, a trainer of
 plain NumPy ([`network.py`](../network.py)) and numbanorm's layers, functions and scalers. What must hold for the claim
-to be confirmed is an inequality, which no seed may break; what was found beside it, also against the article, stands below
-each picture. Where there is a band around a curve, it is the range of all seeds, and the curve their mean.
+to be confirmed is an inequality, which no seed may break; what was found beside it, also against the article, stands
+below each picture. A band around a curve is the range of all seeds, and the curve their mean.
 
-    pip install -e '.[bench]'
+    pip install -e '.[experiments]'
     python -m bench.experiments             all: a table, pictures and JSON in bench/results/experiments
     python -m bench.experiments --check     exits with 1 if an inequality does not hold
     python -m bench.experiments --fast      those that take seconds
@@ -57,11 +57,8 @@ def write(results: list[Result], machine: str) -> Path:
 
 
 def _summary(results: list[Result]) -> str:
-    rows = [
-        [f"[{experiment.text(r.name)[0]}](#{r.name})", _verdict(r), str(sum("**" in f for f in _findings(r)))]
-        for r in results
-    ]
-    return Table("", ["claim", "verdict", "findings beside it"], rows).markdown() + "\n"
+    rows = [[f"[{experiment.text(result.name)[0]}](#{result.name})", _verdict(result)] for result in results]
+    return Table("", ["claim", "verdict"], rows).markdown() + "\n"
 
 
 def _verdict(result: Result) -> str:

@@ -110,10 +110,11 @@ def draw(runs: list[dict]):
     pictures.band(ratio, SIZES, [r["ratio"] for r in runs], "times m / (m - 1)", color="#1f77b4", marker="o")
     biased = [[r["ratio"][i] * (m - 1) / m for i, m in enumerate(SIZES)] for r in runs]
     pictures.band(ratio, SIZES, biased, "biased", color="#7f7f7f", marker="o")
-    for kind, colour in (("unbiased", "#1f77b4"), ("biased", "#7f7f7f")):
-        pictures.band(loss, SIZES, [[o[kind] for o in r["loss"]] for r in runs], kind, color=colour, marker="o")
-    pictures.finish(ratio, "Batch variances, on average, by the variance of all", "batch", "", ylim=(0, 1.1))
-    pictures.finish(loss, "Test loss by either variance", "batch", "", yscale="log")
+    losses = [[o["unbiased"] / o["biased"] for o in r["loss"]] for r in runs]
+    pictures.band(loss, SIZES, losses, "test loss", color="#1f77b4", marker="o")
+    loss.axhline(1, color="#7f7f7f", linewidth=1)
+    pictures.finish(ratio, "Mean of batch variances / variance of all values", "batch", "", ylim=(0, 1.1))
+    pictures.finish(loss, "Test loss by the unbiased / by the biased variance", "batch", "")
     for axes in (ratio, loss):
         axes.set_xscale("log")
         axes.set_xticks(SIZES, SIZES)

@@ -9,8 +9,8 @@ from numbanorm import BatchNorm, LayerNorm
 class StepNorms(Layer):
     """A layer of numbanorm's for each step, and one weight and one bias for all.
 
-    So batch normalization has statistics of its own for each step (Cooijmans et al. 2016). A step beyond those has none,
-    which is an error, or with `beyond="last"` it takes those of the last step that has.
+    So batch normalization has statistics of its own for each step (Cooijmans et al. 2016). A step beyond those has
+    none, which is an error, or with `beyond="last"` it takes those of the last step that has.
     """
 
     def __init__(

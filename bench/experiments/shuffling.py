@@ -78,9 +78,9 @@ def findings(runs: list[dict]) -> list[str]:
         "Accuracy shuffled and with one class in each batch: "
         + ", ".join(f"{name} {shuffled:.1%} and {one:.1%}" for name, (shuffled, one) in at.items())
         + ".",
-        f"**Against the article**: only BN must have shuffled batches. The others end within "
-        f"{max(abs(at[n][0] - at[n][1]) for n in first):.1%} of what they reach shuffled, though they begin more slowly: after "
-        f"{EVERY} steps of one class each, {first['none']:.1%} without a norm and {first['LayerNorm']:.1%} with LN.",
+        "**Against the article**: only BN must have shuffled batches. The others end within "
+        f"{max(abs(at[n][0] - at[n][1]) for n in first):.1%} of what they reach shuffled, though they begin "
+        f"slowly: after {EVERY} steps of one class, {first['none']:.1%} without, {first['LayerNorm']:.1%} with LN.",
         f"What BN learnt from batches of one class is of no use to any statistics: those of all training data give "
         f"{calibrated:.1%}.",
     ]

@@ -83,8 +83,8 @@ def findings(runs: list[dict]) -> list[str]:
         f"At step {EARLY} the accuracy is {early['BatchNorm']:.1%} with BN, {early['LayerNorm']:.1%} with LN and "
         f"{early['none']:.1%} with none; at step {STEPS} it is {end['BatchNorm']:.1%}, {end['LayerNorm']:.1%} and "
         f"{end['none']:.1%}. The paper's figure has BN well ahead all the way; here the gap nearly closes.",
-        f"**Against the article**: that a network without norm is slow, and its distributions drift, hangs on its first "
-        f"weights. With a standard deviation of {LARGE_STD} instead of 1 / sqrt(inputs) it has "
+        "**Against the article**: that a network without a norm is slow, and its distributions drift, hangs on its "
+        f"first weights. With a standard deviation of {LARGE_STD} instead of 1 / sqrt(inputs) it has "
         f"{early['none, large weights']:.1%} at step {EARLY} and {end['none, large weights']:.1%} at the end, and its "
         f"spread grows {growth:.1f} times.",
     ]

@@ -111,7 +111,9 @@ def checks(runs: list[dict]) -> list[Check]:
     masked = [_accuracy(r, 4, "LayerNorm") - _accuracy(r, 4, "masked BatchNorm") for r in runs]
     count = len(japanese_vowels()[0].frames)
     off = [
-        max(abs(m - np.float32(s / count)) for m, s in zip(r["padded mean of ones"], r["survivors"], strict=True))
+        max(
+            abs(m - float(np.float32(s / count))) for m, s in zip(r["padded mean of ones"], r["survivors"], strict=True)
+        )
         for r in runs
     ]
     return [
@@ -137,12 +139,12 @@ def findings(runs: list[dict]) -> list[str]:
             for size, of in at.items()
         )
         + ".",
-        "**Against the article**: padding itself is the lesser harm. Statistics over the whole batch, with the last state of "
-        "those that have ended, are better than those of the few that last, which the article blames rightly; and with "
-        f"batches of 32 padded BN is {at[32]['padded BatchNorm'] - at[32]['LayerNorm']:+.1%} beside LN.",
-        f"Longer than all in training: {len(frames)} of the test utterances, with {', '.join(map(str, frames))} frames. Norms "
-        f'with statistics of 26 steps refuse it: "{runs[0]["error beyond training"]}". With those of the last step, the '
-        "policy of Cooijmans et al., so many are right, by seed: "
+        "**Against the article**: padding itself is the lesser harm. Statistics of the whole batch, those that have "
+        "ended included, do better than those of the few that last, which the article blames rightly; with batches of "
+        f"32, padded BN is {at[32]['padded BatchNorm'] - at[32]['LayerNorm']:+.1%} beside LN.",
+        f"Longer than all in training: {len(frames)} of the test utterances, of {', '.join(map(str, frames))} frames. "
+        f'With statistics of 26 steps BN says: "{runs[0]["error beyond training"]}". With those of the last step, '
+        "the policy of Cooijmans et al., so many are right, by seed: "
         + ", ".join(f"{kind} {' '.join(map(str, counts))}" for kind, counts in right.items())
         + ".",
     ]

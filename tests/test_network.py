@@ -1,0 +1,169 @@
+"""The trainer of the benchmarks: its gradients against finite differences, its batches, what its checks say."""
+
+from functools import partial
+from math import nan
+
+import numpy as np
+import pytest
+
+from bench.experiments.cnn import CHANNELS, Convolution, Flat
+from bench.experiments.experiment import NAMES, Check, Result, module, text
+from bench.experiments.noisy_bn import Noisy
+from bench.experiments.recurrent import Recurrent, StepNorms
+from bench.experiments.training import batches
+from bench.network import Linear, Network, Relu, Sigmoid, cross_entropy, perceptron
+from numbanorm import BatchNorm, LayerNorm
+from tests.cases import assert_within, values
+
+BATCH = partial(BatchNorm, dtype=np.float64, momentum=0.0)  # running statistics stay, and a pass can be repeated
+LAYER = partial(LayerNorm, dtype=np.float64)
+STEP = 1e-6
+ERROR = 1e-8  # of differences: STEP squared, and rounding of the loss by STEP
+
+
+def in_float64(*layers):
+    """And with biases: without, what follows dead units lies where a rectifier has its kink."""
+    for layer in layers:
+        layer.weight, layer.bias = layer.weight.astype(np.float64), values(layer.bias.shape, np.float64, seed=3)
+
+
+def assert_gradients(network, layers, arguments, labels):
+    """Of the loss, with respect to x and to some values of every parameter."""
+    x = arguments[0]
+    _, dy = cross_entropy(network(*arguments), labels)
+    dx = network.backward(dy)
+    pairs = [(p.copy(), p, layer.grads[key]) for layer in layers for key, p in layer.parameters().items()]
+    assert pairs
+    if dx.shape == x.shape:
+        pairs.append((x.copy(), x, dx))
+    for before, array, gradient in pairs:
+        some = np.random.default_rng(0).choice(array.size, min(array.size, 8), replace=False)
+        slopes = np.zeros(some.shape)
+        for i, at in enumerate(some):
+            for sign in (1, -1):
+                array.flat[at] = before.flat[at] + sign * STEP
+                slopes[i] += sign * cross_entropy(network(*arguments), labels)[0] / (2 * STEP)
+            array.flat[at] = before.flat[at]
+        assert_within(gradient.flat[some], slopes, ERROR)
+
+
+@pytest.mark.parametrize("norm", [None, BATCH, LAYER])
+@pytest.mark.parametrize("activation", [Sigmoid, Relu])
+def test_gradients_of_a_perceptron(norm, activation):
+    network = perceptron((6, 5, 4, 3), norm, np.random.default_rng(0), activation=activation)
+    in_float64(*(layer for layer in network.layers if isinstance(layer, Linear)))
+    labels = np.array([0, 1, 2, 0, 1, 2, 0])
+    assert_gradients(network, network.layers, [values((7, 6), np.float64)], labels)
+
+
+@pytest.mark.parametrize("norm", [BATCH, LAYER])
+def test_gradients_of_a_convolution(norm):
+    rng = np.random.default_rng(0)
+    own = norm(3, channel_axis=-1) if norm is BATCH else norm((3, 4, 3))
+    network = Network([Convolution(2, 3, rng), own, Relu(), Convolution(3, 2, rng), Flat(), Linear(2, 3, rng)])
+    in_float64(*(layer for layer in network.layers if isinstance(layer, Linear)))
+    x = values((4, 7, 9, 2), np.float64)  # an odd number of columns is left over by the second
+    assert_gradients(network, network.layers, [x], np.array([0, 1, 2, 0]))
+
+
+def test_a_convolution_is_a_sum_over_patches():
+    layer = Convolution(CHANNELS[0], 3, np.random.default_rng(0))
+    x = values((2, 9, 6, 1))
+    y, weight = layer(x), layer.weight.reshape(3, 3, 1, 3)
+    assert y.shape == (2, 4, 2, 3)
+    for n, i, j in np.ndindex(2, 4, 2):
+        patch = x[n, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3]
+        assert_within(y[n, i, j], np.einsum("abc,abco->o", patch, weight), 1e-6)
+
+
+@pytest.mark.parametrize(("norm", "masked"), [(LAYER, True), (BATCH, True), (BATCH, False)])
+def test_gradients_of_a_recurrent_network(norm, masked):
+    """Of sequences of which at last one alone goes on, which batch normalization then gives the running statistics."""
+    rng = np.random.default_rng(0)
+    norms = StepNorms(norm, 5, 6)
+    network = Recurrent(3, 5, 4, norms, masked, rng)
+    in_float64(network.inner, network.across, network.out)
+    lasts = np.arange(6) < np.array([6, 4, 3, 4])[:, None]
+    x = values((4, 6, 3), np.float64)
+    network.inner.bias = network.across.bias = np.zeros(0)  # which it does not use
+    network.inner.grads["bias"] = network.across.grads["bias"] = np.zeros(0)
+    assert_gradients(network, [network.inner, network.across, norms, network.out], [x, lasts], np.array([0, 1, 2, 3]))
+
+
+def test_what_follows_a_sequence_does_not_matter():
+    """With a mask, neither to its scores nor to those of others."""
+    network = Recurrent(3, 5, 4, StepNorms(BatchNorm, 5, 6), True, np.random.default_rng(0))
+    lasts = np.arange(6) < np.array([6, 4, 3, 5])[:, None]
+    x = values((4, 6, 3))
+    scores = network(x, lasts)
+    assert np.isfinite(scores).all()
+    x[~lasts] = 1e6
+    network = Recurrent(3, 5, 4, StepNorms(BatchNorm, 5, 6), True, np.random.default_rng(0))
+    np.testing.assert_array_equal(network(x, lasts), scores)
+
+
+@pytest.mark.parametrize("norm", [BatchNorm, LayerNorm])
+def test_steps_beyond_the_statistics(norm):
+    rng = np.random.default_rng(0)
+    x, lasts = values((2, 4, 3)), np.ones((2, 4), bool)
+    strict = Recurrent(3, 5, 4, StepNorms(norm, 5, 3), True, rng).train(False)
+    lenient = Recurrent(3, 5, 4, StepNorms(norm, 5, 3, beyond="last"), True, rng).train(False)
+    assert np.isfinite(lenient(x, lasts)).all()
+    if norm is LayerNorm:
+        assert np.isfinite(strict(x, lasts)).all()
+    else:
+        with pytest.raises(ValueError, match="x: 4 steps, must be 3 at most"):
+            strict(x, lasts)
+
+
+def test_noise_comes_after_the_norm_and_in_training_alone():
+    layer, plain = (BatchNorm(4) for _ in range(2))
+    noisy, x, dy = Noisy(layer, np.random.default_rng(0)), values((1000, 4)), values((1000, 4), seed=2)
+    y = noisy(x)
+    m, s = (y - noisy.s * plain(x)), noisy.s
+    assert ((np.abs(m) <= 0.6 + 1e-6) & (np.abs(s - 1.125) < 0.125 + 6 * 0.1)).all()
+    assert np.abs(m.mean(0)).max() > 0.05  # a mean of its own for each unit
+    assert m.std(0).max() < 0.1
+    np.testing.assert_array_equal(noisy.backward(dy), plain.backward(dy * s))
+    np.testing.assert_array_equal(noisy.grads["weight"], plain.grads["weight"])
+    np.testing.assert_array_equal(noisy.train(False)(x), plain.eval()(x))
+
+
+def test_batches_are_epochs_of_all_rows():
+    order = list(batches(10, 3, 7, np.random.default_rng(0)))
+    assert [len(batch) for batch in order] == [3] * 7
+    for epoch in (order[:3], order[3:6]):
+        assert len(set(np.concatenate(epoch))) == 9
+    assert not np.array_equal(order[0], order[3])
+
+
+def test_a_large_input_saturates_a_sigmoid_without_a_warning():
+    layer = Sigmoid()
+    np.testing.assert_array_equal(layer(np.array([-1e6, 0, 1e6], np.float32)), np.array([0, 0.5, 1], np.float32))
+    np.testing.assert_array_equal(layer.backward(np.ones(3, np.float32)), np.array([0, 0.25, 0], np.float32))
+
+
+@pytest.mark.parametrize(
+    ("sign", "good", "bad"),
+    [(">=", [1.0, 2.0], [0.9, 2.0]), ("<=", [1.0, -2.0], [1.1, -2.0]), ("<", [0.9, 0.1], [1.0, 0.1])],
+)
+def test_the_worst_seed_decides(sign, good, bad):
+    assert Check("", good, sign, 1).holds
+    assert not Check("", bad, sign, 1).holds
+    assert not Check("", [good[0], nan], sign, 1).holds
+    assert not Check("", [nan, good[0]], sign, 1).holds
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_experiment_says_what_it_claims(name):
+    title, about = text(name)
+    assert title
+    assert [about.count(part) for part in ("**The article**", "**Here**")] == [1, 1]
+    assert isinstance(module(name).FAST, bool)
+
+
+def test_a_result_without_runs_is_no_failure():
+    """Data that are not installed are skipped, visibly."""
+    result = Result("cnn", [], "not installed")
+    assert result.holds
+    assert result.checks == []
