@@ -5,7 +5,7 @@ batches. Section 4: LN does not depend on them. Section 5: with large batches LN
 
 **The papers**: Ba et al. 2016, figure 6: on MNIST, LN trains faster than BN with batches of 128, and much better with
 batches of 4. Wu and He 2018, table 2 (ResNet-50, ImageNet): BN's validation error is 23.6 % with 32 images per GPU,
-27.3 % with 4 and 34.7 % with 2; group normalization's stays at 24.1 to 24.2 %.
+27.3 % with 4 and 34.7 % with 2; group normalization's stays at 24.0 to 24.2 %.
 
 **Here**: two hidden layers of 100 rectified linear units on 4,000 images of MNIST, four epochs at a rate of 0.1,
 whatever the batch. The test error is the mean of five looks in the last half of an epoch; BN's is also shown with

@@ -1,6 +1,7 @@
 """The table of all checks, and the page that shows every claim beside its picture and its verdict."""
 
 import math
+import re
 from pathlib import Path
 
 from bench.experiments import experiment
@@ -57,8 +58,8 @@ def write(results: list[Result], machine: str) -> Path:
 
 
 def _summary(results: list[Result]) -> str:
-    rows = [[f"[{experiment.text(result.name)[0]}](#{result.name})", _verdict(result)] for result in results]
-    return Table("", ["claim", "verdict"], rows).markdown() + "\n"
+    rows = [[f"[{experiment.text(r.name)[0]}](#{r.name})", _verdict(r), "; ".join(_marks(r)) or "-"] for r in results]
+    return Table("", ["claim", "verdict", "also found"], rows).markdown() + "\n"
 
 
 def _verdict(result: Result) -> str:
@@ -69,6 +70,11 @@ def _verdict(result: Result) -> str:
 
 def _findings(result: Result) -> list[str]:
     return result.module.findings(result.runs) if result.runs else [f"Not run: {result.missing}."]
+
+
+def _marks(result: Result) -> list[str]:
+    """What findings that speak against the claim or beside it are marked with, each once."""
+    return list(dict.fromkeys(re.findall(r"\*\*(.+?)\*\*", " ".join(_findings(result)))))
 
 
 def _section(result: Result) -> str:

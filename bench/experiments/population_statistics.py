@@ -5,7 +5,7 @@ that is m / (m - 1) times those of batches of m. Section 3.2: BN takes out any b
 away. Section 3.3: with gamma and beta the layer can learn to restore what it was given.
 
 **The paper** (Ioffe and Szegedy 2015): algorithm 2 (statistics), section 3.2 (the bias), section 3 (gamma =
-sqrt(Var[x]) and beta = E[x] "would recover the original activations"). It gives no figures for these.
+sqrt(Var[x]) and beta = E[x] "could recover the original activations"). It gives no figures for these.
 
 **Here**: 4,000 images of MNIST through 100 random linear units. Statistics: `BatchNorm(momentum=None)` over batches of
 m for 20 epochs, its running variance beside that of all values (`Moments`), on average over the units. Bias: the

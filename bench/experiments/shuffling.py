@@ -80,7 +80,7 @@ def findings(runs: list[dict]) -> list[str]:
         + ".",
         "**Against the article**: only BN must have shuffled batches. The others end within "
         f"{max(abs(at[n][0] - at[n][1]) for n in first):.1%} of what they reach shuffled, though they begin "
-        f"slowly: after {EVERY} steps of one class, {first['none']:.1%} without, {first['LayerNorm']:.1%} with LN.",
+        f"slowly: after {EVERY} steps {first['none']:.1%} without a norm, {first['LayerNorm']:.1%} with LN.",
         f"What BN learnt from batches of one class is of no use to any statistics: those of all training data give "
         f"{calibrated:.1%}.",
     ]

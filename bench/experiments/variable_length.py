@@ -4,7 +4,7 @@
 of all, so BN is not good there; and for a test sample that is longer than all in training there are no statistics at
 all, so BN cannot run. Sections 4 and 5: LN works for recurrent networks.
 
-**The papers**: Ba et al. 2016, section 3.1, give these two reasons for LN; their figures 2 to 5 show recurrent
+**The papers**: Ba et al. 2016, section 3.1, give the second reason for LN; their figures 1 to 5 show recurrent
 networks that train faster with LN. Cooijmans et al. 2016 train recurrent networks with BN of each step's own
 statistics, and give steps beyond the training's those of the last. On utterances neither has figures.
 
