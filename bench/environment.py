@@ -24,7 +24,7 @@ def environment() -> dict[str, object]:
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _commit(),
         "machine": cpuinfo.get_cpu_info().get("brand_raw", platform.processor()),
-        "cores": str(_cores()),
+        "cores": str(cores()),
         "threads": str(numbanorm.get_num_threads()),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
@@ -67,7 +67,7 @@ def append(name: str, records: list[dict[str, object]]) -> Path:
     return path
 
 
-def _cores() -> int:
+def cores() -> int:
     """Those that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 

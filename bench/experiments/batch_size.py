@@ -17,7 +17,7 @@ import numpy as np
 from bench.experiments import pictures
 from bench.experiments.data import mnist
 from bench.experiments.experiment import Check, mean
-from bench.experiments.training import accuracies, batches, late
+from bench.experiments.training import accuracies, batches, calibrate, late
 from bench.network import Relu, perceptron
 from numbanorm import BatchNorm, LayerNorm
 
@@ -40,11 +40,7 @@ def _train(norm, size: int, seed: int) -> tuple[float, float]:
     network = perceptron(WIDTHS, norm, rng, activation=Relu)
     epoch = len(data.x) // size
     error = 1 - late(accuracies(network, data, batches(len(data.x), size, EPOCHS * epoch, rng), RATE, epoch // LOOKS))
-    h = data.x
-    for layer in network.train(False).layers:
-        if isinstance(layer, BatchNorm):
-            layer.calibrate([h])
-        h = layer(h)
+    calibrate(network, data.x)
     return error, 1 - network.evaluate(data.test_x, data.test_labels)[1]
 
 

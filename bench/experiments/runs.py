@@ -9,7 +9,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from threadpoolctl import threadpool_limits
 
 import numbanorm
-from bench.environment import environment
+from bench.environment import cores
 from bench.experiments.data import Missing
 from bench.experiments.experiment import Result, module
 
@@ -18,17 +18,21 @@ def measure(console: Console, names: list[str], seeds: int) -> list[Result]:
     """Runs of all seeds, as many at once as there are cores, each on one."""
     columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
     runs, missing = {name: {} for name in names}, {}
-    workers = ProcessPoolExecutor(int(environment()["cores"]), get_context("spawn"), initializer=_use_one_thread)
+    workers = ProcessPoolExecutor(cores(), get_context("spawn"), initializer=_use_one_thread)
     with Progress(*columns, console=console) as progress, workers:
         tasks = {name: progress.add_task(name, total=seeds) for name in names}
         started = {workers.submit(run, name, seed): (name, seed) for name in names for seed in range(seeds)}
-        for future in as_completed(started):
-            name, seed = started[future]
-            try:
-                runs[name][seed] = future.result()
-            except Missing as reason:
-                missing[name] = str(reason)
-            progress.advance(tasks[name])
+        try:
+            for future in as_completed(started):
+                name, seed = started[future]
+                try:
+                    runs[name][seed] = future.result()
+                except Missing as reason:
+                    missing[name] = str(reason)
+                progress.advance(tasks[name])
+        except BaseException:
+            workers.shutdown(wait=False, cancel_futures=True)  # and do not begin the others first
+            raise
     return [Result(name, [of for _, of in sorted(runs[name].items())], missing.get(name, "")) for name in names]
 
 

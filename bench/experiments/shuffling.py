@@ -20,9 +20,8 @@ import numpy as np
 from bench.experiments import pictures
 from bench.experiments.data import mnist
 from bench.experiments.experiment import Check, mean
-from bench.experiments.training import NORMS, accuracies, batches, late
+from bench.experiments.training import NORMS, accuracies, batches, calibrate, late
 from bench.network import Relu, perceptron
-from numbanorm import BatchNorm
 
 FAST = True
 WIDTHS = (784, 100, 100, 10)
@@ -40,11 +39,7 @@ def _train(norm, kind: str, seed: int) -> dict:
     network = perceptron(WIDTHS, norm, rng, activation=Relu)
     order = batches(len(data.x), BATCH, STEPS, rng) if kind == "shuffled" else _one_class(data.labels, rng)
     curve = accuracies(network, data, order, RATE, EVERY)
-    h = data.x
-    for layer in network.train(False).layers:
-        if isinstance(layer, BatchNorm):
-            layer.calibrate([h])
-        h = layer(h)
+    calibrate(network, data.x)
     return {"accuracy": curve, "calibrated": network.evaluate(data.test_x, data.test_labels)[1]}
 
 

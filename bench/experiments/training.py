@@ -33,6 +33,15 @@ def accuracies(network: Network, data: Data, order: Iterable[np.ndarray], rate: 
     return [network.evaluate(data.test_x, data.test_labels)[1] for step in steps if step % every == 0]
 
 
+def calibrate(network: Network, x: np.ndarray) -> None:
+    """Give each BN, from the first to the last, the statistics of all values that x brings to it."""
+    for layer in network.train(False).layers:
+        if isinstance(layer, BatchNorm):
+            layer.calibrate([x])
+        x = layer(x)
+    network.train()
+
+
 def late(curve: list[float], count: int = 5) -> float:
     """The mean of the last few, which chance moves less than the last."""
     return float(np.mean(curve[-count:]))

@@ -63,11 +63,12 @@ def _padded(frames) -> tuple[np.ndarray, np.ndarray]:
 
 def _masked_mean_error(x, lasts) -> float:
     """By how much the mean of a step with a mask differs from that of the utterances that last, at most."""
-    several = np.flatnonzero(lasts.sum(0) > 1)
-    means = (batch_norm_forward(x[:, t], mask=lasts[:, t].copy()).mean.ravel() for t in several)
-    return float(
-        max(np.abs(m - x[lasts[:, t], t].mean(0, np.float64)).max() for t, m in zip(several, means, strict=True))
-    )
+    errors = []
+    for t in np.flatnonzero(lasts.sum(0) > 1):
+        on = lasts[:, t]
+        mean_of_step = batch_norm_forward(x[:, t], mask=on).mean.ravel()
+        errors.append(np.abs(mean_of_step - x[on, t].mean(0, np.float64)).max())
+    return float(max(errors))
 
 
 def _error_beyond(test: Utterances, longest: int) -> str:
@@ -109,13 +110,9 @@ def _accuracy(run: dict, size: int, kind: str) -> float:
 
 def checks(runs: list[dict]) -> list[Check]:
     masked = [_accuracy(r, 4, "LayerNorm") - _accuracy(r, 4, "masked BatchNorm") for r in runs]
-    count = len(japanese_vowels()[0].frames)
-    off = [
-        max(
-            abs(m - float(np.float32(s / count))) for m, s in zip(r["padded mean of ones"], r["survivors"], strict=True)
-        )
-        for r in runs
-    ]
+    count = runs[0]["survivors"][0]
+    exact = [(np.array(r["survivors"]) / count).astype(np.float32) for r in runs]
+    off = [float(np.abs(r["padded mean of ones"] - e).max()) for r, e in zip(runs, exact, strict=True)]
     return [
         Check("accuracy with batches of 4, LN - masked BN", masked, ">=", 0.015),
         Check(f"padded mean of ones - survivors / {count}, at any step", off, "<=", 0),
