@@ -63,7 +63,7 @@ def _restored(x) -> float:
 
 
 def _losses(size: int, seed: int) -> dict:
-    """On the test data, of a network with the statistics of its last epoch's batches."""
+    """On the test data, with the statistics of an epoch of batches after training, unbiased and biased."""
     data, rng = mnist(), np.random.default_rng(seed)
     network, epoch = perceptron((784, UNITS, 10), BatchNorm, rng, activation=Relu), len(data.x) // size
     for _ in learn(network, data, batches(len(data.x), size, TRAIN_EPOCHS * epoch, rng), RATE):
