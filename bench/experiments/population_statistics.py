@@ -95,13 +95,13 @@ def findings(runs: list[dict]) -> list[str]:
 
     worse = [sum(r["loss"][i]["unbiased"] > r["loss"][i]["biased"] for r in runs) for i in range(len(SIZES))]
     return [
-        "**Against the article**: the better estimate of the variance does not make a better network. Test loss by the "
+        "**Beside the article**: the better estimate of the variance does not make a better network. Test loss by the "
         "unbiased and by the biased variance, on average, and with how many seeds the unbiased one does worse: "
         + "; ".join(
             f"m = {m} {loss(i, 'unbiased'):.3f} and {loss(i, 'biased'):.3f}, {worse[i]} of {len(runs)}"
             for i, m in enumerate(SIZES)
         )
-        + ". In training each batch is normalised by its own biased variance, and that is what later layers know.",
+        + ".",
     ]
 
 
