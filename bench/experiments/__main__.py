@@ -47,9 +47,10 @@ def _options() -> argparse.Namespace:
         parser.error(f"--seeds: {options.seeds}, must be at least 1")
     if options.readme and (options.experiments or options.fast):
         parser.error("--readme: writes of all experiments, not together with names or --fast")
-    options.experiments = [
-        name for name in options.experiments or NAMES if not options.fast or experiment.module(name).FAST
-    ]
+    names = dict.fromkeys(options.experiments or NAMES)
+    options.experiments = [name for name in names if not options.fast or experiment.module(name).FAST]
+    if not options.experiments:
+        parser.error(f"--fast: {', '.join(names)} take longer than seconds, must be left out or named without --fast")
     return options
 
 
@@ -62,11 +63,14 @@ def save(result: Result) -> None:
         "holds": result.holds,
         "checks": [check._asdict() | {"worst": check.worst, "holds": check.holds} for check in result.checks],
         "findings": result.module.findings(result.runs) if result.runs else [],
+        "seconds": result.seconds,
         "runs": result.runs,
     }
     (FOLDER / f"{result.name}.json").write_text(json.dumps(record, indent=1))
+    picture = FOLDER / f"{result.name}.png"
+    picture.unlink(missing_ok=True)
     if result.runs:
-        result.module.draw(result.runs).savefig(FOLDER / f"{result.name}.png", dpi=90)
+        result.module.draw(result.runs).savefig(picture, dpi=90)
 
 
 if __name__ == "__main__":

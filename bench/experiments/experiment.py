@@ -46,10 +46,11 @@ class Check(NamedTuple):
 
 
 class Result(NamedTuple):
-    """Of an experiment, the runs of all seeds; none, and why, if its data are not installed."""
+    """Of an experiment, the runs of all seeds and their times; none, and why, if its data are not installed."""
 
     name: str
     runs: list[dict]
+    seconds: list[float]
     missing: str = ""
 
     @property

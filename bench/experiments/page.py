@@ -85,6 +85,8 @@ def _section(result: Result) -> str:
     picture = f"![{title}]({_picture(result).relative_to(FOLDER)})\n\n" if result.runs else ""
     findings = "\n".join(f"- {finding}" for finding in _findings(result))
     heading = f'<a id="{result.name}"></a>\n\n## {title}\n'
+    if result.runs:
+        findings += f"\n- A run took {max(result.seconds):.0f} s on one core, of {len(result.runs)} seeds."
     return f"{heading}\n{about}\n\n{picture}{checks.markdown() if result.runs else ''}\n\n{findings}\n"
 
 

@@ -1,6 +1,7 @@
 """Runs of all experiments and seeds, in processes beside each other."""
 
 import json
+import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
 
@@ -29,17 +30,25 @@ def measure(console: Console, names: list[str], seeds: int) -> list[Result]:
                     runs[name][seed] = future.result()
                 except Missing as reason:
                     missing[name] = str(reason)
+                except Exception as error:
+                    error.add_note(f"{name}, seed {seed}")
+                    raise
                 progress.advance(tasks[name])
         except BaseException:
             workers.shutdown(wait=False, cancel_futures=True)  # and do not begin the others first
             raise
-    return [Result(name, [of for _, of in sorted(runs[name].items())], missing.get(name, "")) for name in names]
+    ordered = {name: [of for _, of in sorted(runs[name].items())] for name in names}
+    return [
+        Result(name, [measured for measured, _ in of], [seconds for _, seconds in of], missing.get(name, ""))
+        for name, of in ordered.items()
+    ]
 
 
-def run(name: str, seed: int) -> dict:
-    """In a process of its own: what one run measured, as its JSON says."""
+def run(name: str, seed: int) -> tuple[dict, float]:
+    """In a process of its own: what one run measured, as its JSON says, and the seconds it took."""
+    start = time.perf_counter()
     with threadpool_limits(1, "blas"):
-        return json.loads(json.dumps(module(name).run(seed)))
+        return json.loads(json.dumps(module(name).run(seed))), time.perf_counter() - start
 
 
 def _use_one_thread() -> None:
