@@ -216,13 +216,14 @@ class BatchNorm(_Layer):
         self.num_batches_tracked = np.array(0)
 
     def forward(self, x: Array, mask: Array | None = None) -> Array:
-        """y; keeps references to x and mask for `backward`, and in training updates the running statistics.
+        """y; keeps a reference to x for `backward`, and in training updates the running statistics.
 
         Where `mask` (bool, the shape of x without its channel axis) is False, as at padding, x is left out of the
-        statistics, y is 0, and so will dx be.
+        statistics, y is 0, and so will dx be. It must leave two positions in training, and one in evaluation.
         """
         _checks.of_layer(x, self.dtype)
         _checks.channels(x, self.channel_axis, self.num_features)
+        mask = mask.copy() if isinstance(mask, np.ndarray) else mask  # which loaders use again
         return self._train_forward(x, mask) if self.training else self._eval_forward(x, mask)
 
     def __call__(self, x: Array, mask: Array | None = None) -> Array:  # noqa: D102
@@ -273,7 +274,8 @@ class BatchNorm(_Layer):
         Parameters
         ----------
         batches : iterable of ndarray, or ndarray
-            What the layer is given, batch by batch; one at a time is needed. Their sizes may differ.
+            What the layer is given, batch by batch; one at a time is needed. Their sizes may differ. Of padded
+            batches, pass the positions that count, as `x[mask]` where the channels are last.
 
         Returns
         -------

@@ -7,13 +7,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from bench.experiments import data
+from bench.experiments import cnn, data
 from bench.experiments.cnn import Convolution, Flat
-from bench.experiments.data import japanese_vowels, mnist
+from bench.experiments.data import japanese_vowels, mnist, split
 from bench.experiments.experiment import NAMES, Check, Result, module, text
 from bench.experiments.noisy_bn import Noisy
 from bench.experiments.recurrent import Recurrent, StepNorms
-from bench.experiments.training import batches, calibrate
+from bench.experiments.training import batches, calibrate, late
 from bench.network import Linear, Network, Relu, Sigmoid, cross_entropy, perceptron
 from numbanorm import BatchNorm, LayerNorm
 from tests.cases import assert_within, values
@@ -105,6 +105,15 @@ def test_what_follows_a_sequence_does_not_matter():
     np.testing.assert_array_equal(network(x, lasts), scores)
 
 
+def test_a_step_with_one_sequence_left_takes_the_running_statistics():
+    """One with two still has its own, and all are in training afterwards."""
+    norms = StepNorms(BatchNorm, 5, 3)
+    network = Recurrent(3, 5, 4, norms, True, np.random.default_rng(0))
+    network(values((3, 3, 3)), np.arange(3) < np.array([3, 2, 1])[:, None])
+    assert [int(norm.num_batches_tracked) for norm in norms.steps] == [1, 1, 0]
+    assert all(norm.training for norm in norms.steps)
+
+
 @pytest.mark.parametrize("norm", [BatchNorm, LayerNorm])
 def test_steps_beyond_the_statistics(norm):
     rng = np.random.default_rng(0)
@@ -151,6 +160,45 @@ def test_steps_lower_the_loss():
         recurrent.descend(0.5)
         losses.append(loss)
     assert losses[-1] < 0.7 * losses[0]
+
+
+def test_evaluation_leaves_everything_as_it_was():
+    network = perceptron((6, 5, 3), BatchNorm, np.random.default_rng(0))
+    x, labels, norm = values((30, 6), offset=2), np.arange(30) % 3, network.layers[1]
+    network.step(x[:20], labels[:20], 0.1)
+    before = norm.state_dict()
+    loss, accuracy = network.evaluate(x, labels)
+    scores = norm.eval() and network(x)
+    assert loss == cross_entropy(scores, labels)[0]
+    assert accuracy == (scores.argmax(1) == labels).mean()
+    for key, value in norm.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+    norm.train()
+    network.evaluate(x, labels)
+    assert norm.training
+
+
+def test_first_weights_are_as_large_as_asked():
+    rng = np.random.default_rng(0)
+    for layer, std in (
+        (Linear(400, 300, rng), 0.05),
+        (Linear(400, 300, rng, 0.001), 0.001),
+        (Linear(400, 300, rng, 10), 10),
+    ):
+        assert_within(layer.weight.std(), np.float32(std), 0.02 * std)  # 120,000 of them: to 0.2 %
+
+
+def test_what_is_held_out_is_not_trained_on():
+    x, labels = np.arange(10)[:, None], np.arange(10)
+    parts = split(x, labels, 3)
+    assert [len(part) for part in parts] == [7, 7, 3, 3]
+    assert sorted([*parts.x.ravel(), *parts.test_x.ravel()]) == list(range(10))
+    np.testing.assert_array_equal(parts.x.ravel(), parts.labels)
+    np.testing.assert_array_equal(parts.test_x.ravel(), parts.test_labels)
+
+
+def test_late_is_the_last():
+    assert late([0, 1, 2, 3, 4, 5, 6]) == 4
 
 
 def test_calibration_goes_from_the_first_norm_to_the_last():
@@ -209,6 +257,13 @@ def test_every_experiment_says_what_it_claims(name):
     assert title
     assert [about.count(part) for part in ("**The article**", "**Here**")] == [1, 1]
     assert isinstance(module(name).FAST, bool)
+
+
+def test_one_check_that_fails_is_enough(monkeypatch):
+    good, bad = Check("", [1.0], ">=", 1), Check("", [0.0], ">=", 1)
+    for found, holds in (([good], True), ([good, bad], False), ([bad, good], False)):
+        monkeypatch.setattr(cnn, "checks", lambda runs, found=found: found)
+        assert Result("cnn", [{}], [1.0]).holds is holds
 
 
 def test_a_result_without_runs_is_no_failure():

