@@ -6,8 +6,9 @@
 no normalization, and BN does better than both. It has no figures.
 
 **Here**: Fashion-MNIST, two convolutions of 3 x 3 and stride 2 with 16 and 32 channels, a norm (LN over channels and
-places, as in the paper) and a rectifier after each; 600 steps of 64 images at each of three rates. The loss is that of
-10,000 training images in the end, and each network is judged at its best rate.
+places, as in the paper) and a rectifier after each; 600 steps of 64 images at each of three rates. The "training" loss
+is that of 10,000 training images in the end, of which the steps have seen about two thirds, and each network is judged
+at its best rate.
 """
 
 from itertools import pairwise

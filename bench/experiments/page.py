@@ -13,9 +13,10 @@ INTRODUCTION = """# The claims about batch and layer normalization, on real data
 
 An [article](https://www.cnblogs.com/dyl222/p/12197187.html) (in Chinese) compares Batch Normalization and Layer
 Normalization and makes claims about both, most of them without figures. Here they are run, but for those that BN can
-take the place of dropout, of L2 penalties and of local response normalization: real data, a trainer of plain NumPy
-([`network.py`](../network.py)) and numbanorm's layers, functions and scalers. What must hold for the sentence of a
-heading to be confirmed is an inequality, which no seed may break; what was found beside it, also against the article,
+take the place of dropout, of L2 penalties and of local response normalization, that LN works with single samples, and
+that recurrent networks gain by it: real data, a trainer of plain NumPy ([`network.py`](../network.py)) and numbanorm's
+layers, functions and scalers. What must hold for the sentence of a heading to be confirmed is an inequality, which no
+seed may break, or the mean of all seeds where a check says so; what was found beside it, also against the article,
 stands below each picture: figures of the runs, in words that were written for the runs shown here. A band around a
 curve is the range of all seeds, and the curve their mean.
 
