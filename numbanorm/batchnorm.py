@@ -9,6 +9,7 @@ import numpy as np
 from numbanorm import _checks
 from numbanorm._arrays import Split, behaved, see, split
 from numbanorm._devices import elsewhere
+from numbanorm._ranges import scaled_backward
 from numbanorm._types import Array, Forward, Gradients, Shape
 from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.machine import streams
@@ -333,8 +334,9 @@ def _backward(
             kernel = kernels.batch_norm_backward_whole
         else:
             kernel = kernels.batch_norm_backward_parts
-        arrays = seen.load(dy, seen.planes), seen.load_x(x, seen.planes), mean, rstd, weight
-        kernel(engine(), not seen.small and streams(3 * x.nbytes), *arrays, dx, dweight, dbias)
+        arrays, results = (seen.load(dy, seen.planes), seen.load_x(x, seen.planes), mean, rstd), (dx, dweight, dbias)
+        if not kernel(engine(), not seen.small and streams(3 * x.nbytes), *arrays, weight, *results):
+            scaled_backward(kernel, arrays, weight, *results, dx=dx)
     else:
         dweight.fill(0)
         dbias.fill(0)

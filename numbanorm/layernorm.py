@@ -5,6 +5,7 @@ import numpy as np
 from numbanorm import _checks
 from numbanorm._arrays import Split, see
 from numbanorm._devices import elsewhere
+from numbanorm._ranges import scaled_backward
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
 from numbanorm.cpu.longrows import layer_norm_backward_long, layer_norm_forward_long, long_backward, long_forward
@@ -204,7 +205,9 @@ def layer_norm_backward(
         statistics = seen.load(mean, seen.reduced), seen.load(rstd, seen.reduced)
         arrays = seen.load(dy, seen.rows), seen.load_x(x, seen.rows), *statistics
         stream = not seen.small and streams(3 * x.nbytes)
-        kernel(engine(), stream, *arrays, own_weight, dx, dweight, dbias)
+        results = own_weight, dx, dweight, dbias
+        if not kernel(engine(), stream, *arrays, *results):
+            scaled_backward(kernel, arrays, *results, dx=dx)
     else:
         dweight.fill(0)
         dbias.fill(0)
