@@ -11,7 +11,7 @@ from numbanorm._math import moments, range_scale, reciprocal_std
 from numbanorm.cpu.jit import block, compact, plain
 from numbanorm.cpu.loops import scaled_row_sums
 from numbanorm.cpu.moments import add_channel_sums, channel_shift, moments_of_sums
-from numbanorm.cpu.simd import checking
+from numbanorm.cpu.simd import TERMS, checking
 from numbanorm.cpu.vectors import at, pointer
 
 
@@ -40,14 +40,18 @@ def add_wide_sums(x, tile, m, inexact, scale, sums):
     compact()
     (n0, n1), (c0, c1), (l0, l1) = tile
     C, L = x.shape[1:]
-    for n in range(n0, n1):
+    for first in range(n0, n1, TERMS):
         for c in range(c0, c1):
             j = c - c0
             if inexact[j]:
-                row, own_m, own_scale = pointer(x, (n * C + c) * L + l0), np.float64(m[j]), np.float64(scale[j])
-                sum_d, sum_dd = scaled_row_sums(l1 - l0, row, own_m, own_scale)
-                sums[0][j] += sum_d
-                sums[1][j] += sum_dd
+                own_m, own_scale = np.float64(m[j]), np.float64(scale[j])
+                all_d = all_dd = 0.0
+                for n in range(first, min(first + TERMS, n1)):
+                    row = pointer(x, (n * C + c) * L + l0)
+                    sum_d, sum_dd = scaled_row_sums(l1 - l0, row, own_m, own_scale)
+                    all_d, all_dd = all_d + sum_d, all_dd + sum_dd
+                sums[0][j] += all_d
+                sums[1][j] += all_dd
 
 
 @block
@@ -101,7 +105,7 @@ def _most_var(itemsize):
 @checking
 def _is_in_range(j, var, eps, least, most):
     own = at(var, j) + eps
-    return ~((own < least) | (most < own))
+    return (own >= least) & (own <= most)
 
 
 @block
