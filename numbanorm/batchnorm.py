@@ -156,7 +156,8 @@ def batch_norm_forward(
     -----
     The error does not grow with mean / std: the mean is subtracted in two parts (`numbanorm._math.normalize`).
     A non-finite value makes its channel non-finite, and no other. With eps = 0 equal values give NaN, as 0 / 0.
-    A product rstd * weight or dy * weight beyond the range of the dtype overflows to infinity.
+    y is right for values of any size: where their squares, x - mean or rstd leave the range of the dtype, they are
+    taken times a power of two. A statistic, rstd * weight or dy * weight beyond that range is infinite.
 
     References
     ----------

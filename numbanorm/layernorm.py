@@ -59,7 +59,8 @@ def layer_norm(
     -----
     The error does not grow with mean / std: the mean is subtracted in two parts (`numbanorm._math.normalize`).
     A non-finite value makes the values that share its statistics non-finite, and no others. With eps = 0 equal values
-    give NaN, as 0 / 0. A product rstd * weight or dy * weight beyond the range of the dtype overflows to infinity.
+    give NaN, as 0 / 0. y is right for values of any size: where their squares, x - mean or rstd leave the range of the
+    dtype, they are taken times a power of two. A statistic, rstd * weight or dy * weight beyond that range is infinite.
 
     References
     ----------
