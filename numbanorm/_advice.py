@@ -36,18 +36,43 @@ def instead(name: str, value: Any, dtype: Any = None, shape: Shape | None = None
         return f"; it has no values while JAX traces: pass {of}, to be differentiated in one of jax.custom_vjp"
     if isinstance(value, np.ndarray) and value.dtype.kind == "c" and name in ("x", "dy"):
         return f"; pass the real and the imaginary part, {name}.real and {name}.imag, in calls of their own"
-    if shape and name in ("weight", "bias") and _are_sizes(value, shape):
-        axes = tuple(range(-np.size(value), 0))
-        named = axes[0] if len(axes) == 1 else axes
-        return f", not the size of axes: layer normalization is told the axes themselves, as axis={named}"
-    found = _conversion(name, value, dtype, shape)
-    return f"; pass {found}" if found else ""
+    found = axes_meant(name, value, shape)
+    if not found and (conversion := _conversion(name, value, dtype, shape)):
+        found = f"; pass {conversion}"
+    return found
+
+
+def axes_meant(name: str, value: Any, shape: Shape | None) -> str:
+    """The end of a message, if it is PyTorch's normalized_shape, which comes second there, and no parameter."""
+    if not shape or name not in ("weight", "bias") or not _are_sizes(value, shape):
+        return ""
+    axes = tuple(range(-np.size(value), 0))
+    named = axes[0] if len(axes) == 1 else axes
+    return f", not the size of axes: layer normalization is told the axes themselves, as axis={named}"
 
 
 def copied(name: str, value: Any) -> str:
     """The end of a message: how to copy an array of a GPU to the host, where its library is known."""
-    library = next((found for base in type(value).__mro__ if (found := _library(base)) in _COPIES), None)
+    library = _known_library(value)
     return f": pass {name}.{_COPIES[library]}" if library else ""
+
+
+def on_gpu(name: str, value: Any) -> str:
+    """The end of a message: what to pass in place of an array of a GPU, on that GPU, to have float32."""
+    library = _known_library(value)
+    if name in WRITTEN or library is None:
+        return ""
+    if library == "torch":
+        steps = [step for step in _tensor_steps(value, ("float32", "float64")) if step != "cpu"]
+        return "" if value.is_complex() else f"; pass {_called(name, steps)}"
+    if library == "cupy":
+        return f"; pass {name}.astype(np.float32)"
+    return f"; pass numba.cuda.to_device({name}.copy_to_host().astype(np.float32))"
+
+
+def _known_library(value: Any) -> str | None:
+    """Of an array of a GPU."""
+    return next((found for base in type(value).__mro__ if (found := _library(base)) in _COPIES), None)
 
 
 def _is_tracer(value: Any) -> bool:
@@ -59,7 +84,6 @@ def _library(array_type: type) -> str:
 
 
 def _are_sizes(value: Any, shape: Shape) -> bool:
-    """Whether it is PyTorch's normalized_shape, which comes second there, and cannot be meant as a parameter."""
     sizes = (value,) if isinstance(value, int) else value
     if not isinstance(sizes, tuple | list) or not all(type(size) is int for size in sizes):
         return False
@@ -71,7 +95,7 @@ def _conversion(name: str, value: Any, dtype: Any, shape: Shape | None) -> str |
         return _of_tensor(name, value, dtype)
     if isinstance(value, np.ma.MaskedArray):
         filled = f"{name}.filled({'False' if dtype is np.bool_ else 0})"
-        return None if name in WRITTEN else _cast(filled, value.dtype, dtype)
+        return None if name in WRITTEN or value.ndim == 0 else _cast(filled, value.dtype, dtype)
     if name in WRITTEN:
         return None
     if isinstance(value, np.ndarray):
@@ -96,8 +120,9 @@ def _cast(text: str, given: Any, dtype: Any) -> str | None:
 
 
 def _of_array(name: str, value: Any, dtype: Any) -> str | None:
-    if value.dtype.kind in "OUST" and _converted(value, dtype) is not None:
-        return f"np.asarray({name}, np.{np.dtype(dtype or np.float32)})"
+    own = np.dtype(dtype or np.float32)
+    if value.dtype.kind in "OUST":
+        return None if _converted(value, own) is None else f"np.asarray({name}, np.{own})"
     return _cast(name, value.dtype, dtype)
 
 
@@ -122,10 +147,16 @@ def _converted(value: Any, dtype: Any) -> Any:
 
 
 def _of_tensor(name: str, value: Any, dtype: Any) -> str | None:
-    """Of PyTorch's, where each property that NumPy does not know takes a step of its own."""
-    wanted = ("float32", "float64") if dtype is None else (str(np.dtype(dtype)),)
     if value.is_meta or value.is_complex():
         return None
+    steps = _tensor_steps(value, ("float32", "float64") if dtype is None else (str(np.dtype(dtype)),))
+    if name in WRITTEN and steps not in ([], ["detach"]):
+        return None
+    return _called(name, [*steps, "numpy"])
+
+
+def _tensor_steps(value: Any, wanted: tuple[str, ...]) -> list[str]:
+    """What takes away each property of a tensor of PyTorch's that NumPy or a kernel does not know."""
     steps = [
         (value.requires_grad, "detach"),
         (value.is_quantized, "dequantize"),
@@ -134,10 +165,11 @@ def _of_tensor(name: str, value: Any, dtype: Any) -> str | None:
         (value.is_neg(), "resolve_neg"),
         (str(value.dtype).removeprefix("torch.") not in wanted, _TENSOR_CASTS[wanted[0]]),
     ]
-    taken = [step for needed, step in steps if needed]
-    if name in WRITTEN and taken not in ([], ["detach"]):
-        return None
-    return "".join([name, *(f".{step}()" for step in taken), ".numpy()"])
+    return [step for needed, step in steps if needed]
+
+
+def _called(name: str, methods: list[str]) -> str:
+    return "".join([name, *(f".{method}()" for method in methods)])
 
 
 _TENSOR_CASTS = {"float32": "float", "float64": "double", "bool": "bool"}

@@ -10,13 +10,15 @@ import numpy as np
 from numpy.exceptions import AxisError
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
-from numbanorm._advice import copied, instead, kind_of, shown
+from numbanorm._advice import axes_meant, copied, instead, kind_of, shown
 from numbanorm._types import Array, Shape
 
 FLOATS = (np.float32, np.float64)
 FLOAT64 = np.dtype(np.float64)
 MOST_AXES = 64  # of an array of NumPy's
 MOST_VALUES = np.iinfo(np.intp).max // FLOAT64.itemsize
+
+
 def array(name: str, value: Any, dtype: Any = None, shape: Shape | None = None) -> None:
     """A NumPy array of float32 or float64; the dtype and shape that it must have are for the advice alone."""
     if type(value) is not np.ndarray:
@@ -76,8 +78,9 @@ def no_cuda(name: str, value: Any, error: ImportError) -> TypeError:
 
 def other_kind(name: str, value: Any, x: Any) -> TypeError:
     """What to raise for arrays of two kinds in one call."""
-    kinds = (f"{type(a).__module__}.{type(a).__qualname__}" for a in (value, x))
-    return TypeError("{}: {}, must be {} as x is; copy one of them".format(name, *kinds))
+    is_array = isinstance(value, np.ndarray) or on_gpu(value)
+    advice = "; copy one of them" if is_array else axes_meant(name, value, x.shape[-1:])
+    return TypeError(f"{name}: {kind_of(value)}, must be {kind_of(x)} as x is{advice}")
 
 
 def like(name: str, value: Any, x: Array) -> None:
