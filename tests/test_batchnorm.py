@@ -82,6 +82,17 @@ def test_the_error_does_not_grow_with_the_count(shape):
     assert_normalized(y, expected.y, expected.x_hat)
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(513, 60), (40, 60, 16)])
+def test_a_bias_beside_a_power_of_two(shape, dtype):
+    """Where bias - delta * scale has a larger unit in the last place than bias, or the smaller y has a smaller one."""
+    x = values(shape, dtype, offset=3)
+    weight, _, over_x = parameters(x, 1)
+    bias = np.repeat([512.0, 1024.0, -4096.0], 20) * (1 + np.linspace(-1e-3, 1e-3, 60))
+    check(x, 1, weight, bias.astype(dtype), over_x)
+    check_given_statistics(x, 1, weight, bias.astype(dtype), over_x)
+
+
 @pytest.mark.parametrize("which", ["neither", "weight", "bias"])
 def test_missing_parameters(which):
     x = values((64, 5, 7))
