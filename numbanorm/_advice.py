@@ -12,7 +12,7 @@ from numbanorm._types import Shape
 
 WRITTEN = "out", "running_mean", "running_var"  # what a function writes into a copy of these would be lost
 _CONVERTED = "builtins", "array", "collections", "numpy", "pandas"  # to convert their values has no side effect
-_COPIES = {"torch": "numpy(force=True)", "cupy": "get()", "numba": "copy_to_host()"}
+_TO_HOST = {"cupy": "get", "numba": "copy_to_host"}
 _LONGEST = 120
 
 
@@ -26,6 +26,7 @@ def shown(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
+    """The name of its type."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
@@ -54,7 +55,10 @@ def axes_meant(name: str, value: Any, shape: Shape | None) -> str:
 def copied(name: str, value: Any) -> str:
     """The end of a message: how to copy an array of a GPU to the host, where its library is known."""
     library = _known_library(value)
-    return f": pass {name}.{_COPIES[library]}" if library else ""
+    if name in WRITTEN or library is None:
+        return ""
+    found = _of_tensor(name, value, None) if library == "torch" else _called(name, [_TO_HOST[library]])
+    return f"; pass {found}" if found else ""
 
 
 def on_gpu(name: str, value: Any) -> str:
@@ -71,8 +75,8 @@ def on_gpu(name: str, value: Any) -> str:
 
 
 def _known_library(value: Any) -> str | None:
-    """Of an array of a GPU."""
-    return next((found for base in type(value).__mro__ if (found := _library(base)) in _COPIES), None)
+    """That of an array that may be on a GPU."""
+    return next((found for base in type(value).__mro__ if (found := _library(base)) in ("torch", *_TO_HOST)), None)
 
 
 def _is_tracer(value: Any) -> bool:
@@ -91,11 +95,13 @@ def _are_sizes(value: Any, shape: Shape) -> bool:
 
 
 def _conversion(name: str, value: Any, dtype: Any, shape: Shape | None) -> str | None:
-    if any(_library(base) == "torch" for base in type(value).__mro__):
+    if shape is None and getattr(value, "shape", None) == ():
+        return None
+    if _known_library(value) == "torch":
         return _of_tensor(name, value, dtype)
     if isinstance(value, np.ma.MaskedArray):
         filled = f"{name}.filled({'False' if dtype is np.bool_ else 0})"
-        return None if name in WRITTEN or value.ndim == 0 else _cast(filled, value.dtype, dtype)
+        return None if name in WRITTEN else _cast(filled, value.dtype, dtype)
     if name in WRITTEN:
         return None
     if isinstance(value, np.ndarray):

@@ -4,7 +4,9 @@ import array
 import re
 from decimal import Decimal
 from fractions import Fraction
+from functools import partialmethod
 from importlib import import_module
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -164,6 +166,54 @@ def test_tensors_where_they_are(kind):
     np.testing.assert_array_equal(taken.numpy(), values_of(tensor))
 
 
+class OnGpu:
+    """In the place of arrays of CuPy and Numba."""
+
+    __cuda_array_interface__ = None
+
+    def to_host(self):
+        return np.arange(1, 5, dtype=np.float32)
+
+
+class TensorOnGpu(OnGpu):
+    """In the place of one of PyTorch's that requires a gradient."""
+
+    is_cuda = requires_grad = True
+    is_meta = is_quantized = False
+    layout, dtype = "torch.strided", "torch.bfloat16"
+    device = SimpleNamespace(type="cuda")
+    taken = ()
+
+    def is_complex(self):
+        return False
+
+    is_neg = is_complex
+
+    def then(self, step):
+        after = TensorOnGpu()
+        after.taken = (*self.taken, step)
+        return after
+
+    def numpy(self):
+        assert self.taken == ("detach", "cpu", "float")
+        return self.to_host()
+
+
+for step in ("detach", "cpu", "float"):
+    setattr(TensorOnGpu, step, partialmethod(TensorOnGpu.then, step))
+
+
+@pytest.mark.parametrize(
+    ("module", "methods"), [("cupy", ["get"]), ("numba.cuda.cudadrv", ["copy_to_host"]), ("torch", [])]
+)
+def test_arrays_of_a_gpu_beside_those_of_the_host(module, methods):
+    given = dict.fromkeys(methods, OnGpu.to_host) | {"__module__": module}
+    weight = type("Array", (OnGpu if methods else TensorOnGpu,), given)()
+    y = followed(layer_norm, "weight", weight, x=X)
+    np.testing.assert_array_equal(y, layer_norm(X, weight.to_host()))
+    assert "pass" not in refusal(layer_norm, X, out=weight)
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("given", ["float64", "bfloat16", "int32"])
 def test_the_advice_gives_a_parameter_the_dtype_of_x(given, dtype):
@@ -225,6 +275,7 @@ def test_complex_numbers_are_two_calls():
         np.array([["2020"]], "M8[D]"),
         np.zeros(3, "V4"),
         np.zeros(3, "f4,f4"),
+        np.array(3),
         np.ma.masked,
     ],
     ids=repr,
@@ -235,7 +286,10 @@ def test_no_advice_where_nothing_would_work(x):
     assert "; pass" not in message
 
 
-@pytest.mark.parametrize("make", [lambda torch: torch.ones(2, 3, device="meta"), lambda torch: torch.ones(2, 3) * 1j])
+@pytest.mark.parametrize(
+    "make",
+    [lambda torch: torch.ones(2, 3, device="meta"), lambda torch: torch.ones(2, 3) * 1j, lambda torch: torch.ones(())],
+)
 def test_no_advice_for_tensors_without_real_values(make):
     assert "pass" not in refusal(layer_norm, make(imported("torch")))
 
