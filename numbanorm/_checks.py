@@ -10,36 +10,29 @@ import numpy as np
 from numpy.exceptions import AxisError
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from numbanorm._advice import axes_meant, copied, instead, kind_of, shown
 from numbanorm._types import Array, Shape
 
 FLOATS = (np.float32, np.float64)
 FLOAT64 = np.dtype(np.float64)
-_INSTEAD = {
-    "b": "x.astype(np.float32) for a float array",
-    "i": "x.astype(np.float32) for a float array",
-    "u": "x.astype(np.float32) for a float array",
-    "f": "x.astype(np.float32), or np.float64",
-    "c": "the real and the imaginary part, normalised apart",
-    "O": "np.asarray(x, dtype=np.float32) for an array of numbers",
-}
+MOST_AXES = 64  # of an array of NumPy's
+MOST_VALUES = np.iinfo(np.intp).max // FLOAT64.itemsize
 
 
-def array(name: str, value: Any) -> None:
-    """A NumPy array of float32 or float64."""
+def array(name: str, value: Any, dtype: Any = None, shape: Shape | None = None) -> None:
+    """A NumPy array of float32 or float64; the dtype and shape that it must have are for the advice alone."""
     if type(value) is not np.ndarray:
-        _array_type(name, value)
+        _array_type(name, value, dtype, shape)
     if value.dtype.type not in FLOATS:
-        instead = _INSTEAD.get(value.dtype.kind, "x.astype(np.float32)").replace("x", name, 1)
-        raise TypeError(f"{name}: dtype {value.dtype}, must be float32 or float64; pass {instead}")
+        raise TypeError(f"{name}: dtype {value.dtype}, must be float32 or float64{instead(name, value, dtype)}")
 
 
 def numbers(name: str, value: Any) -> None:
     """A NumPy array of real numbers of whatever dtype."""
     if type(value) is not np.ndarray:
-        _array_type(name, value)
+        _array_type(name, value, np.float64)
     if not is_real(value.dtype):
-        instead = _INSTEAD.get(value.dtype.kind, "x.astype(np.float64)").replace("x", name, 1)
-        raise TypeError(f"{name}: dtype {value.dtype}, must be of real numbers; pass {instead}")
+        raise TypeError(f"{name}: dtype {value.dtype}, must be of real numbers{instead(name, value, np.float64)}")
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:
@@ -52,17 +45,19 @@ def is_floating(dtype: np.dtype[Any]) -> bool:
     return dtype.kind == "f" or (is_real(dtype) and dtype.kind not in "biu")
 
 
-def _array_type(name: str, value: Any) -> None:
-    kind = f"{type(value).__module__}.{type(value).__qualname__}"
+def _array_type(name: str, value: Any, dtype: Any = None, shape: Shape | None = None) -> None:
     if isinstance(value, np.ma.MaskedArray):
-        also = "" if name == "mask" else ", or to batch normalization the positions that count as mask="
-        raise TypeError(f"{name}: {kind}, must be a plain numpy.ndarray; pass {name}.filled(...){also}")
+        also = ", or to batch normalization the positions that count as mask=" if name in ("x", "dy") else ""
+        advice = instead(name, value, dtype)
+        raise TypeError(f"{name}: {kind_of(value)}, must be a plain numpy.ndarray{advice}{also}")
     if isinstance(value, np.ndarray):
         return
     if on_gpu(value):
-        raise TypeError(f"{name}: {kind}, on a GPU, must be a numpy.ndarray as the other arrays; copy it to the host")
-    how = "np.from_dlpack" if hasattr(type(value), "__dlpack__") else "np.asarray"
-    raise TypeError(f"{name}: {kind}, must be a numpy.ndarray; pass {how}({name})")
+        must = f"must be a numpy.ndarray as the other arrays; copy it to the host{copied(name, value)}"
+        raise TypeError(f"{name}: {kind_of(value)}, on a GPU, {must}")
+    of_shape = f" of shape {shape}" if shape else ""
+    advice = instead(name, value, dtype, shape)
+    raise TypeError(f"{name}: {kind_of(value)}, must be a numpy.ndarray{of_shape}{advice}")
 
 
 def on_gpu(value: Any) -> bool:
@@ -78,20 +73,21 @@ def on_gpu(value: Any) -> bool:
 
 def no_cuda(name: str, value: Any, error: ImportError) -> TypeError:
     """What to raise for an array on a GPU where there is nothing to run its kernels."""
-    return TypeError(f"{name}: {type(value).__module__}.{type(value).__qualname__}, on a GPU: {error}")
+    return TypeError(f"{name}: {kind_of(value)}, on a GPU: {error}")
 
 
 def other_kind(name: str, value: Any, x: Any) -> TypeError:
     """What to raise for arrays of two kinds in one call."""
-    kinds = (f"{type(a).__module__}.{type(a).__qualname__}" for a in (value, x))
-    return TypeError("{}: {}, must be {} as x is; copy one of them".format(name, *kinds))
+    is_array = isinstance(value, np.ndarray) or on_gpu(value)
+    advice = "; copy one of them" if is_array else axes_meant(name, value, x.shape[-1:])
+    return TypeError(f"{name}: {kind_of(value)}, must be {kind_of(x)} as x is{advice}")
 
 
 def like(name: str, value: Any, x: Array) -> None:
     """An array of the shape and dtype of x."""
     if type(value) is np.ndarray and value.shape == x.shape and value.dtype is x.dtype:
         return
-    array(name, value)
+    array(name, value, x.dtype.type, x.shape)
     if value.shape != x.shape:
         raise ValueError(f"{name}: shape {value.shape}, must be {x.shape}, the shape of x")
     _dtype(name, value, x.dtype, (x.dtype.type,))
@@ -99,7 +95,7 @@ def like(name: str, value: Any, x: Array) -> None:
 
 def parameter(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
     """An array of this shape and of x's dtype."""
-    array(name, value)
+    array(name, value, dtype.type, shape)
     _shape(name, value, shape)
     _dtype(name, value, dtype, (dtype.type,))
 
@@ -108,7 +104,7 @@ def statistic(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None
     """An array of this shape, no less precise than x."""
     if type(value) is np.ndarray and value.shape == shape and (value.dtype is dtype or value.dtype is FLOAT64):
         return
-    array(name, value)
+    array(name, value, dtype.type, shape)
     _shape(name, value, shape)
     _dtype(name, value, dtype, FLOATS if dtype.type is np.float32 else (np.float64,))
 
@@ -134,32 +130,32 @@ def axes(axis: Any, x: Array) -> Shape:
         _no_bool(axis, *(axis if isinstance(axis, tuple | list) else ()))
         found = tuple(sorted(normalize_axis_tuple(axis, x.ndim)))
     except TypeError:
-        raise TypeError(f"axis: {axis!r}, must be an int or a tuple of ints") from None
+        raise TypeError(f"axis: {shown(axis)}, must be an int or a tuple of ints") from None
     except (AxisError, OverflowError):
         raise _no_axis("axis", axis, x) from None
     except ValueError:
-        raise ValueError(f"axis: {axis!r}, must name each axis once") from None
+        raise ValueError(f"axis: {shown(axis)}, must name each axis once") from None
     if not found:
         raise ValueError("axis: (), must name at least one axis")
     return found
 
 
-def _no_axis(name: str, axis: Any, x: Array) -> AxisError:
-    return AxisError(f"{name}: {axis!r}, must be in [{-x.ndim}, {x.ndim - 1}], as x has {x.ndim} axes")
+def _no_axis(name: str, axis: Any, x: Array, of: str = "x") -> AxisError:
+    return AxisError(f"{name}: {shown(axis)}, must be in [{-x.ndim}, {x.ndim - 1}], as {of} has {x.ndim} axes")
 
 
-def channel_axis(axis: Any, x: Array) -> int:
+def channel_axis(axis: Any, x: Array, name: str = "x") -> int:
     if type(axis) is int and 0 <= axis < x.ndim > 1:
         return axis
     if x.ndim < 2:
-        raise ValueError(f"x: shape {x.shape}, must have at least 2 axes")
+        raise ValueError(f"{name}: shape {x.shape}, must have at least 2 axes")
     try:
         _no_bool(axis)
         return normalize_axis_index(axis, x.ndim)
     except TypeError:
-        raise TypeError(f"channel_axis: {axis!r}, must be an int") from None
+        raise TypeError(f"channel_axis: {shown(axis)}, must be an int") from None
     except (AxisError, OverflowError):
-        raise _no_axis("channel_axis", axis, x) from None
+        raise _no_axis("channel_axis", axis, x, name) from None
 
 
 def channel_axes(axis: Any, x: Array) -> Shape:
@@ -181,7 +177,7 @@ def momentum(value: Any) -> float:
 
 def _number(name: str, value: Any, least: float, most: float) -> float:
     if not isinstance(value, Real) or isinstance(value, bool):
-        raise TypeError(f"{name}: {value!r}, must be a number")
+        raise TypeError(f"{name}: {shown(value)}, must be a number")
     try:
         number = float(value)
     except OverflowError:
@@ -190,7 +186,7 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
         bounds = f"in [{least:g}, {most:g}]"
         if most == math.inf:
             bounds = "finite and not negative" if least == 0 else "finite"
-        raise ValueError(f"{name}: {value!r}, must be {bounds}")
+        raise ValueError(f"{name}: {shown(value)}, must be {bounds}")
     return number
 
 
@@ -225,7 +221,7 @@ def per_channel(given: Mapping[str, Any], not_negative: Sequence[str]) -> list[A
         except ValueError:  # lists of several lengths
             own = np.empty(0, object)
         if own.dtype.kind not in "biuf":
-            raise TypeError(f"{name}: {value!r}, must be a number or an array of one for each channel")
+            raise TypeError(f"{name}: {shown(value)}, must be a number or an array of one for each channel")
         if own.ndim > 1:
             raise ValueError(f"{name}: shape {own.shape}, must be a number or an array of shape (C,)")
         if name in not_negative and (own < 0).any():
@@ -247,7 +243,7 @@ def is_iterable_of_arrays(value: Any) -> bool:
 
 def flag(name: str, value: Any) -> None:
     if not isinstance(value, bool | np.bool_):
-        raise TypeError(f"{name}: {value!r}, must be True or False")
+        raise TypeError(f"{name}: {shown(value)}, must be True or False")
 
 
 def index(name: str, value: Any) -> int:
@@ -256,7 +252,7 @@ def index(name: str, value: Any) -> int:
         _no_bool(value)
         return operator.index(value)
     except TypeError:
-        raise TypeError(f"{name}: {value!r}, must be an int") from None
+        raise TypeError(f"{name}: {shown(value)}, must be an int") from None
 
 
 def _no_bool(*values: Any) -> None:
@@ -269,15 +265,43 @@ def size(name: str, value: Any, least: int = 1) -> int:
     """A whole number of at least 1, or `least`."""
     number = index(name, value)
     if number < least:
-        raise ValueError(f"{name}: {value!r}, must be at least {least}")
+        raise ValueError(f"{name}: {shown(value)}, must be at least {least}")
     return number
 
 
 def sizes(name: str, value: Any) -> Shape:
     """Of some axes, or of one."""
-    found = tuple(size(name, n) for n in (value if isinstance(value, tuple | list) else (value,)))
+    several = value if isinstance(value, tuple | list) else (value,)
+    try:
+        found = tuple(size(name, n) for n in several)
+    except TypeError:
+        raise TypeError(f"{name}: {shown(value)}, must be an int or a tuple of ints") from None
     if not found:
-        raise ValueError(f"{name}: {value!r}, must name at least one axis")
+        raise ValueError(f"{name}: {shown(value)}, must name at least one axis")
+    _of_an_array(name, value, found)
+    return found
+
+
+def channel_count(name: str, value: Any) -> int:
+    """How many channels there are."""
+    found = size(name, value)
+    _of_an_array(name, value, (found,))
+    return found
+
+
+def _of_an_array(name: str, value: Any, shape: Shape) -> None:
+    """Sizes that an array can have; whether there is memory for it is another question."""
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{name}: {len(shape)} sizes, must be at most {MOST_AXES}, the axes that arrays can have")
+    if math.prod(shape) > MOST_VALUES:
+        raise ValueError(f"{name}: {shown(value)}, must be of at most {MOST_VALUES} values in all")
+
+
+def any_channel_axis(value: Any) -> int:
+    """One that some array has."""
+    found = index("channel_axis", value)
+    if not -MOST_AXES <= found < MOST_AXES:
+        raise ValueError(f"channel_axis: {shown(value)}, must be in [{-MOST_AXES}, {MOST_AXES - 1}]")
     return found
 
 
@@ -288,15 +312,15 @@ def dtype(value: Any) -> np.dtype[Any]:
     except TypeError:
         found = np.dtype(object)
     if value is None or found.type not in FLOATS:
-        raise TypeError(f"dtype: {value!r}, must be float32 or float64")
+        raise TypeError(f"dtype: {shown(value)}, must be float32 or float64")
     return np.dtype(found.type)
 
 
-def of_layer(x: Any, dtype: np.dtype[Any]) -> None:
+def of_layer(name: str, x: Any, dtype: np.dtype[Any]) -> None:
     """An array of a layer's dtype."""
-    array("x", x)
+    array(name, x, dtype.type)
     if x.dtype.type is not dtype.type:
-        raise TypeError(f"x: dtype {x.dtype}, must be {dtype}, the layer's; pass x.astype(np.{dtype})")
+        raise TypeError(f"{name}: dtype {x.dtype}, must be {dtype}, the layer's; pass {name}.astype(np.{dtype})")
 
 
 def ends_in(x: Array, shape: Shape) -> None:
@@ -305,11 +329,11 @@ def ends_in(x: Array, shape: Shape) -> None:
         raise ValueError(f"x: shape {x.shape}, must end in {shape}")
 
 
-def channels(x: Array, axis: int, count: int) -> None:
+def channels(name: str, x: Array, axis: int, count: int) -> None:
     """An array of so many channels."""
-    found = x.shape[channel_axis(axis, x)]
+    found = x.shape[channel_axis(axis, x, name)]
     if found != count:
-        raise ValueError(f"x: shape {x.shape} has {found} channels on axis {axis}, must have {count}")
+        raise ValueError(f"{name}: shape {x.shape} has {found} channels on axis {axis}, must have {count}")
 
 
 def negative(name: str, value: Array) -> ValueError:
@@ -328,11 +352,12 @@ def keys(name: str, value: Any, own: Mapping[str, Array]) -> None:
 def converted(name: str, value: Any, own: Array) -> Array:
     """An array of the shape and dtype of the layer's own."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: MaskedArray, must be a plain array; pass one that is filled")
+        raise TypeError(f"{name}: MaskedArray, must be a plain array{instead(name, value, own.dtype.type)}")
     try:
         given = np.asarray(value)
     except Exception as error:  # as of a tensor that requires a gradient, or of lists of several lengths
-        raise TypeError(f"{name}: {type(value).__qualname__}, must be an array: {error}") from error
+        advice = instead(name, value, own.dtype.type)
+        raise TypeError(f"{name}: {type(value).__qualname__}, must be an array{advice}: {error}") from error
     if given.dtype.kind in "mM" or not np.can_cast(given.dtype, own.dtype, "same_kind"):
         raise TypeError(f"{name}: dtype {given.dtype}, must be one that casts to {own.dtype}")
     if given.shape != own.shape:
@@ -356,7 +381,7 @@ def mask(value: Any, shape: Shape) -> None:
 def mask_type(value: Any, shape: Shape) -> None:
     """A bool array of this shape."""
     if type(value) is not np.ndarray:
-        _array_type("mask", value)
+        _array_type("mask", value, np.bool_, shape)
     if value.dtype.type is not np.bool_:
         raise TypeError(f"mask: dtype {value.dtype}, must be bool")
     if value.shape != shape:
@@ -370,13 +395,14 @@ def several_values(x: Array, count: int, masked: bool) -> None:
         raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
 
 
-def batches(value: Any) -> Iterable[Any]:
-    """An iterable of arrays; of one array, itself."""
+def batches(value: Any) -> Iterable[tuple[str, Any]]:
+    """The arrays of an iterable, or one array, each with a name for errors."""
     if isinstance(value, np.ndarray):
-        return (value,)
+        return (("batches", value),)
     if not is_iterable_of_arrays(value):
-        raise TypeError(f"batches: {type(value).__qualname__}, must be an iterable of numpy.ndarray")
-    return value
+        advice = instead("batches", value)
+        raise TypeError(f"batches: {type(value).__qualname__}, must be an iterable of numpy.ndarray or one{advice}")
+    return ((f"batches[{i}]", batch) for i, batch in enumerate(value))
 
 
 def enough_values(name: str, count: Array) -> None:

@@ -135,7 +135,7 @@ class LayerNorm(_Layer):
 
     def forward(self, x: Array) -> Array:
         """y; keeps a reference to x for `backward`."""
-        _checks.of_layer(x, self.dtype)
+        _checks.of_layer("x", x, self.dtype)
         _checks.ends_in(x, self.normalized_shape)
         axis = tuple(range(-len(self.normalized_shape), 0))
         y, mean, rstd = layer_norm_forward(x, self.weight, self.bias, axis=axis, eps=self.eps)
@@ -203,10 +203,10 @@ class BatchNorm(_Layer):
         dtype: DTypeLike = np.float32,
     ) -> None:
         super().__init__()
-        self.num_features = _checks.size("num_features", num_features)
+        self.num_features = _checks.channel_count("num_features", num_features)
         self.eps = _checks.eps(eps)
         self.momentum = None if momentum is None else _checks.momentum(momentum)
-        self.channel_axis = _checks.index("channel_axis", channel_axis)
+        self.channel_axis = _checks.any_channel_axis(channel_axis)
         self.dtype = _checks.dtype(dtype)
         _checks.flag("affine", affine)
         self.weight = np.ones(self.num_features, self.dtype) if affine else None
@@ -221,8 +221,8 @@ class BatchNorm(_Layer):
         Where `mask` (bool, the shape of x without its channel axis) is False, as at padding, x is left out of the
         statistics, y is 0, and so will dx be. It must leave two positions in training, and one in evaluation.
         """
-        _checks.of_layer(x, self.dtype)
-        _checks.channels(x, self.channel_axis, self.num_features)
+        _checks.of_layer("x", x, self.dtype)
+        _checks.channels("x", x, self.channel_axis, self.num_features)
         mask = mask.copy() if isinstance(mask, np.ndarray) else mask  # which loaders use again
         return self._train_forward(x, mask) if self.training else self._eval_forward(x, mask)
 
@@ -302,9 +302,9 @@ class BatchNorm(_Layer):
         (array([5.]), array([13.33]))
         """
         moments, count = Moments(0, np.zeros(self.num_features), 0), 0
-        for batch in _checks.batches(batches):
-            _checks.of_layer(batch, self.dtype)
-            _checks.channels(batch, self.channel_axis, self.num_features)
+        for name, batch in _checks.batches(batches):
+            _checks.of_layer(name, batch, self.dtype)
+            _checks.channels(name, batch, self.channel_axis, self.num_features)
             moments.update(batch, channel_axis=self.channel_axis)
             count += 1
         _checks.enough_values("batches", moments.count)

@@ -22,7 +22,7 @@ class Gradients(NamedTuple):
     dbias: np.ndarray
     dweight_terms: np.ndarray  # the sums of the magnitudes of the terms
     dbias_terms: np.ndarray
-    dx_terms: np.ndarray
+    dx_terms: np.ndarray  # the largest of those that share a statistic, which keeps the reduced axes as 1
 
 
 def precise(a):
@@ -85,17 +85,21 @@ def batch_norm_backward_frozen(dy, x, mean, rstd, weight, channel_axis):
     mean, rstd = (_per_channel(a, channel_axis, x.ndim, None) for a in (mean, rstd))
     dy = precise(dy)
     dx = dy * _per_channel(weight, channel_axis, x.ndim, 1) * rstd
-    x_hat = (precise(x) - mean) * rstd
-    return Gradients(dx, *_parameter_gradients(dy, x_hat, _non_channel(x, channel_axis)), np.abs(dx))
+    x_hat, axes = (precise(x) - mean) * rstd, _non_channel(x, channel_axis)
+    return Gradients(dx, *_parameter_gradients(dy, x_hat, axes), _largest(np.abs(dx), axes))
 
 
 def input_gradient(wdy, x_hat, rstd, axes, where=True):
-    """Dx, and the sum of the magnitudes of its terms."""
+    """Dx, and the largest sum of the magnitudes of its terms."""
     count = np.broadcast_to(where, wdy.shape).sum(axes, keepdims=True)
     mean_wdy = wdy.sum(axes, keepdims=True) / count
     mean_wdy_x_hat = (wdy * x_hat).sum(axes, keepdims=True) / count
     terms = rstd * (np.abs(wdy) + np.abs(mean_wdy) + np.abs(x_hat * mean_wdy_x_hat))
-    return rstd * (wdy - mean_wdy - x_hat * mean_wdy_x_hat), terms
+    return rstd * (wdy - mean_wdy - x_hat * mean_wdy_x_hat), _largest(terms, axes)
+
+
+def _largest(terms, axes):
+    return terms.max(axes, keepdims=True, initial=0)
 
 
 def _parameter_gradients(dy, x_hat, axes):

@@ -19,14 +19,17 @@ from tests.spoiled import NO_ARRAYS, NO_AXIS, NO_EPS, NO_FLAGS, NO_NUMBERS, NO_S
 
 NO_SIZES = [0, -1, -(10**30), 1.0, "4", None, True, np.True_, np.array(True), np.array([4]), object(), 1j, float("nan")]
 BAD = {
-    "normalized_shape": [*NO_SIZES, (), [], (4, 0), (2, True), [4.0], ("4",), ((4,),), np.array([4, 4]), {4}],
-    "num_features": [*NO_SIZES, (4,), [4]],
+    "normalized_shape": [
+        *(*NO_SIZES, (), [], (4, 0), (2, True), [4.0], ("4",), ((4,),), np.array([4, 4]), {4}),
+        *(10**30, (2**62, 4), [1] * 65),
+    ],
+    "num_features": [*NO_SIZES, (4,), [4], 10**30],
     "eps": NO_NUMBERS + NO_EPS,
     "momentum": [value for value in NO_NUMBERS + NO_SHARES if value is not None],
     "affine": NO_FLAGS,
     "weight": NO_FLAGS,
     "bias": NO_FLAGS,
-    "channel_axis": [*NO_AXIS, (), (0,), [0], np.array([0])],
+    "channel_axis": [*NO_AXIS, (), (0,), [0], np.array([0]), 10**30, -(2**70)],
     "dtype": [
         None,
         "wide",

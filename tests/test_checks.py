@@ -64,12 +64,12 @@ def test_an_array_of_a_gpu_beside_those_of_the_host(name, argument):
 @pytest.mark.parametrize(
     ("convert", "message"),
     [
-        (lambda a: a.tolist(), r"list, must be a numpy.ndarray; pass np.asarray\("),
-        (lambda a: Exchange(), r"Exchange, must be a numpy.ndarray; pass np.from_dlpack\("),
-        (np.ma.masked_array, r"MaskedArray, must be a plain numpy.ndarray; pass .*filled"),
-        (lambda a: a.astype(int), r"dtype int64, must be float32 or float64; pass .*astype\(np.float32\)"),
+        (lambda a: a.tolist(), "list, must be a numpy.ndarray"),
+        (lambda a: Exchange(), "Exchange, must be a numpy.ndarray"),
+        (np.ma.masked_array, "MaskedArray, must be a plain numpy.ndarray"),
+        (lambda a: a.astype(int), "dtype int64, must be float32 or float64"),
         (lambda a: a > 0, r"dtype bool, must be float32 or float64"),
-        (lambda a: a.astype(complex), "dtype complex128, must be float32 or float64; pass the real and the imaginary"),
+        (lambda a: a.astype(complex), "dtype complex128, must be float32 or float64"),
         (lambda a: a.astype(object), "dtype object, must be float32 or float64"),
         (lambda a: a.astype(np.float16), "dtype float16, must be float32 or float64"),
         (lambda a: a.astype(np.longdouble), "must be float32 or float64"),
@@ -77,6 +77,7 @@ def test_an_array_of_a_gpu_beside_those_of_the_host(name, argument):
     ],
 )
 def test_types(name, argument, convert, message):
+    """What the message says to pass instead is passed in `test_advice.py`."""
     value = {**CALLS[name][1], "out": X}[argument]
     refused(name, TypeError, f"^{argument}: .*{message}", **{argument: convert(value)})
 
@@ -159,7 +160,8 @@ def test_out(name):
         (-1e-5, ValueError, "eps: -1e-05, must be finite and not negative"),
         (np.nan, ValueError, "eps: nan, must be"),
         (np.inf, ValueError, "eps: inf, must be"),
-        (10**400, ValueError, "eps: 10+, must be finite and not negative"),
+        pytest.param(10**5000, ValueError, "eps: <int>, must be finite and not negative", id="too long for a repr"),
+        (10**400, ValueError, r"eps: 10+\.\.\.0+, must be finite and not negative"),
         ("1", TypeError, "eps: '1', must be a number"),
         (True, TypeError, "eps: True, must be a number"),
         (np.array(1e-5), TypeError, "eps: array"),
@@ -184,6 +186,7 @@ def test_momentum(momentum):
         ((1, -1), ValueError, r"axis: \(1, -1\), must name each axis once"),
         ((), ValueError, r"axis: \(\), must name at least one axis"),
         (10**30, ValueError, r"axis: 10+, must be in \[-2, 1\]"),
+        pytest.param(10**5000, ValueError, r"axis: <int>, must be in \[-2, 1\]", id="too long for a repr"),
         (1.0, TypeError, "axis: 1.0, must be an int or a tuple of ints"),
         ("1", TypeError, "axis: '1', must be an int or a tuple of ints"),
         (True, TypeError, "axis: True, must be an int or a tuple of ints"),
@@ -206,7 +209,7 @@ def test_channel_axis(name):
 def test_mask(name):
     refused(name, TypeError, "mask: builtins.list, must be a numpy.ndarray", mask=[True] * 6)
     refused(name, TypeError, "mask: dtype int64, must be bool", mask=np.ones(6, int))
-    refused(name, TypeError, r"mask: .*MaskedArray, .*pass mask.filled\(...\)$", mask=np.ma.masked_array([True] * 6))
+    refused(name, TypeError, r"mask: .*MaskedArray, .*pass mask.filled\(False\)$", mask=np.ma.masked_array([True] * 6))
     whole = np.ones(X.shape, np.float32)
     part = whole.reshape(-1)[:2].view(bool)[:6]
     refused(name, ValueError, "^out: overlaps mask", out=whole, mask=part)

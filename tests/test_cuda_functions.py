@@ -134,6 +134,15 @@ def test_out_of_the_host():
 def test_an_array_on_another_device():
     message = "^weight: on device 1, must be on device 0, that of x"
     refused("layer_norm", ValueError, message, weight=to_device(C.copy(), device=1))
+    message = "^weight: on the host, must be on device 0, that of x"  # as a tensor of PyTorch's may be
+    refused("layer_norm", ValueError, message, weight=to_device(C.copy(), device=None))
+
+
+@pytest.mark.parametrize(("sizes", "axes"), [((8,), "-1"), (8, "-1"), ((6, 8), r"\(-2, -1\)")])
+def test_sizes_where_pytorch_has_them(sizes, axes):
+    """What they say to pass instead is passed on the host, in `test_advice.py`."""
+    message = f"^weight: builtins.*, must be tests.device.DeviceArray as x is, not the size of axes: .*as axis={axes}$"
+    refused("layer_norm", TypeError, message, weight=sizes)
 
 
 @pytest.mark.parametrize("name", CALLS)

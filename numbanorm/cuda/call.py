@@ -83,7 +83,8 @@ class Call:
         if not hasattr(type(value), "__cuda_array_interface__") or library_of(name, value) is not self._library:
             raise _checks.other_kind(name, value, self._like)
         if (device := self._library.device(value)) != self._device:
-            raise ValueError(f"{name}: on device {device}, must be on device {self._device}, that of x")
+            where = "the host" if device is None else f"device {device}"
+            raise ValueError(f"{name}: on {where}, must be on device {self._device}, that of x")
         return seen_from_here(name, value, self._library)
 
     def layout(self, axes: Shape) -> Layout:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from numbanorm._advice import kind_of, on_gpu
+from numbanorm._checks import FLOATS
 from numbanorm._types import Array, Shape
 from numbanorm.cuda import cuda
 
@@ -47,9 +49,8 @@ def library_of(name: str, value: Any) -> Library:
     array_type: Any = type(value)
     found = _library_of_type(array_type)
     if found is None:
-        kind = f"{type(value).__module__}.{type(value).__qualname__}"
         raise TypeError(
-            f"{name}: {kind}, must be an array of CuPy, PyTorch or Numba; pass cupy.asarray({name}), "
+            f"{name}: {kind_of(value)}, must be an array of CuPy, PyTorch or Numba; pass cupy.asarray({name}), "
             f"or tell numbanorm.cuda.libraries.register how arrays of this type are made"
         )
     return found
@@ -116,12 +117,16 @@ def _torch_device(array: Any) -> int:
 def _torch_place(array: Any) -> Place:
     """Its `__cuda_array_interface__` would say the same, in a multiple of the time."""
     if array.requires_grad:
-        raise TypeError("requires a gradient, which is not computed here; pass x.detach()")
-    itemsize = array.element_size()
-    strides = tuple([step * itemsize for step in array.stride()])
+        raise TypeError("requires a gradient, which is not computed here")
     typestr = _TORCH_TYPES.get(str(array.dtype))
     if typestr is None:
         raise TypeError(f"dtype {array.dtype}, must be torch.float32 or torch.float64, or torch.bool for a mask")
+    if array.is_neg():
+        raise TypeError("a lazy negation, whose values do not lie in memory")
+    if array.layout is not sys.modules["torch"].strided:
+        raise TypeError(f"layout {array.layout}, must be torch.strided")
+    itemsize = array.element_size()
+    strides = tuple([step * itemsize for step in array.stride()])
     return array.data_ptr(), False, tuple(array.shape), strides, typestr
 
 
@@ -148,7 +153,10 @@ def seen_from_here(name: str, value: Any, library: Library) -> Seen:
     try:
         found = seen_at(*library.place(value))
     except TypeError as error:
-        raise TypeError(f"{name}: {error}") from None
+        raise TypeError(f"{name}: {error}{on_gpu(name, value)}") from None
+    if found.array.dtype.type not in FLOATS and name != "mask":
+        advice = on_gpu(name, value)
+        raise TypeError(f"{name}: dtype {found.array.dtype}, must be float32 or float64{advice}")
     if not found.array.dtype.isnative:
         raise TypeError(f"{name}: dtype {found.array.dtype}, must be of native byte order")
     if not found.array.flags.aligned:
