@@ -82,6 +82,13 @@ def test_the_error_does_not_grow_with_the_count():
     assert_normalized(y, expected.y, expected.x_hat)
 
 
+@pytest.mark.parametrize("largest", [1.0, 1e6])
+def test_the_error_of_columns_of_float64_does_not_grow_with_the_count(largest):
+    x = values((1, 100_000, 3), np.float64)
+    x[0, 0] *= largest
+    check(x, 1)
+
+
 @pytest.mark.parametrize("trend", ["first values far from the mean", "one huge value", "two clusters"])
 @pytest.mark.parametrize(("shape", "axis"), [((20, 60), -1), ((4, 1000), -1), ((2, 300000), -1), ((2, 1000, 30), 1)])
 def test_a_bad_first_guess_at_the_mean_is_made_good(shape, axis, trend):

@@ -21,7 +21,7 @@ from numbanorm.cpu.loops import (
     shift_samples,
     shift_terms,
 )
-from numbanorm.cpu.moments import SHIFT_SAMPLES, moved, total
+from numbanorm.cpu.moments import LINES, SHIFT_SAMPLES, moved, total
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.ranges import all_near, channel_moments, far_row_moments
 from numbanorm.cpu.simd import TERMS
@@ -338,9 +338,13 @@ def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, part
             l1 = min(l0 + width, L)
             m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0 + LANES))
             m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
-            start = n * count * L + l0
-            runs = pointer(x, start), L, streams, pointer(dy, start), pointer(weight, 0)
-            add_gradient_lines(sums, np.zeros(sums.shape, x.dtype), count, l1 - l0, *runs, m, scale, m_wdy)
+            part, short = np.empty_like(sums), np.zeros(sums.shape, x.dtype)
+            for first in range(0, count, LINES):
+                start = (n * count + first) * L + l0
+                runs = pointer(x, start), L, streams, pointer(dy, start), pointer(weight, first)
+                part[:] = 0
+                add_gradient_lines(part, short, min(LINES, count - first), l1 - l0, *runs, m, scale, m_wdy)
+                add_row(sums.size, part, pointer(sums, 0))
             slope, offset = np.empty_like(m), np.empty_like(m)
             for j in range(m.size):
                 mean_h[j] = sums[0, j] / count

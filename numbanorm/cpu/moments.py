@@ -27,6 +27,7 @@ from numbanorm.cpu.vectors import LANES, at, item, pointer, put
 
 SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
 SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever
+LINES = 1024  # to one sum of float64, before it is added to the sum of all: so that errors do not grow with the count
 PASSES = 3  # over values whose first shifts are far from the mean; the second is near it
 OFFSET = 4.0  # times their spread: samples farther from 0 than that have a mean worth taking off
 
@@ -116,7 +117,12 @@ def _adding(sums_of_row, add_lines, line):
         m, long = repeat(m, L, width), np.zeros((2, width + LANES))
         short = np.zeros(long.shape, m.dtype)
         for start, stride, count, size in cut(x, tile, width):
-            add_lines(long, short, count, size, pointer(x, start), stride, far, m)
+            for first in range(0, count, LINES):
+                if first > 0:
+                    fold(long, width, L, sums)
+                    long[:] = 0
+                lines = min(LINES, count - first)
+                add_lines(long, short, lines, size, pointer(x, start + first * stride), stride, far, m)
         fold(long, width, L, sums)
 
     return add
