@@ -325,18 +325,37 @@ assert number > 3
     python(INTERRUPTIONS + script, NUMBANORM_ENGINE=engine)
 
 
+@pytest.mark.parametrize("shape", [(100, 256), (512, 256)], ids=["small results", "recycled results"])
+def test_exceptions_of_a_signal_handler_arrive(shape):
+    """Each of them, and nothing else is said."""
+    script = f"""
+sys.unraisablehook = sys.__unraisablehook__
+x = values({shape})
+expected = reference.layer_norm_forward(x, None, None, -1)
+call = lambda: numbanorm.layer_norm(x)
+call()
+for _ in range(1000):
+    assert interrupted(call, 0.001)
+y = call()
+assert_normalized(y, expected.y, expected.x_hat)
+"""
+    python(INTERRUPTIONS + script)
+
+
 def test_memory_is_recycled_after_exceptions_too():
     """That of a dead result serves the next one."""
     script = """
-def lent():
+from tests.test_memory import lent
+
+def block():
     y = numbanorm.layer_norm(x)
     assert_normalized(y, expected.y, expected.x_hat)
-    return y.base.memory
+    return lent(y)
 
 x = values(faults.LARGE[1])
 expected = reference.layer_norm_forward(x, None, None, -1)
-lent()
+block()
 for number in interrupted_at_each_moment(lambda: numbanorm.layer_norm(x)):
-    assert lent() is lent(), f"no memory is recycled any more after an exception at moment {number} of a call"
+    assert block() == block(), f"no memory is recycled any more after an exception at moment {number} of a call"
 """
     python(INTERRUPTIONS + script)
