@@ -6,6 +6,7 @@ import gc
 import os
 import pickle
 import threading
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -131,7 +132,7 @@ def test_no_more_waits_than_the_limit_allows():
         results.pop()
         found = waiting()
         assert sum(size * len(blocks) for size, blocks in found.items()) == held() <= limit
-        assert blocks[len(results)] in sum(found.values(), [])
+        assert blocks[len(results)] in [*chain(*found.values())]
     assert len(found) == 4  # of 0.4, 0.8, 1.2, 1.6 MB
 
 
@@ -142,9 +143,9 @@ def test_more_sizes_than_there_are_places_for():
     blocks = [lent(y) for y in results]
     for i in range(len(results) - 1):
         results[i] = None
-    assert {*sum(waiting().values(), [])} == {*blocks[:-1]}
+    assert {*chain(*waiting().values())} == {*blocks[:-1]}
     results.clear()
-    assert {*sum(waiting().values(), [])} == {*blocks[2:]}
+    assert {*chain(*waiting().values())} == {*blocks[2:]}
     assert sum(size * len(found) for size, found in waiting().items()) == held()
     assert lent(new(42)) == blocks[2]
 
@@ -271,7 +272,7 @@ class TestAResultIsAnArrayAsNumPyMakesThem:
 def assert_whole_pool():
     """What the pool counts is what waits, each block once."""
     found = waiting()
-    blocks = sum(found.values(), [])
+    blocks = [*chain(*found.values())]
     assert len(blocks) == len({*blocks})
     assert sum(size * len(blocks) for size, blocks in found.items()) == held()
 
