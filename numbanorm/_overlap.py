@@ -20,7 +20,8 @@ def near(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
             continue
         if np.may_share_memory(value, other):
             found.append((name, other))
-    return found if owns else found + _in_same_file(value, others)
+    mapping = None if owns else _mapping(value)
+    return found if mapping is None else found + _in_same_file(value, mapping, others)
 
 
 def same_memory(a: Array, b: Array) -> bool:
@@ -36,14 +37,11 @@ def overlap(a: Array, b: Array) -> bool:
         return True
 
 
-def _in_same_file(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
+def _in_same_file(value: Array, mapping: mmap, others: dict[str, Any]) -> list[tuple[str, Array]]:
     """Those of the others that lie in value's file, seen through another mapping of it.
 
     Each is given as an array where value's mapping has it, which is for comparing addresses alone, not to be read.
     """
-    mapping = _mapping(value)
-    if mapping is None:
-        return []
     mapped = {name: other for name, other in others.items() if _mapping(other) not in (None, mapping)}
     place, found = _place(value) if mapped else None, []
     for name, other in mapped.items():
@@ -55,8 +53,10 @@ def _in_same_file(value: Array, others: dict[str, Any]) -> list[tuple[str, Array
 
 def _mapping(a: Any) -> mmap | None:
     """What an array's memory belongs to, if that is a mapping of Python's, as of `np.memmap`."""
-    while isinstance(a, np.ndarray | memoryview):
-        a = a.base if isinstance(a, np.ndarray) else a.obj
+    while isinstance(a, np.ndarray):
+        a = a.base
+    if isinstance(a, memoryview):
+        return _mapping(a.obj)
     return a if isinstance(a, mmap) else None
 
 
