@@ -10,6 +10,7 @@ import numpy as np
 from numpy.exceptions import AxisError
 from numpy.lib.array_utils import normalize_axis_index, normalize_axis_tuple
 
+from numbanorm import _overlap
 from numbanorm._advice import axes_meant, copied, instead, kind_of, shown
 from numbanorm._types import Array, Shape
 
@@ -415,8 +416,8 @@ def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> No
     """Writable, like x, each of `same` either its very memory or apart from it, all of `apart` apart from it."""
     like("out", value, x)
     _written("out", value)
-    for name, other in _near(value, same | apart):
-        if name not in same or not _same_memory(value, other):
+    for name, other in _overlap.near(value, same | apart):
+        if name not in same or not _overlap.same_memory(value, other):
             _no_overlap("out", value, name, other)
 
 
@@ -426,7 +427,7 @@ def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], apart: di
         return
     statistic(name, value, shape, dtype)
     _written(name, value)
-    for other_name, other in _near(value, apart):
+    for other_name, other in _overlap.near(value, apart):
         _no_overlap(name, value, other_name, other)
 
 
@@ -446,29 +447,7 @@ def _may_overlap_itself(value: Array) -> bool:
     return False
 
 
-def _near(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
-    """Those of the others that may share memory with value, as far as owners and bounds tell."""
-    near, owns = [], value.flags.owndata
-    for name, other in others.items():
-        if other is None or (owns and other is not value and other.flags.owndata):
-            continue
-        if np.may_share_memory(value, other):
-            near.append((name, other))
-    return near
-
-
-def _same_memory(a: Array, b: Array) -> bool:
-    if a is b:
-        return True
-    start, other_start = (c.__array_interface__["data"][0] for c in (a, b))
-    return start == other_start and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype)
-
-
 def _no_overlap(name: str, value: Array, other_name: str, other: Array) -> None:
-    try:
-        overlap = np.shares_memory(value, other, max_work=1_000_000)  # type: ignore[arg-type]
-    except np.exceptions.TooHardError:
-        overlap = True
-    if overlap:
+    if _overlap.overlap(value, other):
         also = f", or be {other_name} itself" if name == "out" and other_name in ("x", "dy") else ""
         raise ValueError(f"{name}: overlaps {other_name}, must have memory of its own{also}")

@@ -2,95 +2,89 @@
 
 The pages of new memory are zeroed by the system when they are first written, which takes longer than a kernel does. So
 the memory of a large result is not given back at once when its last reference goes (views count, of whatever library),
-but kept for the next result of the same size, up to a limit over all sizes.
+but kept for the next result of the same size, up to a limit over all sizes (`numbanorm.cpu.recycling`).
+
+NumPy takes an array's memory from the allocator that is set in the current context (`contextvars`). This module has a
+context of its own with the recycling one, and makes arrays there, so that nobody else's come from it.
 """
 
+import ctypes
+import sys
+from contextvars import Context
 from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
+from numba import types
+from numpy._core import multiarray
 
 from numbanorm import _checks
 from numbanorm._types import Array, Shape
+from numbanorm.cpu import recycling
+from numbanorm.cpu.jit import c_address
 
 LARGE = 1 << 17  # bytes: smaller results have quick memory from NumPy
-_LINE, _PAGE = 64, 4096
-_KEPT = 256 << 20  # bytes, unless told otherwise
+
+_SET_HANDLER, _DEFAULT_HANDLER = 304, 306  # in the table of NumPy's C functions
+_NAME, _VERSION = b"mem_handler", 1  # of handlers, as NumPy wants them
+_ALLOCATOR = {  # its functions, in NumPy's order, and their types
+    recycling.malloc: types.intp(types.intp, types.intp),
+    recycling.calloc: types.intp(types.intp, types.intp, types.intp),
+    recycling.realloc: types.intp(types.intp, types.intp, types.intp),
+    recycling.free: types.void(types.intp, types.intp, types.intp),
+}
+
+_limit = 256 << 20  # bytes that may wait, unless told otherwise
 
 
-class _Memory(NamedTuple):
-    """Bytes that were asked of the system once, and where they lie, which it takes NumPy a microsecond to say."""
+class _Handler(ctypes.Structure):
+    """NumPy's `PyDataMem_Handler`: `allocator` is the context of its functions, then these."""
 
-    array: Array
+    _fields_ = (("name", ctypes.c_char * 127), ("version", ctypes.c_uint8), ("allocator", ctypes.c_ssize_t * 5))
+
+
+_address_in = ctypes.PYFUNCTYPE(ctypes.c_ssize_t, ctypes.py_object, ctypes.c_char_p)(
+    ("PyCapsule_GetPointer", ctypes.pythonapi)
+)
+_new_capsule = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p)(
+    ("PyCapsule_New", ctypes.pythonapi)
+)
+
+
+class _Pool(NamedTuple):
+    """Memory that waits for its next use, and the context in which arrays are made of it."""
+
+    words: Array
     address: int
-    nbytes: int
+    context: Context
 
 
-class _Pool:
-    """Memory that waits for its next use, by size; the size that came back last is at the end.
-
-    It has no lock, since memory comes back at any moment, even while this thread is in here (garbage collection), and
-    a signal handler may raise there. Each step of Python's is whole, and what comes between two of them costs at most
-    the memory at hand, which then goes to the system, or its place in the count of bytes until that is made anew.
-    """
-
-    def __init__(self) -> None:
-        self.limit, self.held = _KEPT, 0
-        self.waiting: dict[int, list[_Memory]] = {}
-
-    def take(self, nbytes: int) -> _Memory | None:
-        """Memory of so many bytes, if there is any."""
-        memories = self.waiting.get(nbytes)
-        if not memories:
-            return None
-        try:
-            memory = memories.pop()
-        except IndexError:  # another thread was quicker
-            return None
-        self.held -= nbytes
-        if not memories:
-            self.waiting.pop(nbytes, None)
-        return memory
-
-    def give(self, memory: _Memory) -> None:
-        """Keep memory, and let go of what is then too much."""
-        if memory.nbytes > self.limit:
-            return
-        memories = self.waiting.pop(memory.nbytes, [])
-        memories.append(memory)
-        self.held += memory.nbytes
-        self.waiting[memory.nbytes] = memories
-        if self.held > self.limit:
-            self._trim()
-
-    def set_limit(self, limit: int) -> int:
-        """The limit until now."""
-        previous, self.limit = self.limit, limit
-        self._trim()
-        return previous
-
-    def _trim(self) -> None:
-        """Count anew, and let go of the sizes that came back longest ago."""
-        sizes = list(self.waiting)
-        self.held = sum(nbytes * len(self.waiting.get(nbytes, ())) for nbytes in sizes)
-        for nbytes in sizes:
-            while self.held > self.limit and self.take(nbytes):
-                pass
+_made: dict[str, _Pool] = {}
 
 
-_pool = _Pool()
+def _pool() -> _Pool:
+    """The pool of this process."""
+    if not _made:
+        _made.setdefault("pool", _new_pool())  # another thread may be here, too
+        recycling.set_limit(_made["pool"].address, min(_limit, sys.maxsize))
+    return _made["pool"]
 
 
-class _Loan:
-    """The base of a result in recycled memory: it lives as long as an array or a view of it does."""
-
-    def __init__(self, memory: _Memory, shape: Shape, dtype: np.dtype[Any], start: int) -> None:
-        self.memory, self.pool = memory, _pool
-        data = memory.address + start, False
-        self.__array_interface__ = {"version": 3, "shape": shape, "typestr": dtype.str, "data": data}
-
-    def __del__(self) -> None:
-        self.pool.give(self.memory)
+def _new_pool() -> _Pool:
+    """An empty one. It stays for ever, with its compiled functions: an array may live until the very end."""
+    table = (ctypes.c_ssize_t * (_DEFAULT_HANDLER + 1)).from_address(_address_in(multiarray._ARRAY_API, None))
+    default = ctypes.py_object.from_address(table[_DEFAULT_HANDLER]).value
+    words = np.zeros(recycling.WORDS, np.intp)
+    words[: recycling.FREE + 1] = _Handler.from_address(_address_in(default, _NAME)).allocator
+    words[recycling.LIMIT] = min(_limit, sys.maxsize)
+    functions = [c_address(function, signature) for function, signature in _ALLOCATOR.items()]
+    handler = _Handler(b"numbanorm", _VERSION, (words.ctypes.data, *functions))
+    for kept in (words, handler, _NAME, *_ALLOCATOR):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(kept))
+    context = Context()
+    set_handler = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[_SET_HANDLER])
+    context.run(set_handler, _new_capsule(ctypes.addressof(handler), _NAME, None))
+    return _Pool(words, words.ctypes.data, context)
 
 
 def recycle_memory(limit: int) -> int:
@@ -122,7 +116,11 @@ def recycle_memory(limit: int) -> int:
     >>> recycle_memory(before)
     0
     """
-    return _pool.set_limit(_checks.size("limit", limit, least=0))
+    global _limit
+    previous, _limit = _limit, _checks.size("limit", limit, least=0)
+    if _made:
+        recycling.set_limit(_pool().address, min(_limit, sys.maxsize))
+    return previous
 
 
 def empty(shape: Shape, dtype: np.dtype[Any], beside: Array) -> Array:
@@ -131,19 +129,9 @@ def empty(shape: Shape, dtype: np.dtype[Any], beside: Array) -> Array:
     A large one begins a cache line, since NumPy's begin within one, and then each of its lines would; and it lies half
     a page from `beside`, modulo pages: loads wait for stores that are pending at their own offset in a page.
     """
-    nbytes = prod(shape) * dtype.itemsize
-    if nbytes < LARGE:
+    if prod(shape) * dtype.itemsize < LARGE:
         return np.empty(shape, dtype)
-    size = (nbytes + 2 * _PAGE - 1) // _PAGE * _PAGE
-    memory = _pool.take(size)
-    if memory is None:
-        array = np.empty(size, np.uint8)
-        memory = _Memory(array, _address(array), size)
-    start = (_address(beside) + _PAGE // 2 - memory.address) % _PAGE // _LINE * _LINE
-    start += -(memory.address + start) % _LINE
-    return np.asarray(_Loan(memory, shape, dtype, start))
-
-
-def _address(a: Array) -> int:
-    address: int = a.__array_interface__["data"][0]
-    return address
+    pool = _made.get("pool") or _pool()
+    address = beside.__array_interface__["data"][0]
+    pool.words[recycling.OFFSET] = (address + recycling.PAGE // 2) // recycling.LINE * recycling.LINE
+    return pool.context.copy().run(np.empty, shape, dtype)

@@ -1,17 +1,22 @@
 """Results in recycled memory: never while anything refers to it, never more than allowed, from any thread."""
 
+import copy
+import ctypes
 import gc
 import os
+import pickle
 import threading
-import weakref
+from itertools import chain
 
 import numpy as np
 import pytest
 
 import numbanorm
 from numbanorm import _memory
+from numbanorm.cpu import recycling
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, values
+from tests.faults import python
 
 SHAPE = (700, 768)  # large enough to be recycled
 FLOAT32 = np.dtype(np.float32)
@@ -31,15 +36,47 @@ def address(a):
     return a.__array_interface__["data"][0]
 
 
+def word(start, i):
+    return ctypes.c_ssize_t.from_address(start + i * ctypes.sizeof(ctypes.c_ssize_t)).value
+
+
 def lent(y):
-    """Which memory a result has. Where in it the result begins depends on x."""
-    return y.base.memory.address
+    """Which block of memory a result has. Where in it the result begins depends on x."""
+    return word(address(y) - recycling.LINE, recycling.BLOCK)
+
+
+def held():
+    """How many bytes wait, as the pool counts them."""
+    return _memory._pool().words[recycling.HELD]
+
+
+def waiting():
+    """The blocks that wait, by size."""
+    words, found = _memory._pool().words.tolist(), {}
+    for i in range(recycling.SIZES):
+        size, block = words[recycling.SIZE + i], words[recycling.FIRST + i]
+        assert (size == 0) == (block == 0)
+        while block:
+            found.setdefault(size, []).append(block)
+            block = word(block, recycling.NEXT)
+    return found
+
+
+def new(rows):
+    """A result's memory."""
+    return _memory.empty((rows, 1000), FLOAT32, np.empty(0))
 
 
 def test_the_memory_of_a_dead_result_is_used_again():
     x = values(SHAPE)
-    first = lent(numbanorm.layer_norm(x))
-    assert lent(numbanorm.layer_norm(x)) == first
+    y = numbanorm.layer_norm(x)
+    first = lent(y)
+    assert waiting() == {}
+    del y
+    assert list(waiting().values()) == [[first]]
+    y = numbanorm.layer_norm(x)
+    assert lent(y) == first
+    assert waiting() == {}
 
 
 @pytest.mark.parametrize(
@@ -57,16 +94,16 @@ def test_the_memory_of_a_dead_result_is_used_again():
 )
 def test_no_memory_is_used_again_while_a_view_is_alive(view):
     y = numbanorm.layer_norm(values(SHAPE))
-    memory, loan = lent(y), weakref.ref(y.base)
+    memory = lent(y)
     kept = view(y)
     del y
     gc.collect()
     others = [numbanorm.layer_norm(values(SHAPE, seed=k)) for k in range(1, 4)]
     assert memory not in [lent(other) for other in others]
-    assert loan() is not None
+    assert waiting() == {}
     del kept
     gc.collect()
-    assert loan() is None
+    assert list(waiting().values()) == [[memory]]
     assert lent(numbanorm.layer_norm(values(SHAPE))) == memory
 
 
@@ -85,25 +122,42 @@ def test_results_of_every_operation_are_right_in_recycled_memory():
 
 
 def test_no_more_waits_than_the_limit_allows():
+    """What came back last waits, of as many sizes as fit."""
     limit = 5 << 20
     numbanorm.recycle_memory(limit)
-    results = [_memory.empty((n, 100000), FLOAT32, np.empty(0)) for n in range(1, 8)]
-    assert _memory._pool.held == 0
+    results = [new(n * 100) for n in range(1, 8)]
+    assert held() == 0
+    blocks = [lent(y) for y in results]
     while results:
         results.pop()
-        assert _memory._pool.held <= limit
-        waiting = sum(a.nbytes for memories in _memory._pool.waiting.values() for a in memories)
-        assert waiting == _memory._pool.held > 0
+        found = waiting()
+        assert sum(size * len(blocks) for size, blocks in found.items()) == held() <= limit
+        assert blocks[len(results)] in [*chain(*found.values())]
+    assert len(found) == 4  # of 0.4, 0.8, 1.2, 1.6 MB
+
+
+def test_more_sizes_than_there_are_places_for():
+    """The oldest goes, with all its memory."""
+    numbanorm.recycle_memory(1 << 40)
+    results = [new(40), *(new(40 + 2 * n) for n in range(recycling.SIZES)), new(1000)]
+    blocks = [lent(y) for y in results]
+    for i in range(len(results) - 1):
+        results[i] = None
+    assert {*chain(*waiting().values())} == {*blocks[:-1]}
+    results.clear()
+    assert {*chain(*waiting().values())} == {*blocks[2:]}
+    assert sum(size * len(found) for size, found in waiting().items()) == held()
+    assert lent(new(42)) == blocks[2]
 
 
 def test_it_can_be_switched_off():
     x = values(SHAPE)
     numbanorm.layer_norm(x)
-    assert _memory._pool.held >= x.nbytes
+    assert held() >= x.nbytes
     numbanorm.recycle_memory(0)
-    assert _memory._pool.held == 0
+    assert held() == 0
     numbanorm.layer_norm(x)
-    assert _memory._pool.held == 0
+    assert held() == 0
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
@@ -124,11 +178,11 @@ def test_threads_do_not_share_memory():
 
     def work(number):
         for _ in range(300):
-            y = _memory.empty((40, 1000), FLOAT32, np.empty(0))
+            y = new(40)
             y.fill(number)
             z = y[3:]
             del y
-            other = _memory.empty((40, 1000), FLOAT32, np.empty(0))
+            other = new(40)
             other.fill(-1)
             if not (z == number).all():
                 wrong.append(number)
@@ -141,46 +195,17 @@ def test_threads_do_not_share_memory():
     assert not wrong
 
 
-@pytest.mark.parametrize("step", ["get", "pop"])
-def test_memory_may_come_back_within_the_pool(step, monkeypatch):
-    """As when garbage is collected there, between any two steps."""
-    dead = [numbanorm.layer_norm(values(SHAPE)) for _ in range(3)]
-
-    class Waiting(dict):
-        def get(self, *args):
-            return self.step("get", *args)
-
-        def pop(self, *args):
-            return self.step("pop", *args)
-
-        def step(self, name, *args):
-            if name == step and dead:
-                dead.pop()
-            return getattr(super(), name)(*args)
-
-    monkeypatch.setattr(_memory._pool, "waiting", Waiting())
-    monkeypatch.setattr(_memory._pool, "held", 0)
-    expected = reference.layer_norm_forward(values(SHAPE), None, None, -1)
-    for _ in range(5):
-        assert_normalized(numbanorm.layer_norm(values(SHAPE)), expected.y, expected.x_hat)
-    assert not dead
-    numbanorm.recycle_memory(numbanorm.recycle_memory(0))
-    assert _memory._pool.held == 0
-    assert not _memory._pool.waiting
-
-
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_a_forked_child_has_its_own():
     """Parent and child may both use what waited."""
-    held = _memory.empty(SHAPE, FLOAT32, np.empty(0))
-    del held
+    new(700)
     child = os.fork()
     if child == 0:
-        y = _memory.empty(SHAPE, FLOAT32, np.empty(0))
+        y = new(700)
         y.fill(1)
         os._exit(0 if (y == 1).all() else 1)
-    y = _memory.empty(SHAPE, FLOAT32, np.empty(0))
+    y = new(700)
     y.fill(2)
     assert os.waitpid(child, 0)[1] == 0
     assert (y == 2).all()
@@ -190,3 +215,79 @@ def test_a_forked_child_has_its_own():
 def test_a_wrong_limit_is_refused(limit, error):
     with pytest.raises(error, match="limit: "):
         numbanorm.recycle_memory(limit)
+
+
+def result(rows):
+    """A small one, or a large one."""
+    return numbanorm.layer_norm(values((rows, 256)))
+
+
+@pytest.mark.parametrize("rows", [100, 500])
+class TestAResultIsAnArrayAsNumPyMakesThem:
+    def test_it_owns_its_memory(self, rows):
+        y = result(rows)
+        assert y.base is None
+        assert y.flags == np.empty(y.shape, y.dtype).flags
+
+    def test_of_any_layout(self, rows):
+        y = numbanorm.batch_norm(np.ones((rows, 16, 16), np.float32).transpose(0, 2, 1), np.ones(16), np.ones(16))
+        assert type(y.base) is np.ndarray
+        assert y.base.flags.owndata
+
+    def test_it_can_be_made_writable_again(self, rows):
+        y = result(rows)
+        y.flags.writeable = False
+        with pytest.raises(ValueError, match="read-only"):
+            y[0] = 1
+        y.flags.writeable = True
+        y[0] = 1
+        assert (y[0] == 1).all()
+
+    @pytest.mark.parametrize("more", [0, 1, 50, 10000, -50])
+    def test_it_can_be_resized(self, rows, more):
+        y = result(rows)
+        expected = np.resize(y.copy(), (rows + more, 256))
+        expected[rows:] = 0
+        y.resize((rows + more, 256))
+        np.testing.assert_array_equal(y, expected)
+        y.fill(1)
+        del y
+        assert_whole_pool()
+
+    @pytest.mark.parametrize(
+        "way", [copy.copy, copy.deepcopy, lambda y: pickle.loads(pickle.dumps(y)), lambda y: copy.copy(y[:].base)]
+    )
+    def test_a_copy_has_memory_of_its_own(self, rows, way):
+        y = result(rows)
+        expected = y.copy()
+        for _ in range(2):
+            other = way(y)
+            np.testing.assert_array_equal(other, expected)
+            other[:] = 7
+            del other
+            result(rows)[:] = 8
+            np.testing.assert_array_equal(y, expected)
+
+
+def assert_whole_pool():
+    """What the pool counts is what waits, each block once."""
+    found = waiting()
+    blocks = [*chain(*found.values())]
+    assert len(blocks) == len({*blocks})
+    assert sum(size * len(blocks) for size, blocks in found.items()) == held()
+
+
+def test_memory_is_given_back_at_the_very_end():
+    """Of results that outlive the module that made them."""
+    python("""
+        import builtins, ctypes, gc, sys, numba
+        from tests.test_memory import result
+
+        gc.disable()
+        leaked = result(500)
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(leaked))
+        builtins.kept = numba.kept = sys.modules["kept"] = [result(500) for _ in range(3)]
+        kept.append(kept)
+        ring = [result(500)]
+        ring.append(ring)
+    """)
