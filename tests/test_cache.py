@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from numba.extending import is_jitted
 
 import numbanorm
+from numbanorm.cpu import bytecode
 
 SOURCES = Path(numbanorm.__file__).parent
 # A kernel that compiles quickly, and whose arithmetic is another file's: 0.9 * 1 + 0.1 * 2 * 3 = 1.5.
@@ -277,3 +279,41 @@ def test_many_cold_starts_at_once(copy):
         for path in (copy / "numbanorm" / "cpu" / "__pycache__").iterdir()
         if path.suffix != ".pyc"
     )
+
+
+HELPER = "from numbanorm._math import scalar\n\n\n@scalar\ndef factor(x):\n    return 2.0 * x\n"
+KERNEL = (
+    "from numbanorm.cpu.deep.deeper.helper import factor\nfrom numbanorm.cpu.jit import launcher\n\n\n"
+    "@launcher\ndef kernel(x):\n    return factor(x)\n"
+)
+RUN_IN_A_FOLDER = """
+from numba.core import event
+from numbanorm.cpu.deep.kernel import kernel
+with event.install_recorder("numba:compile") as recorder:
+    print(kernel(1.5), "compiled" if recorder.buffer else "loaded")
+"""
+
+
+def test_a_change_in_a_folder_below_is_compiled(copy):
+    """Of a helper that another module's kernel holds."""
+    folder = copy / "numbanorm" / "cpu" / "deep"
+    (folder / "deeper").mkdir(parents=True)
+    for path, text in {"__init__": "", "deeper/__init__": "", "deeper/helper": HELPER, "kernel": KERNEL}.items():
+        (folder / f"{path}.py").write_text(text)
+    assert run(RUN_IN_A_FOLDER, copy) == "3.0 compiled"
+    assert run(RUN_IN_A_FOLDER, copy) == "3.0 loaded"
+    (folder / "deeper" / "helper.py").write_text(HELPER.replace("2.0 *", "-3.0 *"))
+    assert run(RUN_IN_A_FOLDER, copy) == "-4.5 compiled"
+    assert run(RUN_IN_A_FOLDER, copy) == "-4.5 loaded"
+
+
+def test_every_compiled_function_is_of_a_module_in_the_digest():
+    found = {
+        module.__name__
+        for module in list(sys.modules.values())
+        if module.__name__.partition(".")[0] == "numbanorm" and not module.__name__.startswith("numbanorm.cuda")
+        for value in vars(module).values()
+        if is_jitted(value) and value.__module__ == module.__name__
+    }
+    assert {"numbanorm._math", "numbanorm.cpu.layernorm", "numbanorm.cpu.vectors"} <= found
+    assert found <= bytecode.covered_modules()

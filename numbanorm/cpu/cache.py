@@ -8,15 +8,11 @@ from other files. A file that is damaged, cut short or of other code is as good 
 import errno
 import functools
 import hashlib
-import importlib.util
 import os
 import pickle
-import pkgutil
 import platform
 import stat
-import sys
 import tempfile
-import types
 import uuid
 import warnings
 from importlib.machinery import EXTENSION_SUFFIXES
@@ -30,6 +26,8 @@ from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
 from numba.misc.appdirs import AppDirs
+
+from numbanorm.cpu.bytecode import code_digest
 
 _SUFFIX = ".numbanorm"
 _DIGEST_BYTES = 32
@@ -89,7 +87,7 @@ def _payload(path):
 
 
 def _digest(payload):
-    return hashlib.sha256(_code_digest() + payload).digest()
+    return hashlib.sha256(code_digest() + payload).digest()
 
 
 def _write(directory, name, content):
@@ -170,33 +168,3 @@ def is_writable(directory):
     """Whether files can be put there, which may make the directory first."""
     existing = next(path for path in (directory, *directory.parents) if os.path.exists(path))
     return existing.is_dir() and os.access(existing, os.W_OK) and (existing != directory or _is_safe(directory))
-
-
-def _imported():
-    """The byte code of all modules that kernels are compiled from, as Python imports it, now: it may change later.
-
-    That of another file than the source, if Python takes one for up to date that is not.
-    """
-    modules = pkgutil.iter_modules(sys.modules[__package__].__path__, f"{__package__}.")
-    names = "numbanorm._math", *sorted(module.name for module in modules)
-    return [importlib.util.find_spec(name).loader.get_code(name) for name in names]
-
-
-_CODE = _imported()
-
-
-@functools.cache
-def _code_digest():
-    return hashlib.sha256(repr([_contents(code) for code in _CODE]).encode()).digest()
-
-
-def _contents(code):
-    """What code does, wherever it stands."""
-    constants = [
-        _contents(constant)
-        if isinstance(constant, types.CodeType)
-        else (sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
-        for constant in code.co_consts
-    ]
-    variables = code.co_varnames, code.co_cellvars, code.co_freevars, code.co_argcount, code.co_kwonlyargcount
-    return code.co_name, code.co_code, code.co_flags, code.co_exceptiontable, code.co_names, variables, constants
