@@ -56,9 +56,7 @@ def _state(directory: Path) -> str:
     """What it holds, and whether more can be put there."""
     whole, other, nbytes = cache.contents(directory)
     old = f", {other} old or damaged" if other else ""
-    return (
-        f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {'writable' if cache.is_writable(directory) else 'not writable'}"
-    )
+    return f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {cache.state(directory)}"
 
 
 def _gpus() -> str:

@@ -17,7 +17,10 @@ def _imported():
     That of another file than the source, if Python takes one for up to date that is not.
     """
     formulas = importlib.util.find_spec(_FORMULAS).loader.get_code(_FORMULAS)
-    return [(_FORMULAS, formulas), *sorted(_modules(numbanorm.cpu.__path__, "numbanorm.cpu."), key=lambda pair: pair[0])]
+    return [
+        (_FORMULAS, formulas),
+        *sorted(_modules(numbanorm.cpu.__path__, "numbanorm.cpu."), key=lambda pair: pair[0]),
+    ]
 
 
 def _modules(path, prefix):
