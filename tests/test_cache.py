@@ -7,13 +7,14 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from numba.extending import is_jitted
 
 import numbanorm
-from numbanorm.cpu import bytecode, places
+from numbanorm.cpu import bytecode, filelock, places
 
 SOURCES = Path(numbanorm.__file__).parent
 # A kernel that compiles quickly, and whose arithmetic is another file's: 0.9 * 1 + 0.1 * 2 * 3 = 1.5.
@@ -32,8 +33,8 @@ def run(command=RUN, path=None, errors=True, options=(), **environment):
     """What a process prints that runs the package in `path`; None unsets a variable."""
     given = {"PYTHONPATH": str(path or SOURCES.parent), "NUMBA_CACHE_DIR": None} | environment
     if path is not None:
-        (path / "temporary").mkdir(exist_ok=True)  # for the copy not to lie among temporary files
-        given = {"TMPDIR": str(path / "temporary")} | given
+        (path / "temporary").mkdir(exist_ok=True)
+        given = {"TMPDIR": str(path / "temporary")} | given  # for the copy not to lie among temporary files
     variables = {name: value for name, value in (os.environ | given).items() if value is not None}
     arguments = [sys.executable, *options, *(["-W", "error"] if errors else []), "-c", command]
     process = subprocess.run(
@@ -246,8 +247,9 @@ def test_many_cold_starts_at_once(copy):
         "assert abs(numbanorm.layer_norm(x) - numbanorm.layer_norm(x[0])).max() < 1e-9\n"
         "print('right')"
     )
-    environment = os.environ | {"PYTHONPATH": str(copy)}
+    environment = os.environ | {"PYTHONPATH": str(copy), "TMPDIR": str(copy.with_name("temporary"))}
     environment.pop("NUMBA_CACHE_DIR", None)
+    copy.with_name("temporary").mkdir()
     starts = [
         subprocess.Popen(
             [sys.executable, "-W", "error", "-c", command],
@@ -359,3 +361,45 @@ def test_remains_of_killed_processes_go(tmp_path):
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {*others, "b.numbanorm.0123", "b.numbanorm.lock", "c.numbanorm"}
     assert (tmp_path / "c.numbanorm").read_bytes() == b"kernel"
+
+
+@contextmanager
+def at_the_start(cache):
+    """A process that is about to call a first kernel, and does it when it is given a line."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", RUN.replace("with event", "print(flush=True); input()\nwith event")],
+        env=os.environ | {"PYTHONPATH": str(SOURCES.parent), "NUMBA_CACHE_DIR": str(cache)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stdout.readline() == "\n"
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.skipif(filelock.fcntl is None, reason="no locks of files")
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_one_process_compiles_and_another_waits_for_it(is_killed, tmp_path):
+    """Unless it is killed: then its lock is free."""
+    with at_the_start(tmp_path) as first, at_the_start(tmp_path) as second:
+        first.stdin.write("\n")
+        first.stdin.flush()
+        wait_for_a_lock(tmp_path)
+        second.stdin.write("\n")
+        second.stdin.flush()
+        if is_killed:
+            first.kill()
+        assert second.stdout.readline() == f"1.5 {'compiled' if is_killed else 'loaded'}\n"
+        assert first.stdout.readline() == ("" if is_killed else "1.5 compiled\n")
+    assert [path.name for path in tmp_path.rglob("*.numbanorm*")] == [path.name for path in files(tmp_path)]
+
+
+def wait_for_a_lock(directory):
+    end = time.monotonic() + 60
+    while not list(directory.rglob("*.lock")):
+        assert time.monotonic() < end
+        time.sleep(0.005)
