@@ -1,5 +1,7 @@
 """The decorators of the CPU kernels: what is compiled how, and why."""
 
+import importlib
+import sys
 import threading
 from contextlib import contextmanager
 from functools import partial
@@ -13,6 +15,7 @@ from numba.extending import intrinsic, register_jitable
 from numbanorm.cpu.cache import KernelCache
 
 _EXACT = {"contract", "nsz"}
+_PACKAGE = f"{__package__.partition('.')[0]}."
 _STACK_BYTES = 16 << 20  # twice what LLVM has in most programs' main threads
 
 
@@ -20,10 +23,16 @@ class Compiled(CPUDispatcher):
     """What `numba.njit` makes of a function, also where NUMBA_DISABLE_JIT is set: Python cannot run the kernels."""
 
     def __reduce__(self):
-        """By name, if the function is the package's. Made anew from its code, it would lack what is Python's own."""
-        if self.__module__.partition(".")[0] == __package__.partition(".")[0]:
-            return self.__qualname__
+        """By name, if a module of the package has it. By value, as Numba does it, intrinsics lose `prefer_literal`."""
+        for module in [module for name, module in list(sys.modules.items()) if name.startswith(_PACKAGE)]:
+            for name, value in list(vars(module).items()):
+                if value is self:
+                    return _named, (module.__name__, name)
         return super().__reduce__()
+
+
+def _named(module, name):
+    return getattr(importlib.import_module(module), name)
 
 
 class Kept(Compiled):
@@ -100,13 +109,14 @@ def uninterrupted(function, *args):
 
 def _start_with_a_large_stack(thread):
     """What others start or set meanwhile has that stack, too, or is undone. Python has no size for one thread."""
+    before = []
     with starting:
-        size = threading.stack_size()
         try:
-            threading.stack_size(max(size, _STACK_BYTES))
+            before.extend(map(threading.stack_size, [_STACK_BYTES]))  # noted before a signal handler can raise
             thread.start()
         finally:
-            threading.stack_size(size)
+            for size in before:
+                threading.stack_size(size)
 
 
 # What is called from compiled code alone.
