@@ -77,12 +77,13 @@ class KernelCache(NullCache):
 
 def _load(name, target_context):
     for directory in directories():
-        payload = _payload(directory, name)
-        if payload is not None:
-            try:
-                return CompileResult._rebuild(target_context, *pickle.loads(payload))
-            except Exception:  # what the digest does not cover: it is compiled, and written anew
-                continue
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(_payload(directory, name)))
+        except Distrusted as error:
+            if os.path.lexists(directory / name):
+                _warn_once(f"numbanorm reads no kernels that others may have put there: {_list([(directory, error)])}")
+        except Exception:  # there is none, or it is not what the digest says: it is compiled, and written anew
+            continue
     return None
 
 
@@ -95,18 +96,13 @@ def _maker(codegen):
 
 
 def _payload(directory, name):
-    """What a file holds, if it can be trusted, is whole, and is of this code."""
-    try:
-        check_directory(directory)
-        content = read(directory / name)
-    except Distrusted as error:
-        if os.path.lexists(directory / name):
-            _warn_once(f"numbanorm reads no kernels that others may have put there: {_list([(directory, error)])}")
-        return None
-    except OSError:
-        return None
+    """What a file holds that can be trusted, is whole, and is of this code. An OSError or a ValueError says why not."""
+    check_directory(directory)
+    content = read(directory / name)
     payload = content[_DIGEST_BYTES:]
-    return payload if content[:_DIGEST_BYTES] == _digest(payload) else None
+    if content[:_DIGEST_BYTES] != _digest(payload):
+        raise ValueError(f"{name}: damaged, or of other code")
+    return payload
 
 
 def _digest(payload):
@@ -129,11 +125,19 @@ def contents(directory):
     maker = f"-{_maker(cpu_target.target_context.codegen())}{SUFFIX}"
     good = other = nbytes = 0
     for path in directory.glob(f"*{SUFFIX}") if os.access(directory, os.R_OK) else ():
-        is_good = path.name.endswith(maker) and _payload(directory, path.name) is not None
+        is_good = path.name.endswith(maker) and _is_good(path)
         good += is_good
         other += not is_good
         nbytes += path.stat().st_size if os.path.exists(path) else 0
     return good, other, nbytes
+
+
+def _is_good(path):
+    try:
+        _payload(path.parent, path.name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def state(directory):
