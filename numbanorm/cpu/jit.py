@@ -16,6 +16,7 @@ from numbanorm.cpu.cache import KernelCache
 
 _EXACT = {"contract", "nsz"}
 _PACKAGE = f"{__package__.partition('.')[0]}."
+_LOOK = 0.1  # seconds: gevent, when it comes after this package, may never tell that a thread has ended
 _STACK_BYTES = 16 << 20  # twice what LLVM has in most programs' main threads
 
 
@@ -98,7 +99,8 @@ def uninterrupted(function, *args):
         _start_with_a_large_stack(thread)
     except RuntimeError:  # none is to be had, as at the interpreter's end
         return function(*args)
-    thread.join()
+    while thread.ended is None and thread.is_alive():
+        thread.join(_LOOK)
     if thread.ended is None:  # in a child that a signal handler forked meanwhile, where that thread is not
         return uninterrupted(function, *args)
     result, error = thread.ended
