@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from numbanorm import _info, _warmup
-from numbanorm.cpu import cache
+from numbanorm.cpu import cache, places
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def _warm_up(dtypes: list[str]) -> None:
     calls = {name: call for dtype in dtypes for name, call in _warmup.calls(np.dtype(dtype)).items()}
     for name in _with_progress(calls):
         calls[name]()
-    kept = {directory: found for directory in cache.directories() if (found := cache.contents(directory)[0])}
+    kept = {directory: found for directory in places.directories() if (found := cache.contents(directory)[0])}
     for directory, found in kept.items():
         print(f"{found} kernels in {directory}")
     if not kept:

@@ -8,7 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from numbanorm._version import __version__
-from numbanorm.cpu import cache, engines, machine
+from numbanorm.cpu import cache, engines, machine, places
 
 _CUDA_PACKAGE = "numba-cuda"
 _CUDA_DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
@@ -24,7 +24,7 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "last-level cache", f"{machine.last_level_cache() >> 20} MiB counted on"
     yield "engine", _or_error(engines.engine_name)
     yield "threads", _or_error(_threads)
-    for directory in cache.directories():
+    for directory in places.directories():
         yield "cache", f"{directory}: {_state(directory)}"
     yield "GPU", _gpus()
     yield "CUDA", "; ".join(_cuda())
@@ -56,9 +56,7 @@ def _state(directory: Path) -> str:
     """What it holds, and whether more can be put there."""
     whole, other, nbytes = cache.contents(directory)
     old = f", {other} old or damaged" if other else ""
-    return (
-        f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {'writable' if cache.is_writable(directory) else 'not writable'}"
-    )
+    return f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {cache.state(directory)}"
 
 
 def _gpus() -> str:

@@ -7,11 +7,12 @@ the mean of wdy = dy * weight, and g = wdy - m_wdy. Sums and what is made of the
 
 import math
 
-import numba
 from numba.extending import intrinsic
 
+from numbanorm.cpu.jit import inner
+
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
-scalar = numba.njit(fastmath={"contract"}, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+scalar = inner(fastmath={"contract"})
 
 LEAST = 1e-36  # a variance below it is of squares that float32 cannot hold to their last digit
 

@@ -9,7 +9,7 @@ import pytest
 from numba.core.registry import cpu_target
 
 from numbanorm import __main__, _warmup, get_num_threads
-from numbanorm.cpu import cache, engines
+from numbanorm.cpu import cache, engines, places
 
 CALLS = """
 import numpy as np, numbanorm
@@ -65,7 +65,7 @@ def test_a_warmup_shows_what_it_does(warm):
 
 def test_a_warmup_that_keeps_nothing_fails(monkeypatch):
     monkeypatch.setattr(_warmup, "calls", lambda dtype: {})
-    monkeypatch.setattr(cache, "directories", lambda: (Path(os.devnull),))
+    monkeypatch.setattr(places, "directories", lambda: (Path(os.devnull),))
     monkeypatch.setattr(sys, "argv", ["numbanorm", "warmup"])
     with pytest.raises(SystemExit, match="NUMBA_CACHE_DIR"):
         __main__.main()
@@ -99,8 +99,18 @@ def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
     assert cache.contents(tmp_path) == (1, 1, 2 * (32 + len(payload)) - 1)
     good.rename(tmp_path / "a-of another processor.numbanorm")
     assert cache.contents(tmp_path)[:2] == (0, 2)
-    monkeypatch.setattr(cache, "_code_digest", lambda: b"of other code")
+    monkeypatch.setattr(cache, "code_digest", lambda: b"of other code")
     assert cache.contents(tmp_path) == (0, 2, 2 * (32 + len(payload)) - 1)
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners of files")
+def test_info_tells_what_is_not_used(tmp_path):
+    """Since others can write it: kernels there count as none."""
+    name = f"a-{cache._maker(cpu_target.target_context.codegen())}.numbanorm"
+    (tmp_path / name).write_bytes(cache._digest(b"kernel") + b"kernel")
+    assert (cache.contents(tmp_path)[:2], cache.state(tmp_path)) == ((1, 0), "writable")
+    tmp_path.chmod(0o777)
+    assert (cache.contents(tmp_path)[:2], cache.state(tmp_path)) == ((0, 1), "not used: others can write it")
 
 
 @pytest.mark.parametrize("arguments", [[], ["cool"], ["warmup", "--dtype", "int8"]])

@@ -71,6 +71,48 @@ def test_a_fork_that_is_not_pythons():
     python(script)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="functions of the C library are found otherwise")
+@pytest.mark.parametrize("others", ["", "hold locks"])
+def test_a_fork_of_which_python_learns_afterwards(others):
+    """As uWSGI's with `--py-call-osafterfork`: no lock was taken before, and none is left to threads that are gone."""
+    script = f"""
+        import ctypes, os
+        from threading import Event, Thread
+        import numba
+        from numba.core.compiler_lock import global_compiler_lock
+        from numbanorm.cpu import engines
+        from tests import faults
+
+        def fork():
+            child = of_the_system()
+            if child == 0:
+                ctypes.pythonapi.PyOS_AfterFork_Child()
+            return child
+
+        def child():
+            faults.verify()
+            assert numba.njit(lambda x: x + 1)(1) == 2
+            os.fork = of_python
+            faults.in_fork(faults.verify)
+
+        def hold():
+            with global_compiler_lock, engines._guard:
+                held.set()
+                done.wait(30)
+
+        faults.learn()
+        of_python, of_the_system, os.fork = os.fork, ctypes.PyDLL(None).fork, fork
+        held, done, other = Event(), Event(), Thread(target=hold)
+        if "{others}":
+            other.start()
+            held.wait()
+        faults.in_fork(child)
+        done.set()
+        faults.verify()
+    """
+    python(script)
+
+
 def test_fork_before_a_first_call():
     script = """
         from tests import faults

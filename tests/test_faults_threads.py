@@ -1,13 +1,17 @@
 """Calls from many threads, beside and within other people's parallel code, and while a core is busy: right results."""
 
 import importlib.util
+import pickle
+from textwrap import dedent
 
 import numba
 import pytest
 from numba import types
 
 import numbanorm
+from numbanorm.cpu import bytecode
 from numbanorm.cpu.atomic import add, call_kernel
+from numbanorm.cpu.jit import Compiled, inner
 from tests import faults
 from tests.faults import ENGINES, LARGE, LAYERS, SMALL, python, results
 
@@ -285,3 +289,84 @@ def test_joblib(backend):
         faults.verify()
     """
     python(script)
+
+
+def test_threads_of_small_stacks_compile(tmp_path):
+    """A first call needs megabytes of stack, whatever the size that the user sets for threads, which stays."""
+    script = """
+        import threading
+        import numpy as np
+        from numbanorm.cpu.batchnorm import update_running
+
+        def call(dtype):
+            running, nothing = np.ones(5, dtype), np.empty(0)
+            update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, np.empty(0, np.int64))
+            np.testing.assert_allclose(running, 0.9 * 1 + 0.1 * 2 * 3, rtol=1e-6)
+            done.append(dtype)
+
+        done = []
+        threading.stack_size(64 * 1024)
+        call(np.float32)
+        assert threading.stack_size(64 * 1024) == 64 * 1024
+        thread = threading.Thread(target=call, args=[np.float64])
+        thread.start()
+        thread.join()
+        assert threading.stack_size() == 64 * 1024
+        assert done == [np.float32, np.float64]
+    """
+    python(script, NUMBA_CACHE_DIR=str(tmp_path))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="joblib is not installed")
+def test_a_users_compiled_function_goes_to_another_process(tmp_path):
+    """From `__main__`, by value, as joblib sends it; kernels that it calls go by name. Both compile it."""
+    script = """
+        import joblib
+        import numba
+        import numpy as np
+        from numbanorm.cpu.layernorm import layer_norm_forward, rows_forward
+        from numbanorm.cpu.parallel import SERIAL
+        from tests import reference
+        from tests.cases import assert_normalized, values
+
+        @numba.njit
+        def normalize(x, weight, bias, y, mean, rstd):
+            rows_forward(0, 3, False, x, weight, bias, 1e-5, y, mean, rstd)
+            first = y[:3].copy()
+            layer_norm_forward(SERIAL, False, x, weight, bias, 1e-5, y, mean, rstd)
+            return first
+
+        def work(x):
+            y, weight, bias = np.empty_like(x), np.ones(x.shape[1], x.dtype), np.zeros(x.shape[1], x.dtype)
+            first = normalize(x, weight, bias, y, *np.empty((2, len(x)), x.dtype))
+            return first, y
+
+        x = values((8, 40), offset=3)
+        expected = reference.layer_norm_forward(x, None, None, -1)
+        found = joblib.Parallel(n_jobs=2, backend="loky")([joblib.delayed(work)(x)])
+        for first, y in (*found, work(x)):
+            assert_normalized(y, expected.y, expected.x_hat)
+            np.testing.assert_array_equal(first, y[:3])
+    """
+    path = tmp_path / "program.py"  # a script's functions go by value, those of a module by name
+    path.write_text(dedent(script))
+    python(f"import runpy; runpy.run_path({str(path)!r}, run_name='__main__')", limit=120)
+
+
+def test_functions_of_the_package_are_pickled_by_name():
+    found = [
+        value
+        for name in sorted(bytecode.covered_modules())
+        for value in vars(importlib.import_module(name)).values()
+        if isinstance(value, Compiled) and value.__module__ == name
+    ]
+    assert len(found) > 100
+    for function in found:
+        assert pickle.loads(pickle.dumps(function)) is function
+
+
+def test_another_packages_compiled_function_is_pickled_by_value():
+    """Made by the same decorators, say in a script."""
+    function = inner()(eval("lambda x: x + 1", {"__name__": "__main__"}))
+    again = numba.core.serialize.loads(numba.core.serialize.dumps(function))
+    assert numba.njit(lambda x: again(x))(1) == 2

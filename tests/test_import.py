@@ -1,6 +1,7 @@
 """What importing the package costs and needs."""
 
 import inspect
+import os
 import subprocess
 import sys
 
@@ -9,9 +10,14 @@ import pytest
 import numbanorm
 
 
-def python(command):
+def python(command, *arguments, **environment):
     return subprocess.run(
-        [sys.executable, "-W", "error", "-c", command], capture_output=True, text=True, timeout=300, check=True
+        [sys.executable, "-W", "error", "-c", command, *arguments],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
     ).stdout
 
 
@@ -51,3 +57,31 @@ def test_every_public_name_is_documented(name):
     sections += ["Returns"] if inspect.isfunction(function) and signature.return_annotation is not None else []
     assert not [section for section in sections if f"{section}\n    ---" not in text]
     assert not name.startswith(("layer", "batch", "Layer", "Batch")) or name == "layer_norm_forward" or "rstd" in text
+
+
+@pytest.mark.parametrize("how", ["environment", "config"])
+def test_kernels_are_compiled_where_jit_is_disabled(how, tmp_path):
+    """NUMBA_DISABLE_JIT is for the user's own functions, which may call kernels from Python."""
+    command = """
+import os, sys
+if sys.argv[1:] == ["environment"]:
+    os.environ["NUMBA_DISABLE_JIT"] = "1"
+import numba
+if sys.argv[1:] == ["environment"]:
+    os.environ["NUMBA_OPT"] = "3"  # Numba sees the change, and reads all variables again
+else:
+    numba.config.DISABLE_JIT = 1
+import numpy as np
+import numbanorm
+from numbanorm.cpu.batchnorm import update_running
+
+@numba.njit
+def own(running):
+    nothing = np.empty(0)
+    update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, np.empty(0, np.int64))
+    return type(own)
+
+running = np.ones(5)
+print(own(running).__name__, running[0], numba.config.DISABLE_JIT, numbanorm.get_num_threads() > 0)
+"""
+    assert python(command, how, NUMBA_CACHE_DIR=str(tmp_path)) == "function 1.5 1 True\n"

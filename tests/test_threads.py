@@ -1,6 +1,8 @@
 """How many threads calls use: what asks for fewer, what is passed over, and what nobody else notices."""
 
 import os
+import platform
+import sys
 
 import pytest
 from numba.core import config
@@ -195,6 +197,47 @@ def test_a_forked_child_that_is_none_of_multiprocessing():
             faults.in_fork(child)
     """
     python(script)
+
+
+FORBIDDEN = """
+import ctypes, errno, os, platform, struct
+import numbanorm
+from tests import faults
+
+number = {"x86_64": 204, "aarch64": 123}[platform.machine()]  # of sched_getaffinity
+load, jump_if_equal, leave = 0x20, 0x15, 0x06
+refused, allowed = 0x00050000 | errno.EPERM, 0x7FFF0000
+steps = (load, 0, 0, 0), (jump_if_equal, 0, 1, number), (leave, 0, 0, refused), (leave, 0, 0, allowed)
+filters = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
+program = ctypes.create_string_buffer(struct.pack("HP", len(steps), ctypes.addressof(filters)))
+control = ctypes.CDLL(None, use_errno=True).prctl
+assert control(38, 1, 0, 0, 0) == 0 and control(22, 2, program) == 0, os.strerror(ctypes.get_errno())
+try:
+    os.sched_getaffinity(0)
+except PermissionError:
+    pass
+else:
+    raise AssertionError("the filter is not at work")
+faults.start_and_verify()
+assert numbanorm.get_num_threads() <= os.cpu_count()
+"""
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "aarch64"), reason="system calls have other numbers")
+@pytest.mark.skipif(sys.platform != "linux", reason="no filters of system calls")
+def test_a_filter_forbids_to_ask_for_the_processors():
+    """As some sandboxes have."""
+    python(FORBIDDEN)
+
+
+def test_processors_where_the_system_does_not_say(monkeypatch):
+    def refuse(_):
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_getaffinity", refuse, raising=False)
+    assert threads.processors() == set(range(os.cpu_count()))
+    monkeypatch.delattr(os, "sched_getaffinity")
+    assert threads.processors() == set(range(os.cpu_count()))
 
 
 V1 = "11:memory:/a/b\n4:cpu,cpuacct:/a/b\n1:name=systemd:/a/b\n"

@@ -2,25 +2,18 @@
 
 A file holds one function for one signature, processor and version of what compiles it, all of which its name tells. It
 begins with a digest of its payload and of the byte code of all kernels, since the code of one holds that of helpers
-from other files. A file that is damaged, cut short or of other code is as good as none, and is written anew.
+from other files. A file that is damaged, cut short or of other code is as good as none, and is written anew. The digest
+keeps nobody from making a file up, so none is read that others could have written (`numbanorm.cpu.trust`).
 """
 
-import errno
-import functools
 import hashlib
-import importlib.util
 import os
 import pickle
-import pkgutil
 import platform
-import stat
 import sys
-import tempfile
-import types
-import uuid
 import warnings
+from contextlib import ExitStack, contextmanager
 from importlib.machinery import EXTENSION_SUFFIXES
-from pathlib import Path
 
 import llvmlite
 import numba
@@ -29,9 +22,11 @@ from numba.core.caching import NullCache
 from numba.core.compiler import CompileResult
 from numba.core.registry import cpu_target
 from numba.core.serialize import dumps
-from numba.misc.appdirs import AppDirs
 
-_SUFFIX = ".numbanorm"
+from numbanorm.cpu.bytecode import code_digest
+from numbanorm.cpu.places import SUFFIX, directories, is_writable, locked_to_write, write
+from numbanorm.cpu.trust import Distrusted, check_directory, read
+
 _DIGEST_BYTES = 32
 _warned = False
 
@@ -42,18 +37,20 @@ class KernelCache(NullCache):
     def __init__(self, function):
         self._name = f"{function.__module__}.{function.__qualname__}"
 
+    @contextmanager
+    def one_process(self):
+        """Within this, what is not found is compiled by one process, and others wait for it."""
+        with ExitStack() as self._locks:
+            yield
+
     def load_overload(self, sig, target_context):
         """The function compiled for a signature, or None."""
         target_context.refresh()
         name = self._file_name(sig, target_context.codegen())
-        for directory in directories():
-            payload = _payload(directory / name) if _is_safe(directory) else None
-            if payload is not None:
-                try:
-                    return CompileResult._rebuild(target_context, *pickle.loads(payload))
-                except Exception:  # what the digest does not cover: it is compiled, and written anew
-                    continue
-        return None
+        found = _load(name, target_context)
+        if found is None and self._locks.enter_context(locked_to_write(name)):
+            found = _load(name, target_context)
+        return found
 
     def save_overload(self, sig, data):
         """Keep a function compiled for a signature, where that can be."""
@@ -61,142 +58,92 @@ class KernelCache(NullCache):
         name, refusals = self._file_name(sig, data.codegen), []
         for directory in directories():
             try:
-                return _write(directory, name, _digest(payload) + payload)
+                write(directory, name, _digest(payload) + payload)
+                break
             except OSError as error:
-                refusals.append(f"{directory} ({error.strerror})")
-        _warn_once(refusals)
+                refusals.append((directory, error))
+        else:
+            _warn_once(
+                f"numbanorm compiles its kernels anew in every process: no directory to keep them in: {_list(refusals)}"
+            )
+        distrusted = [refusal for refusal in refusals if isinstance(refusal[1], Distrusted)]
+        if distrusted:
+            _warn_once(f"numbanorm keeps no kernels where it would not dare to read them: {_list(distrusted)}")
 
     def _file_name(self, sig, codegen):
         signature = hashlib.sha256(repr(sig).encode()).hexdigest()[:16]
-        return f"{self._name}-{signature}-{_maker(codegen)}{_SUFFIX}"
+        return f"{self._name}-{signature}-{_maker(codegen)}{SUFFIX}"
+
+
+def _load(name, target_context):
+    for directory in directories():
+        try:
+            return CompileResult._rebuild(target_context, *pickle.loads(_payload(directory, name)))
+        except Distrusted as error:
+            if os.path.lexists(directory / name):
+                _warn_once(f"numbanorm reads no kernels that others may have put there: {_list([(directory, error)])}")
+        except Exception:  # there is none, or it is not what the digest says: it is compiled, and written anew
+            continue
+    return None
 
 
 def _maker(codegen):
     """What compiles, for which processor, and how, in short."""
     versions = numba.__version__, llvmlite.__version__, platform.python_version(), EXTENSION_SUFFIXES[0]
     options = config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
-    return hashlib.sha256(repr((codegen.magic_tuple(), versions, options)).encode()).hexdigest()[:16]
+    python = sys.flags.optimize  # which changes the byte code
+    return hashlib.sha256(repr((codegen.magic_tuple(), versions, options, python)).encode()).hexdigest()[:16]
 
 
-def _payload(path):
-    """What a file holds, if it is whole and of this code."""
-    try:
-        content = path.read_bytes()
-    except OSError:
-        return None
+def _payload(directory, name):
+    """What a file holds that can be trusted, is whole, and is of this code. An OSError or a ValueError says why not."""
+    check_directory(directory)
+    content = read(directory / name)
     payload = content[_DIGEST_BYTES:]
-    return payload if content[:_DIGEST_BYTES] == _digest(payload) else None
+    if content[:_DIGEST_BYTES] != _digest(payload):
+        raise ValueError(f"{name}: damaged, or of other code")
+    return payload
 
 
 def _digest(payload):
-    return hashlib.sha256(_code_digest() + payload).digest()
+    return hashlib.sha256(code_digest() + payload).digest()
 
 
-def _write(directory, name, content):
-    """Whole or not at all, whoever else writes it."""
-    directory.mkdir(mode=0o700 if directory == _temporary() else 0o777, parents=True, exist_ok=True)
-    if not _is_safe(directory):
-        raise PermissionError(errno.EPERM, "others can write there")
-    part = directory / f"{name}.{uuid.uuid4().hex[:16]}"
-    try:
-        part.write_bytes(content)
-        os.replace(part, directory / name)
-    finally:
-        part.unlink(missing_ok=True)
+def _list(refusals):
+    return ", ".join(f"{directory} ({error.strerror})" for directory, error in refusals)
 
 
-def _warn_once(refusals):
+def _warn_once(message):
     global _warned
     if not _warned:
         _warned = True
-        message = (
-            f"numbanorm compiles its kernels anew in every process: no directory to keep them in: {', '.join(refusals)}"
-        )
-        warnings.warn(f"{message}; set NUMBA_CACHE_DIR to one", RuntimeWarning, stacklevel=2)
-
-
-@functools.cache
-def directories():
-    """Where files are looked for, and written if it can be: each a path; the first that can be written gets them.
-
-    NUMBA_CACHE_DIR alone where it is set. Otherwise beside the sources, so that what an installation has compiled
-    serves all its users; in the user's own cache; and in a directory for temporary files that is the user's own.
-    """
-    package = Path(__file__).resolve().parents[1]
-    name = _directory_name()
-    if config.CACHE_DIR:
-        return (Path(config.CACHE_DIR) / name,)
-    own = Path(AppDirs("numbanorm", appauthor=False).user_cache_dir) / name
-    return tuple(path for path in (package / "cpu" / "__pycache__", own, _temporary()) if path.is_absolute())
-
-
-def _directory_name():
-    """Of this installation: no other overwrites its files."""
-    return f"numbanorm-{hashlib.sha256(bytes(Path(__file__).resolve().parents[1])).hexdigest()[:12]}"
-
-
-@functools.cache
-def _temporary():
-    try:
-        return Path(tempfile.gettempdir()) / f"{_directory_name()}-{os.getuid()}"
-    except (OSError, AttributeError):  # there is none; no os.getuid on Windows
-        return Path()
-
-
-def _is_safe(directory):
-    """Whether nobody else can write to a directory among the temporary files, since what is read from it is run."""
-    if directory != _temporary():
-        return True
-    try:
-        status = directory.lstat()
-    except OSError:
-        return False
-    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o022
+        warnings.warn(f"{message}; set NUMBA_CACHE_DIR to a directory of your own", RuntimeWarning, stacklevel=3)
 
 
 def contents(directory):
     """How many kernels are there that would be used now, how many others of this package's, and their bytes."""
-    maker = f"-{_maker(cpu_target.target_context.codegen())}{_SUFFIX}"
+    maker = f"-{_maker(cpu_target.target_context.codegen())}{SUFFIX}"
     good = other = nbytes = 0
-    for path in directory.glob(f"*{_SUFFIX}") if os.access(directory, os.R_OK) else ():
-        payload = _payload(path)
-        good += payload is not None and path.name.endswith(maker)
-        other += payload is None or not path.name.endswith(maker)
+    for path in directory.glob(f"*{SUFFIX}") if os.access(directory, os.R_OK) else ():
+        is_good = path.name.endswith(maker) and _is_good(path)
+        good += is_good
+        other += not is_good
         nbytes += path.stat().st_size if os.path.exists(path) else 0
     return good, other, nbytes
 
 
-def is_writable(directory):
-    """Whether files can be put there, which may make the directory first."""
-    existing = next(path for path in (directory, *directory.parents) if os.path.exists(path))
-    return existing.is_dir() and os.access(existing, os.W_OK) and (existing != directory or _is_safe(directory))
+def _is_good(path):
+    try:
+        _payload(path.parent, path.name)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
-def _imported():
-    """The byte code of all modules that kernels are compiled from, as Python imports it, now: it may change later.
-
-    That of another file than the source, if Python takes one for up to date that is not.
-    """
-    modules = pkgutil.iter_modules(sys.modules[__package__].__path__, f"{__package__}.")
-    names = "numbanorm._math", *sorted(module.name for module in modules)
-    return [importlib.util.find_spec(name).loader.get_code(name) for name in names]
-
-
-_CODE = _imported()
-
-
-@functools.cache
-def _code_digest():
-    return hashlib.sha256(repr([_contents(code) for code in _CODE]).encode()).digest()
-
-
-def _contents(code):
-    """What code does, wherever it stands."""
-    constants = [
-        _contents(constant)
-        if isinstance(constant, types.CodeType)
-        else (sorted(constant, key=repr) if isinstance(constant, frozenset) else constant)
-        for constant in code.co_consts
-    ]
-    variables = code.co_varnames, code.co_cellvars, code.co_freevars, code.co_argcount, code.co_kwonlyargcount
-    return code.co_name, code.co_code, code.co_flags, code.co_exceptiontable, code.co_names, variables, constants
+def state(directory):
+    """Whether kernels can be put there, in words."""
+    try:
+        check_directory(directory)
+    except OSError as error:
+        return f"not used: {error.strerror}"
+    return "writable" if is_writable(directory) else "not writable"

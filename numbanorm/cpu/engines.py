@@ -15,7 +15,7 @@ from numba.np.ufunc import parallel as numba_threads
 from numbanorm import _checks
 from numbanorm.cpu import portable, workers
 from numbanorm.cpu.forks import forking, hold_across_forks
-from numbanorm.cpu.jit import c_address, uninterrupted
+from numbanorm.cpu.jit import c_address, starting, uninterrupted
 from numbanorm.cpu.threads import is_multiprocessing_child, limits, processors, thread_count
 
 _VARIABLE = "NUMBANORM_ENGINE"
@@ -268,7 +268,7 @@ def _others_locks() -> list[Any]:
 
 
 if hasattr(os, "register_at_fork"):
-    hold_across_forks([*_others_locks(), _guard], _rest, _resume, _begin_anew)
+    hold_across_forks([*_others_locks(), _guard, starting], _rest, _resume, _begin_anew)
 
 
 def _end() -> None:

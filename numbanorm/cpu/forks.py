@@ -29,6 +29,7 @@ def hold_across_forks(
 
     Python calls what is registered last first before a fork, and last after it.
     """
+    os.register_at_fork(after_in_child=partial(_make_up_for_before, locks))
     os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
     signals = _Signals()
     os.register_at_fork(before=partial(methodcaller("restore"), signals))
@@ -36,6 +37,15 @@ def hold_across_forks(
         os.register_at_fork(before=lock.acquire, after_in_parent=lock.release, after_in_child=lock.release)
     os.register_at_fork(before=partial(methodcaller("hold_back"), signals))
     os.register_at_fork(before=partial(forking.append, True), after_in_parent=forking.pop, after_in_child=forking.clear)
+
+
+def _make_up_for_before(locks: list[Any]) -> None:
+    """Take the locks, for them to be released, in a child whose parent called nothing before it forked, as uWSGI."""
+    if not forking:
+        for lock in locks:
+            if not lock._is_owned():
+                lock._at_fork_reinit()  # who had it is not here
+            lock.acquire()
 
 
 class _Signals(threading.local):

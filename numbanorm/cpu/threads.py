@@ -52,8 +52,14 @@ def _openmp_limit() -> int | None:
 
 
 def processors() -> set[int]:
-    """Those that this process may run on: its first thread, since others may be bound to some of them."""
-    return os.sched_getaffinity(os.getpid()) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    """Those that this process may run on: its first thread, since others may be bound to some of them.
+
+    All, where the system does not say, as where a filter of system calls forbids the question.
+    """
+    try:
+        return os.sched_getaffinity(os.getpid())
+    except (AttributeError, OSError):
+        return set(range(os.cpu_count() or 1))
 
 
 def is_multiprocessing_child() -> bool:

@@ -1,0 +1,76 @@
+"""What may be read, since it is run: directories and files that are the user's own or the superuser's, where no other
+can write.
+"""
+
+import errno
+import os
+import stat
+
+try:
+    import grp
+    import pwd
+except ImportError:  # Windows, where nothing is shared unless somebody sees to it
+    grp = pwd = None
+
+_CAREFULLY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # waits for no writer; follows no link
+
+
+class Distrusted(PermissionError):
+    """It could be read or written, but is not to be."""
+
+    def __init__(self, reason):
+        super().__init__(errno.EPERM, reason)
+
+
+def check_directory(directory):
+    """Raise Distrusted, unless a directory can be trusted. One that is not there yet is judged by what leads there."""
+    if pwd is None:
+        return
+    if any(_lets_others_rename(parent) for parent in {*directory.absolute().parents, *directory.resolve().parents}):
+        raise Distrusted("others can rename what leads there")
+    try:
+        link, status = directory.lstat(), directory.stat()
+    except FileNotFoundError:
+        return
+    _check_owner(link)
+    _check(status)
+
+
+def read(path):
+    """What a file holds. No other kind of file is read: one for communication may keep its readers waiting."""
+    with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _CAREFULLY)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "no regular file")
+        if pwd is not None:
+            _check(status)
+        return file.read()
+
+
+def _check(status):
+    _check_owner(status)
+    mode = status.st_mode
+    if mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_private_group(status.st_gid, status.st_uid)):
+        raise Distrusted("others can write it")
+
+
+def _check_owner(status):
+    if status.st_uid not in (os.geteuid(), 0):
+        raise Distrusted(f"it belongs to user {status.st_uid}")
+
+
+def _is_private_group(group_id, user_id):
+    """Whether a group is one user's alone, as of systems that let groups write whatever users make."""
+    try:
+        user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
+
+
+def _lets_others_rename(directory):
+    try:
+        mode = directory.stat().st_mode
+    except OSError:  # not there, or not to be entered
+        return False
+    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
