@@ -1,0 +1,53 @@
+"""A few small cases under each tool of compute-sanitizer, beside each other: the stage `sanitizer`."""
+
+import glob
+import re
+import shutil
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.first_contact.steps import Lacking, Steps
+
+TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
+PROGRAM = "compute-sanitizer"
+STEP_SECONDS = 400  # since a tool makes everything many times slower; the stage's own share ends it sooner
+SMALL = ("-m", "bench.first_contact.small")
+TAIL = 400  # characters
+
+
+def steps(part: str) -> Steps:
+    """Of a tool."""
+    return {part: partial(check, part)}
+
+
+def check(tool: str) -> dict[str, Any]:
+    """What the tool counts must be 0, and the results right."""
+    from bench.gpu_device import no_gpu
+
+    if sentence := no_gpu():
+        raise Lacking(sentence)
+    return run(tool, *SMALL)
+
+
+def run(tool: str, *arguments: str) -> dict[str, Any]:
+    """A Python program under it."""
+    command = [program(), "--tool", tool, sys.executable, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True)
+    found = re.findall(r"SUMMARY: (\d+) (?:error|hazard)", done.stdout + done.stderr)
+    said = (done.stdout + done.stderr)[-TAIL:]
+    if not found:
+        raise RuntimeError(f"{tool} has no summary: {said}")
+    assert set(found) == {"0"}, f"{tool}: {said}"
+    assert done.returncode == 0, f"wrong results under {tool}: {said}"
+    return {"ok": True, "printed": said.splitlines()[-1]}
+
+
+def program() -> str:
+    """On the path, or where the toolkit is installed."""
+    for path in (shutil.which(PROGRAM), *sorted(glob.glob(f"/usr/local/cuda*/bin/{PROGRAM}"))):
+        if path and Path(path).exists():
+            return path
+    raise Lacking(f"{PROGRAM} is not installed; it is part of the CUDA toolkit")

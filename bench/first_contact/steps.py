@@ -1,0 +1,53 @@
+"""The steps of a stage, one after another in one process.
+
+A stage's module has `steps(part)`: the name and the function of each step. A function returns the fields of its line,
+`ok` among them where results were held against something. It raises `AssertionError` for a wrong result, and `Lacking`
+where something it needs is not there. After any other exception the device may be in no state to go on: the process
+ends, and `supervise` starts another for the steps that are left.
+"""
+
+import faulthandler
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any
+
+from bench.first_contact.record import Record
+
+ANEW = 3  # the exit status that asks for another process
+STEP_SECONDS = 90  # of one step; a module may have its own
+LONGEST = 500  # characters of an error
+
+Steps = dict[str, Callable[[], dict[str, Any]]]
+
+
+class Lacking(Exception):
+    """What a step needs is not there."""
+
+
+def do(record: Record, steps: Steps, until: float, seconds: float) -> int:
+    """Those that have no line yet, until it is time to stop; the exit status."""
+    said = {line.get("step") for line in record.lines()}
+    names = [name for name in steps if name not in said]
+    for i, name in enumerate(names):
+        if time.time() >= until:
+            record.say(stopped="no time left", left=names[i:])
+            return 0
+        record.running.write_text(name)
+        faulthandler.dump_traceback_later(seconds, exit=True)
+        start = time.perf_counter()
+        try:
+            fields, status = steps[name](), 0
+        except Lacking as lacking:
+            fields, status = {"lacks": str(lacking)}, 0
+        except AssertionError as error:
+            fields, status = {"ok": False, "error": str(error)[:LONGEST]}, 0
+        except Exception as error:
+            fields, status = {"failed": f"{type(error).__name__}: {error}"[:LONGEST]}, ANEW
+            traceback.print_exc()
+        faulthandler.cancel_dump_traceback_later()
+        record.say(step=name, **fields, seconds=round(time.perf_counter() - start, 2))
+        if status:
+            return status
+    record.running.unlink(missing_ok=True)
+    return 0
