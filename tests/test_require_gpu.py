@@ -1,5 +1,6 @@
 """`pytest -m gpu --require-gpu` fails where nothing ran on a GPU."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ def test_other(): pass
 def test_of_the_cpu(): pass
 """
 SETTINGS = "[pytest]\naddopts = -ra -p no:cacheprovider\nmarkers = gpu\n"
+WITHOUT_PLUGINS = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # which take longer than all else
 
 
 def run(directory, on_a_gpu, *options):
@@ -27,7 +29,7 @@ def run(directory, on_a_gpu, *options):
     (directory / "test_some.py").write_text(TESTS.format(on_a_gpu=on_a_gpu))
     (directory / "pytest.ini").write_text(SETTINGS)
     command = [sys.executable, "-m", "pytest", *options]
-    found = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    found = subprocess.run(command, cwd=directory, env=WITHOUT_PLUGINS, capture_output=True, text=True)
     return found.returncode, found.stdout
 
 
@@ -43,11 +45,11 @@ def test_skipped_tests_are_a_failure(tmp_path):
 
 
 def test_skipped_tests_of_several_processes_are_a_failure(tmp_path):
-    assert run(tmp_path, SKIPPED, "-m", "gpu", "--require-gpu", "-n", "2")[0] == 1
+    assert run(tmp_path, SKIPPED, "-m", "gpu", "--require-gpu", "-p", "xdist", "-n", "2")[0] == 1
 
 
 def test_one_that_passes_is_enough(tmp_path):
-    assert run(tmp_path, PASSED, "-m", "gpu", "--require-gpu", "-n", "1")[0] == 0
+    assert run(tmp_path, PASSED, "-m", "gpu", "--require-gpu", "-p", "xdist", "-n", "1")[0] == 0
 
 
 def test_tests_of_the_cpu_do_not_count(tmp_path):

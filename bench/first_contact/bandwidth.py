@@ -9,7 +9,7 @@ from typing import Any
 
 from bench import batchnorm, gpu_device, gpu_systems, layernorm, peers
 from bench.cases import Case, Operation, Shape
-from bench.first_contact.steps import Lacking, Steps
+from bench.first_contact.steps import Steps, need
 from bench.timing import Timing, ratio
 
 PEERS = ("PyTorch",)
@@ -66,18 +66,13 @@ def _name(case: Case) -> str:
 
 
 def clocks() -> dict[str, Any]:
-    _arrays_there()
+    need(gpu_device.missing())
     return gpu_device.facts()
-
-
-def _arrays_there() -> None:
-    if sentence := gpu_device.missing():
-        raise Lacking(sentence)
 
 
 def device_time(case: Case, predicted: float | None) -> dict[str, Any]:
     """Median microseconds of each system, and what they are of a copy."""
-    _arrays_there()
+    need(gpu_device.missing())
     systems, notes = _systems(case)
     with peers.inference_mode():
         timings = gpu_device.device_times(systems | {COPY: gpu_systems.copies(case)}, ROUNDS)
@@ -113,7 +108,7 @@ def host_steps(part: str) -> Steps:
 
 def host_time(case: Case) -> dict[str, Any]:
     """Median microseconds of each system."""
-    _arrays_there()
+    need(gpu_device.missing())
     systems, notes = _systems(case)
     calls = {name: sets[0] for name, sets in systems.items()} | {LAUNCH: gpu_systems.bare_launch()}
     with peers.inference_mode():

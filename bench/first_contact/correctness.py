@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.first_contact.steps import Lacking, Steps
+from bench.first_contact.steps import Steps, need
 
 
 class Case(NamedTuple):
@@ -84,8 +84,7 @@ def devices() -> dict[str, Device | str]:
     """By the name of the library, of which Numba is always there; of another, why not."""
     from bench.gpu_device import no_gpu
 
-    if sentence := no_gpu():
-        raise Lacking(sentence)
+    need(no_gpu())
     from tests.gpu_arrays import LIBRARIES, on_gpu, to_device
 
     return {

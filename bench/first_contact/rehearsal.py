@@ -8,14 +8,18 @@ from unittest.mock import patch
 
 import numpy as np
 
-from bench import gpu_device, gpu_systems
+from bench import gpu_device, gpu_systems, layernorm
 from bench.cases import Shape
-from bench.first_contact import bandwidth, correctness
+from bench.first_contact import bandwidth, correctness, sanitizer
+from bench.first_contact.steps import Lacking
 from bench.timing import Timing
 
 LAYER_NORM, BATCH_NORM = {Shape("small", (6, 64), -1): (1.0, 1.0)}, {Shape("small", (3, 8, 5, 4), 1): None}
+TINY = ((layernorm, Shape("tiny", (6, 64), -1)),)
 FAMILIES = {
     "rows": [correctness.Case("layer_norm", (5, 64))],
+    "rows of channels": [correctness.Case("batch_norm", (20, 8), 1)],
+    "frozen": [correctness.Case("batch_norm", (20, 8), 1, "frozen")],
     "masked": [correctness.Case("batch_norm", (3, 8, 5, 4), 1, "masked")],
     "moments": [correctness.Case("moments", (3, 8, 5, 4), 1)],
     "scalers": [correctness.Case("scalers", (40, 6))],
@@ -31,14 +35,10 @@ def emulated() -> Iterator[None]:
 
     library = gpu_systems.Library(device.to_device, device.to_host, _empty_like, _copy)
     replaced = {
-        gpu_device: {
-            "no_gpu": str,
-            "facts": lambda: {"gpu": "emulated"},
-            "device_times": _times,
-            "host_times": _host_times,
-        },
+        gpu_device: {"no_gpu": str, "facts": _facts, "device_times": _times, "host_times": _host_times},
         gpu_systems: {"library": lambda: library, "sets_of": lambda case: 2, "bare_launch": lambda: lambda: None},
-        bandwidth: {"LAYER_NORM": LAYER_NORM, "BATCH_NORM": BATCH_NORM, "PEERS": ()},
+        bandwidth: {"LAYER_NORM": LAYER_NORM, "BATCH_NORM": BATCH_NORM, "TINY": TINY, "PEERS": ()},
+        sanitizer: {"program": _no_sanitizer},
         correctness: {
             "devices": lambda: {"Numba": correctness.Device(on_device, device.to_device), "CuPy": "not emulated"},
             "FAMILIES": {name: FAMILIES.get(name, []) for name in correctness.FAMILIES},
@@ -50,6 +50,14 @@ def emulated() -> Iterator[None]:
         for module, names in replaced.items():
             stack.enter_context(patch.multiple(module, **names))
         yield
+
+
+def _facts() -> dict[str, object]:
+    return {"gpu": "emulated"}
+
+
+def _no_sanitizer() -> str:
+    raise Lacking("compute-sanitizer watches nothing that is emulated")
 
 
 def _empty_like(array):

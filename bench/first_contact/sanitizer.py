@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from bench.first_contact.steps import Lacking, Steps
+from bench.first_contact.steps import Lacking, Steps, need
 
 TOOLS = ("memcheck", "racecheck", "synccheck", "initcheck")
 PROGRAM = "compute-sanitizer"
@@ -27,8 +27,7 @@ def check(tool: str) -> dict[str, Any]:
     """What the tool counts must be 0, and the results right."""
     from bench.gpu_device import no_gpu
 
-    if sentence := no_gpu():
-        raise Lacking(sentence)
+    need(no_gpu())
     return run(tool, *SMALL)
 
 

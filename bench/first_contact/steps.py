@@ -10,7 +10,7 @@ import faulthandler
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TextIO
 
 from bench.first_contact.record import Record
 
@@ -25,26 +25,45 @@ class Lacking(Exception):
     """What a step needs is not there."""
 
 
+class NoDevice(Lacking):
+    """Nor is what all other steps need."""
+
+
+def need(sentence: str) -> None:
+    """`sentence` says why there is no device for any step; it is empty if there is one."""
+    if sentence:
+        raise NoDevice(sentence)
+
+
 def do(record: Record, steps: Steps, until: float, seconds: float) -> int:
     """Those that have no line yet, until it is time to stop; the exit status."""
     said = {line.get("step") for line in record.lines()}
     names = [name for name in steps if name not in said]
+    with record.log.open("a") as log:
+        return _do(record, steps, names, until, seconds, log)
+
+
+def _do(record: Record, steps: Steps, names: list[str], until: float, seconds: float, log: TextIO) -> int:
     for i, name in enumerate(names):
         if time.time() >= until:
             record.say(stopped="no time left", left=names[i:])
             return 0
         record.running.write_text(name)
-        faulthandler.dump_traceback_later(seconds, exit=True)
+        faulthandler.dump_traceback_later(seconds, exit=True, file=log)
         start = time.perf_counter()
         try:
             fields, status = steps[name](), 0
+        except NoDevice as lacking:
+            faulthandler.cancel_dump_traceback_later()
+            record.say(lacks=str(lacking), left=names[i:])
+            return 0
         except Lacking as lacking:
             fields, status = {"lacks": str(lacking)}, 0
         except AssertionError as error:
             fields, status = {"ok": False, "error": str(error)[:LONGEST]}, 0
         except Exception as error:
             fields, status = {"failed": f"{type(error).__name__}: {error}"[:LONGEST]}, ANEW
-            traceback.print_exc()
+            traceback.print_exc(file=log)
         faulthandler.cancel_dump_traceback_later()
         record.say(step=name, **fields, seconds=round(time.perf_counter() - start, 2))
         if status:

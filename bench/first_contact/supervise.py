@@ -54,6 +54,7 @@ def _run(stage: Stage, directory: Path, started: float, end: float, *options: st
                 running.append(_Process(record, _start(record, stage.module, end - SPARE, options)))
             for process in [process for process in running if process.popen.poll() is not None]:
                 running.remove(process)
+                _kill(process.popen)  # what it has started and left
                 if _goes_on(process):
                     waiting.append(process.record)
             time.sleep(PAUSE)
