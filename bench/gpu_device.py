@@ -22,12 +22,13 @@ def no_gpu() -> str:
     """Why nothing runs on a GPU here, as a sentence; nothing if it does."""
     try:
         from numbanorm.cuda import cuda
-    except ImportError as error:
-        return str(error)
-    if not cuda.is_available():
-        error = (cuda.cuda_error() or "NVVM is not installed: pip install 'numbanorm[cuda]'.").strip()
-        return f"an NVIDIA GPU and its driver are needed: {error.splitlines()[0]}"
-    return ""
+
+        if cuda.is_available():
+            return ""
+        error = (cuda.cuda_error() or "NVVM is not installed: pip install 'numbanorm[cuda]'").strip()
+        return f"no GPU: {error.splitlines()[0]}"
+    except Exception as error:  # an import's, or that of a library which numba-cuda does not find, such as NVVM
+        return f"no GPU: {type(error).__name__}: {error}"
 
 
 def missing() -> str:

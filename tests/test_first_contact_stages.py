@@ -6,10 +6,30 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 import numbanorm
-from bench import layernorm
+from bench import gpu_device, layernorm
 from bench.cases import Case, Shape
 from bench.first_contact import bandwidth, correctness, cpu, small
 from bench.first_contact.rehearsal import FAMILIES, emulated
+from numbanorm.cuda import cuda
+
+
+def _no_library():
+    raise RuntimeError("libnvvm.so is nowhere")
+
+
+@pytest.mark.parametrize(
+    ("is_available", "error", "told"),
+    [
+        (_no_library, None, "no GPU: RuntimeError: libnvvm.so is nowhere"),
+        (lambda: False, None, "no GPU: NVVM is not installed: pip install 'numbanorm[cuda]'"),
+        (lambda: False, "\nno driver\nat all", "no GPU: no driver"),
+        (lambda: True, None, ""),
+    ],
+)
+def test_why_there_is_no_gpu(is_available, error, told, monkeypatch):
+    monkeypatch.setattr(cuda, "is_available", is_available)
+    monkeypatch.setattr(cuda, "cuda_error", lambda: error)
+    assert gpu_device.no_gpu() == told
 
 
 @pytest.fixture
@@ -18,6 +38,7 @@ def rehearsed():
         yield
 
 
+SHORT = ["rows", "scalers"]
 LONG = ["rows of channels", "masked", "frozen", "moments", "libraries"]  # to compile
 
 

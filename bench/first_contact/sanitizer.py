@@ -32,15 +32,19 @@ def check(tool: str) -> dict[str, Any]:
 
 
 def run(tool: str, *arguments: str) -> dict[str, Any]:
-    """A Python program under it."""
+    """A Python program under it; what it prints comes into the stage's log at once."""
     command = [program(), "--tool", tool, sys.executable, *arguments]
-    done = subprocess.run(command, capture_output=True, text=True)
-    found = re.findall(r"SUMMARY: (\d+) (?:error|hazard)", done.stdout + done.stderr)
-    said = (done.stdout + done.stderr)[-TAIL:]
+    printed = []
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        for line in process.stdout:
+            print(line, end="", file=sys.stderr, flush=True)
+            printed.append(line)
+    whole = "".join(printed)
+    found, said = re.findall(r"SUMMARY: (\d+) (?:error|hazard)", whole), whole[-TAIL:]
     if not found:
         raise RuntimeError(f"{tool} has no summary: {said}")
     assert set(found) == {"0"}, f"{tool}: {said}"
-    assert done.returncode == 0, f"wrong results under {tool}: {said}"
+    assert process.returncode == 0, f"wrong results under {tool}: {said}"
     return {"ok": True, "printed": said.splitlines()[-1]}
 
 

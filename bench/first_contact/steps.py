@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from bench.first_contact.record import Record
 
 ANEW = 3  # the exit status that asks for another process
-STEP_SECONDS = 90  # of one step; a module may have its own
+STEP_SECONDS = 60  # of one step, which is then taken for one that hangs; a module may have its own
 LONGEST = 500  # characters of an error
 
 Steps = dict[str, Callable[[], dict[str, Any]]]

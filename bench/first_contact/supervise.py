@@ -62,7 +62,8 @@ def _run(stage: Stage, directory: Path, started: float, end: float, *options: st
         for process in running:
             _kill(process.popen)
     for process in running:
-        process.record.say(failed="ended at the time limit", step=_step(process.record))
+        step = _step(process.record)
+        process.record.say(stopped="ended at the time limit", step=step, left=[step])
     for record in waiting:
         record.say(stopped="no time left", left=[record.part])
 
