@@ -76,7 +76,7 @@ def sets_of(case: Case) -> int:
 
 
 def systems(case: Case, tell: Callable[[str], object], names: tuple[str, ...] = PEERS) -> dict[str, list[Callable]]:
-    """The calls of each, one for each set of arrays, with the CPU's results; `tell` is told which peers cannot do it."""
+    """The calls of each, one for each set of arrays, with the CPU's results; `tell` hears which peers cannot."""
     kind, given = library(), case.operation.arrays(case.shape)
     sets = [[kind.to_device(a) for a in given] for _ in range(sets_of(case))]
     own = partial(getattr(numbanorm, case.operation.name), **{case.operation.axis_name: case.shape.axis})

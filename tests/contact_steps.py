@@ -1,5 +1,6 @@
 """Steps that end in every way, for the tests of `bench.first_contact`."""
 
+import atexit
 import os
 import signal
 import subprocess
@@ -41,16 +42,23 @@ def hanging_child():
     return {"pid": child.pid}
 
 
+def spoiling_the_end():
+    """As a driver may that is taken down."""
+    atexit.register(os._exit, 7)
+    return {"ok": True}
+
+
 PARTS = {
     "all": [wrong, lacking, broken, killed, hanging, right],
     "right": [right],
     "no device": [lambda: need("no GPU"), right],
     "waits": [hanging_child, hanging, right],
+    "ends badly": [spoiling_the_end],
     "leaves": [hanging_child, killed],
 }
 
 
-def steps(part):
+def steps(part, until):
     global STEP_SECONDS
     STEP_SECONDS = 3.0 if part == "all" else STEP_SECONDS
     if part == "unable":

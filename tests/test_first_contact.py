@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bench import gpu_device
 from bench.first_contact import __main__ as command
 from bench.first_contact import sanitizer
 from bench.first_contact.record import FILE, Record, lines
@@ -48,6 +49,12 @@ def test_what_keeps_a_stage_from_starting_is_told_and_the_next_one_runs(tmp_path
     assert [line["stage"] for line in found if line.get("ok")] == ["one", "two"]
 
 
+def test_a_process_that_ends_badly_after_its_steps_is_told(tmp_path):
+    right, ended = told(tmp_path, Stage("one", STEPS, 1, ("ends badly",)))
+    assert right["ok"] is True
+    assert ended["failed"] == "the process ended: exit status 7"
+
+
 def test_a_device_that_is_not_there_is_told_once(tmp_path):
     (line,) = told(tmp_path, Stage("one", STEPS, 1, ("no device",)))
     assert line["lacks"] == "no GPU"
@@ -61,7 +68,6 @@ def test_the_time_limit_ends_whatever_was_started(tmp_path):
     first, at_the_limit, later = found
     assert later["stage"] == "two"
     assert later["ok"] is True
-    assert at_the_limit["step"] == "1 hanging"
     assert at_the_limit["left"] == ["1 hanging"]
     assert has_ended(first["pid"])
 
@@ -171,10 +177,17 @@ def test_what_compute_sanitizer_counts(tmp_path, monkeypatch, summary, status, e
     tool.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     if error is None:
-        assert summary in sanitizer.run("memcheck", "-c", "pass")["printed"]
+        assert sanitizer.run("memcheck", "-c", "print('right')")["printed"] == ["right", f"========= {summary}"]
     else:
         with pytest.raises(error, match=summary.partition(" ")[0]):
             sanitizer.run("memcheck", "-c", "pass")
+
+
+def test_the_cases_under_compute_sanitizer_end_in_time_for_its_summary(monkeypatch):
+    monkeypatch.setattr(gpu_device, "no_gpu", str)
+    monkeypatch.setattr(sanitizer, "run", lambda *arguments: arguments)
+    (step,) = sanitizer.steps("memcheck", 100.0).values()
+    assert step() == ("memcheck", "-m", "bench.first_contact.small", repr(100.0 - sanitizer.LAST))
 
 
 def test_without_compute_sanitizer_it_is_lacking(tmp_path, monkeypatch):

@@ -12,6 +12,8 @@ from bench.first_contact import bandwidth, correctness, cpu, small
 from bench.first_contact.rehearsal import FAMILIES, emulated
 from numbanorm.cuda import cuda
 
+NEVER = float("inf")
+
 
 def _no_library():
     raise RuntimeError("libnvvm.so is nowhere")
@@ -47,9 +49,9 @@ LONG = ["rows of channels", "masked", "frozen", "moments", "libraries"]  # to co
     "family", ["rows", "scalers", *(pytest.param(name, marks=pytest.mark.nightly) for name in LONG)]
 )
 def test_right_results_are_right(family):
-    for step in correctness.steps(family).values():
+    for step in correctness.steps(family, NEVER).values():
         assert step()["ok"] is True
-    assert correctness.steps(family)
+    assert correctness.steps(family, NEVER)
 
 
 @pytest.mark.usefixtures("rehearsed")
@@ -68,7 +70,7 @@ def test_wrong_results_are_wrong(family, monkeypatch):
         to_device=lambda a: right.to_device(spoiled(a)),
     )
     monkeypatch.setattr(correctness, "devices", lambda: {"Numba": device})
-    (step,) = correctness.steps(family).values()
+    (step,) = correctness.steps(family, NEVER).values()
     with pytest.raises(AssertionError):
         step()
 
@@ -76,9 +78,12 @@ def test_wrong_results_are_wrong(family, monkeypatch):
 @pytest.mark.usefixtures("rehearsed")
 def test_the_small_cases_end_in_a_status(monkeypatch, capsys):
     monkeypatch.setattr(correctness, "FAMILIES", {"rows": FAMILIES["rows"]})
-    assert small.main() == 0
+    assert small.main(NEVER) == 0
+    assert "1 cases are right, 0 wrong, 0 not reached" in capsys.readouterr().out
+    assert small.main(0.0) == 0
+    assert "0 cases are right, 0 wrong, 1 not reached" in capsys.readouterr().out
     monkeypatch.setitem(correctness.CHECKS, "layer_norm", _wrong)
-    assert small.main() == 1
+    assert small.main(NEVER) == 1
     assert "off by 3" in capsys.readouterr().out
 
 
@@ -89,7 +94,7 @@ def _wrong(*arguments):
 @pytest.mark.usefixtures("rehearsed")
 def test_bandwidth_and_host_time_every_system(monkeypatch):
     monkeypatch.setattr(bandwidth, "BATCH_NORM", {})
-    steps = bandwidth.steps("")
+    steps = bandwidth.steps("", NEVER)
     assert list(steps) == [
         *("clocks", "layer_norm_forward, small 6 x 64", "layer_norm_backward, small 6 x 64", "clocks at the end")
     ]
@@ -99,12 +104,12 @@ def test_bandwidth_and_host_time_every_system(monkeypatch):
     assert 0 < copy < own
     assert 0 < found["of_copy"]["numbanorm"] < 1
     assert found["predicted_of_copy"] == 1.0
-    host = bandwidth.host_steps("")["layer_norm, tiny 6 x 64"]()
+    host = bandwidth.host_steps("", NEVER)["layer_norm, tiny 6 x 64"]()
     assert set(host["us"]) == {"numbanorm", "out=", "empty kernel"}
 
 
 def test_bandwidth_has_each_operation_on_each_shape():
-    steps = list(bandwidth.steps(""))
+    steps = list(bandwidth.steps("", NEVER))
     assert steps[1:6] == [
         "layer_norm_forward, BERT 8192 x 768",
         "layer_norm_backward, BERT 8192 x 768",

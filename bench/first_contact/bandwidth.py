@@ -39,7 +39,7 @@ BATCH_NORM = {
 TINY = (layernorm, Shape("tiny", (1, 768), -1)), (batchnorm, Shape("tiny", (60, 100), 1))
 
 
-def steps(part: str) -> Steps:
+def steps(part: str, until: float) -> Steps:
     """The GPU and its clocks, each case, and its clocks when it is warm."""
     found: Steps = {"clocks": clocks}
     for case, predicted in _cases():
@@ -100,7 +100,7 @@ def _microseconds(timings: dict[str, Timing]) -> dict[str, list[float]]:
     return {name: [round(t.median * 1e6, 2), round(t.spread * 1e6, 2)] for name, t in timings.items()}
 
 
-def host_steps(part: str) -> Steps:
+def host_steps(part: str, until: float) -> Steps:
     """What tiny arrays take the host, beside a bare launch."""
     cases = [Case(operation, shape) for module, shape in TINY for operation in module.OPERATIONS]
     return {_name(case): partial(host_time, case) for case in cases}

@@ -46,7 +46,7 @@ DTYPES = (np.float32, np.float64)
 ALONE = {"scalers": DTYPES[:1], "libraries": DTYPES[:1]}
 
 
-def steps(part: str) -> Steps:
+def steps(part: str, until: float) -> Steps:
     """Of a family."""
     return {
         f"{case} {np.dtype(dtype)}": partial(check, case, dtype)
@@ -56,8 +56,9 @@ def steps(part: str) -> Steps:
 
 
 def small_steps() -> Steps:
-    """The first case of each family in float32, for tools that slow everything down."""
-    return {f"{cases[0]}": partial(check, cases[0], np.float32) for cases in FAMILIES.values()}
+    """The first case of each family of kernels in float32, for tools that slow everything down."""
+    firsts = [cases[0] for name, cases in FAMILIES.items() if cases and name != "libraries"]  # which has no own kernels
+    return {f"{case}": partial(check, case, np.float32) for case in firsts}
 
 
 class Device(NamedTuple):

@@ -15,7 +15,7 @@ BATCH_NORM = (Shape("ResNet-50", (32, 256, 56, 56), 1), Shape("narrow", (262144,
 ROUNDS = 7
 
 
-def steps(part: str) -> Steps:
+def steps(part: str, until: float) -> Steps:
     """All threads and one of each case, then the numbers between."""
     most = numbanorm.get_num_threads()
     cases = [Case(operation, LAYER_NORM) for operation in layernorm.OPERATIONS[1:]]

@@ -16,7 +16,7 @@ VARIABLES = ("CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES", "LD_LIBRARY_PATH"
 TOOLKIT = "/usr/local/cuda"
 
 
-def steps(part: str) -> Steps:
+def steps(part: str, until: float) -> Steps:
     return {"GPU": gpu, "NVVM": nvvm, "versions": versions, "nvidia-smi": nvidia_smi, "info": info}
 
 

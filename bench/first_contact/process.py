@@ -18,7 +18,7 @@ def main() -> int:
     else:
         around = nullcontext
     with around():
-        return do(record, module.steps(part), float(until), getattr(module, "STEP_SECONDS", STEP_SECONDS))
+        return do(record, module.steps(part, float(until)), float(until), getattr(module, "STEP_SECONDS", STEP_SECONDS))
 
 
 if __name__ == "__main__":

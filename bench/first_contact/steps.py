@@ -1,9 +1,9 @@
 """The steps of a stage, one after another in one process.
 
-A stage's module has `steps(part)`: the name and the function of each step. A function returns the fields of its line,
-`ok` among them where results were held against something. It raises `AssertionError` for a wrong result, and `Lacking`
-where something it needs is not there. After any other exception the device may be in no state to go on: the process
-ends, and `supervise` starts another for the steps that are left.
+A stage's module has `steps(part, until)`: the name and the function of each step. A function returns the fields of its
+line, `ok` among them where results were held against something. It raises `AssertionError` for a wrong result, and
+`Lacking` where something it needs is not there. After any other exception the device may be in no state to go on: the
+process ends, and `supervise` starts another for the steps that are left.
 """
 
 import faulthandler
@@ -36,37 +36,40 @@ def need(sentence: str) -> None:
 
 
 def do(record: Record, steps: Steps, until: float, seconds: float) -> int:
-    """Those that have no line yet, until it is time to stop; the exit status."""
+    """Those that have no line yet, until it is time to stop; the exit status. None may last longer than `seconds`."""
     said = {line.get("step") for line in record.lines()}
-    names = [name for name in steps if name not in said]
+    left, status = [name for name in steps if name not in said], 0
     with record.log.open("a") as log:
-        return _do(record, steps, names, until, seconds, log)
+        while left and not status:
+            if time.time() >= until:
+                record.say(stopped="no time left", left=left)
+                break
+            record.running.write_text(left[0])
+            faulthandler.dump_traceback_later(seconds, exit=True, file=log)
+            start = time.perf_counter()
+            try:
+                fields, status = _outcome(steps[left[0]], log)
+            except NoDevice as lacking:
+                record.say(lacks=str(lacking), left=left)
+                break
+            finally:
+                faulthandler.cancel_dump_traceback_later()
+            record.say(step=left.pop(0), **fields, seconds=round(time.perf_counter() - start, 2))
+    if not status:
+        record.running.write_text("")  # nothing is being done any more
+    return status
 
 
-def _do(record: Record, steps: Steps, names: list[str], until: float, seconds: float, log: TextIO) -> int:
-    for i, name in enumerate(names):
-        if time.time() >= until:
-            record.say(stopped="no time left", left=names[i:])
-            return 0
-        record.running.write_text(name)
-        faulthandler.dump_traceback_later(seconds, exit=True, file=log)
-        start = time.perf_counter()
-        try:
-            fields, status = steps[name](), 0
-        except NoDevice as lacking:
-            faulthandler.cancel_dump_traceback_later()
-            record.say(lacks=str(lacking), left=names[i:])
-            return 0
-        except Lacking as lacking:
-            fields, status = {"lacks": str(lacking)}, 0
-        except AssertionError as error:
-            fields, status = {"ok": False, "error": str(error)[:LONGEST]}, 0
-        except Exception as error:
-            fields, status = {"failed": f"{type(error).__name__}: {error}"[:LONGEST]}, ANEW
-            traceback.print_exc(file=log)
-        faulthandler.cancel_dump_traceback_later()
-        record.say(step=name, **fields, seconds=round(time.perf_counter() - start, 2))
-        if status:
-            return status
-    record.running.unlink(missing_ok=True)
-    return 0
+def _outcome(step: Callable[[], dict[str, Any]], log: TextIO) -> tuple[dict[str, Any], int]:
+    """The fields of a step's line, and the exit status if the process must end after it."""
+    try:
+        return step(), 0
+    except NoDevice:
+        raise
+    except Lacking as lacking:
+        return {"lacks": str(lacking)}, 0
+    except AssertionError as error:
+        return {"ok": False, "error": str(error)[:LONGEST]}, 0
+    except Exception as error:
+        traceback.print_exc(file=log)
+        return {"failed": f"{type(error).__name__}: {error}"[:LONGEST]}, ANEW

@@ -61,9 +61,9 @@ def _run(stage: Stage, directory: Path, started: float, end: float, *options: st
     finally:
         for process in running:
             _kill(process.popen)
-    for process in running:
-        step = _step(process.record)
-        process.record.say(stopped="ended at the time limit", step=step, left=[step])
+    for record in (process.record for process in running):
+        if (step := _step(record)) != "":
+            record.say(stopped="ended at the time limit", left=[step or record.part or record.stage])
     for record in waiting:
         record.say(stopped="no time left", left=[record.part])
 
@@ -83,15 +83,15 @@ def _goes_on(process: _Process) -> bool:
     code, step = status.returncode, _step(record)
     if code == 0:
         return False
-    if code != ANEW or step is None:
+    if code != ANEW or not step:
         how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
         tail = record.log.read_text(errors="replace")[-TAIL:]
         record.say(failed=f"the process ended: {how}", step=step, printed=tail)
-    return step is not None
+    return bool(step)
 
 
 def _step(record: Record) -> str | None:
-    """The one that a process was at."""
+    """The one that a process was at; None before the first, empty after the last."""
     return record.running.read_text() if record.running.exists() else None
 
 
