@@ -1,5 +1,10 @@
 """The stages of `bench.first_contact`, on the emulated device and, where they are of the CPU, on this one."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -9,6 +14,7 @@ import numbanorm
 from bench import gpu_device, layernorm
 from bench.cases import Case, Shape
 from bench.first_contact import bandwidth, correctness, cpu, small
+from bench.first_contact.record import FILE
 from bench.first_contact.rehearsal import FAMILIES, emulated
 from numbanorm.cuda import cuda
 
@@ -144,3 +150,14 @@ def _spy(function, tell):
 )
 def test_all_threads_and_one_come_first(most, counts):
     assert cpu.thread_counts(most) == counts
+
+
+@pytest.mark.nightly
+def test_a_rehearsal_of_the_command(tmp_path):
+    """In processes of its own, on the emulated device."""
+    command = [sys.executable, "-m", "bench.first_contact", "--emulated", "--budget", "2000", "--out", str(tmp_path)]
+    stages = ["probe", "correctness", "sanitizer", "bandwidth", "host"]
+    subprocess.run([*command, *stages], cwd=Path(__file__).parents[1], check=True)
+    found = [json.loads(line) for line in (tmp_path / FILE).read_text().splitlines()]
+    assert {line["stage"] for line in found if line.get("ok")} == {"correctness", "bandwidth", "host"}
+    assert {line.get("part") for line in found if line.get("ok")} >= {*SHORT, *LONG}
