@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bench.first_contact.steps import Steps, need
+from bench.first_contact.steps import Lacking, Steps, need
 
 
 class Case(NamedTuple):
@@ -19,9 +19,11 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     axis: int = -1
     how: str = ""  # of BN: masked, frozen
+    library: str = "Numba"  # whose arrays it has: those are always there
 
     def __str__(self) -> str:
-        return f"{self.operation} {'x'.join(map(str, self.shape))} axis {self.axis} {self.how}".strip()
+        words = self.operation, "x".join(map(str, self.shape)), f"axis {self.axis}", self.how, f"of {self.library}"
+        return " ".join(filter(None, words))
 
 
 def _of(operation: str, *shapes: tuple[int, ...], axis: int = -1) -> list[Case]:
@@ -40,7 +42,7 @@ FAMILIES: dict[str, list[Case]] = {
     "frozen": [Case("batch_norm", *channels, "frozen") for channels in CHANNELS],
     "moments": [Case("moments", *channels) for channels in CHANNELS],
     "scalers": _of("scalers", (5000, 6), (300, 1500)),
-    "libraries": _of("libraries", (64, 768), axis=1),
+    "libraries": [Case("both norms", (64, 768), 1, library=library) for library in ("PyTorch", "CuPy")],
 }
 DTYPES = (np.float32, np.float64)
 ALONE = {"scalers": DTYPES[:1], "libraries": DTYPES[:1]}
@@ -70,28 +72,21 @@ class Device(NamedTuple):
 
 def check(case: Case, dtype: type) -> dict[str, Any]:
     """What a step does."""
-    found = devices()
-    if case.operation != "libraries":
-        CHECKS[case.operation](found["Numba"], case, dtype)
-        return {"ok": True}
-    for device in found.values():
-        if isinstance(device, Device):
-            _layer_norm(device, case, dtype)
-            _batch_norm(device, case, dtype)
-    return {"ok": True, "libraries": {name: "right" if isinstance(d, Device) else d for name, d in found.items()}}
+    CHECKS[case.operation](device_of(case.library), case, dtype)
+    return {"ok": True}
 
 
-def devices() -> dict[str, Device | str]:
-    """By the name of the library, of which Numba is always there; of another, why not."""
+def device_of(name: str) -> Device:
+    """By the arrays of this library."""
     from bench.gpu_device import no_gpu
 
     need(no_gpu())
     from tests.gpu_arrays import LIBRARIES, on_gpu, to_device
 
-    return {
-        type(library).__name__: library.lacking() or Device(partial(on_gpu, library), partial(to_device, library))
-        for library in LIBRARIES
-    }
+    (library,) = (library for library in LIBRARIES if type(library).__name__ == name)
+    if lack := library.lacking():
+        raise Lacking(lack)
+    return Device(partial(on_gpu, library), partial(to_device, library))
 
 
 def _given(case: Case, dtype: type) -> tuple[np.ndarray, ...]:
@@ -143,6 +138,11 @@ def _batch_norm(device: Device, case: Case, dtype: type) -> None:
     cases.assert_normalized(y, *reference.batch_norm(x, mean, var, weight, bias, axis), over_x)
 
 
+def _both_norms(device: Device, case: Case, dtype: type) -> None:
+    _layer_norm(device, case, dtype)
+    _batch_norm(device, case, dtype)
+
+
 def _moments(device: Device, case: Case, dtype: type) -> None:
     """And both halves of the backward pass."""
     import numbanorm
@@ -180,4 +180,5 @@ def _scalers(device: Device, case: Case, dtype: type) -> None:
         cases.assert_within(np.nan_to_num(y), np.nan_to_num(expected), limit)
 
 
-CHECKS = {"layer_norm": _layer_norm, "batch_norm": _batch_norm, "moments": _moments, "scalers": _scalers}
+CHECKS = {"layer_norm": _layer_norm, "batch_norm": _batch_norm, "both norms": _both_norms}
+CHECKS |= {"moments": _moments, "scalers": _scalers}

@@ -23,7 +23,7 @@ FAMILIES = {
     "masked": [correctness.Case("batch_norm", (3, 8, 5, 4), 1, "masked")],
     "moments": [correctness.Case("moments", (3, 8, 5, 4), 1)],
     "scalers": [correctness.Case("scalers", (40, 6))],
-    "libraries": [correctness.Case("libraries", (20, 8), 1)],
+    "libraries": [correctness.Case("both norms", (20, 8), 1)],
 }
 
 
@@ -40,7 +40,7 @@ def emulated() -> Iterator[None]:
         bandwidth: {"LAYER_NORM": LAYER_NORM, "BATCH_NORM": BATCH_NORM, "TINY": TINY, "PEERS": ()},
         sanitizer: {"program": _no_sanitizer},
         correctness: {
-            "devices": lambda: {"Numba": correctness.Device(on_device, device.to_device), "CuPy": "not emulated"},
+            "device_of": lambda name: correctness.Device(on_device, device.to_device),
             "FAMILIES": {name: FAMILIES.get(name, []) for name in correctness.FAMILIES},
             "DTYPES": (np.float32,),
         },

@@ -65,7 +65,7 @@ def _run(stage: Stage, directory: Path, started: float, end: float, *options: st
         if (step := _step(record)) != "":
             record.say(stopped="ended at the time limit", left=[step or record.part or record.stage])
     for record in waiting:
-        record.say(stopped="no time left", left=[record.part])
+        record.say(stopped="no time left", left=[record.part or record.stage])
 
 
 def _start(record: Record, module: str, until: float, options: tuple[str, ...]) -> subprocess.Popen:
