@@ -5,17 +5,13 @@ read and one write of x's size, for backward two reads and one write. BN in trai
 where the cache does not hold them, and so moves half as much again, or two thirds: it cannot come near the copy.
 
 The copy is of as many bytes in all, from device memory to device memory, by the library's own means (cudaMemcpyAsync).
-Times are the device's, between two events with many calls between them, which wait in the queue until all are there: so
-the host has no part in them. Each call is of other arrays than the one before, until the cache cannot hold those of the
-first any more. Systems and the copy take turns, round by round.
+Times are the device's (see `gpu_device`). Each call is of other arrays than the one before, until the cache cannot hold
+those of the first any more. Systems and the copy take turns, round by round.
 What tiny arrays take the host is another table: it waits for none of the calls. Beside them is a bare launch by Numba
 of an empty kernel with as many arguments.
 """
 
-import subprocess
-import time
-from collections.abc import Callable
-from functools import cache
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
@@ -26,6 +22,7 @@ from rich.progress import track
 from bench import batchnorm, gpu_statistics, gpu_systems, layernorm, peers
 from bench.cases import Case, Shape
 from bench.environment import append
+from bench.gpu_device import device_times, gpu_line, host_times, missing
 from bench.tables import Table
 from bench.timing import Timing, ratio
 
@@ -50,10 +47,6 @@ OWN = ("numbanorm", "out=")
 COPY, LAUNCH = "copy", "empty kernel"
 ALL = (*OWN, *gpu_systems.PEERS, COPY, LAUNCH)
 ROUNDS, QUICK_ROUNDS = 21, 7
-SAMPLE = 10e-3  # seconds of the device
-MOST = 64  # calls to a sample: the queue holds some 1000 kernels
-HOST_CALLS = 100
-PAUSES = 2, 8, 32, 128  # milliseconds in which calls come into the queue
 
 
 class Result(NamedTuple):
@@ -92,108 +85,16 @@ def run(console: Console, quick: bool) -> int:
     return 0
 
 
-def missing() -> str:
-    """What stands in the way, as a sentence; nothing if nothing does."""
-    try:
-        from numbanorm.cuda import cuda
-    except ImportError as error:
-        return str(error)
-    if not cuda.is_available():
-        error = (cuda.cuda_error() or "NVVM is not installed: pip install 'numbanorm[cuda]'.").strip()
-        return f"bench --gpu needs an NVIDIA GPU and its driver: {error.splitlines()[0]}"
-    if gpu_systems.library() is None:
-        return "bench --gpu needs arrays on the GPU: PyTorch built for CUDA (which the peers need too) or CuPy."
-    return ""
-
-
-def gpu_line() -> str:
-    """Name, driver and clocks, as they are now."""
-    from numbanorm.cuda import cuda
-
-    device = cuda.get_current_device()
-    fields = "name,driver_version,clocks.sm,clocks.max.sm,clocks.mem,clocks.max.mem"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader", f"--id={device.uuid}"]
-    try:
-        found = subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-        name, driver, clock, most, memory, most_memory = found.split(", ")
-    except (OSError, ValueError, subprocess.CalledProcessError):
-        return f"{device.name}, clocks unknown (no nvidia-smi)"
-    return f"{name}, driver {driver}; clock {clock} of {most}, memory's {memory} of {most_memory}"
-
-
 def _measure(console: Console, case: Case, rounds: int) -> tuple[Result, Result | None]:
     """On the device, and for tiny arrays on the host."""
-    systems = gpu_systems.systems(console, case)
+    systems = gpu_systems.systems(case, partial(console.print, markup=False))
     host = None
     if case.shape.network == "tiny":
-        timings = _host_times(
+        timings = host_times(
             {name: calls[0] for name, calls in systems.items()} | {LAUNCH: gpu_systems.bare_launch()}, rounds
         )
         host = Result(case, timings)
-    return Result(case, _device_times(systems | {COPY: gpu_systems.copies(case)}, rounds)), host
-
-
-def _device_times(systems: dict[str, list[Callable]], rounds: int) -> dict[str, Timing]:
-    for calls in systems.values():
-        for call in 3 * calls:
-            call()
-    turns = {name: _turns(calls) for name, calls in systems.items()}
-    samples: dict[str, list[float]] = {name: [] for name in systems}
-    for _ in range(rounds):
-        for name, calls in systems.items():
-            samples[name].append(_sample(calls, turns[name]))
-    return {name: Timing(taken) for name, taken in samples.items()}
-
-
-def _turns(calls: list[Callable]) -> int:
-    wanted = round(SAMPLE / min(_sample(calls, 1) for _ in range(3)) / len(calls))
-    return max(1, min(wanted, MOST // len(calls)))
-
-
-def _sample(calls: list[Callable], turns: int) -> float:
-    """Seconds per call; the device begins when all calls are in its queue, if any pause is long enough for that."""
-    from numbanorm.cuda import cuda
-
-    kept = [None] * len(calls)  # so that results do not come where those of the call before were, in the cache
-    for pause in PAUSES:
-        begin, end = cuda.event(), cuda.event()
-        _pause()[128, 1](pause)
-        begin.record()
-        for _ in range(turns):
-            for i, call in enumerate(calls):
-                kept[i] = call()
-        in_queue = not begin.query()
-        end.record()
-        end.synchronize()
-        if in_queue:
-            break
-    return cuda.event_elapsed_time(begin, end) * 1e-3 / (turns * len(calls))
-
-
-@cache
-def _pause():
-    from numbanorm.cuda import cuda
-
-    @cuda.jit
-    def pause(milliseconds):
-        for _ in range(milliseconds):
-            cuda.nanosleep(1_000_000)
-
-    return pause
-
-
-def _host_times(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
-    from numbanorm.cuda import cuda
-
-    samples: dict[str, list[float]] = {name: [] for name in calls}
-    for _ in range(1 + rounds):
-        for name, call in calls.items():
-            cuda.synchronize()
-            start = time.perf_counter()
-            for _ in range(HOST_CALLS):
-                call()
-            samples[name].append((time.perf_counter() - start) / HOST_CALLS)
-    return {name: Timing(taken[1:]) for name, taken in samples.items()}  # the first compiles
+    return Result(case, device_times(systems | {COPY: gpu_systems.copies(case)}, rounds)), host
 
 
 def device_table(results: list[Result]) -> Table:

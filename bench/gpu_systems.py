@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
-from rich.console import Console
 
 import numbanorm
 from bench.cases import TOLERANCE, Case
@@ -67,7 +66,7 @@ def lacks(name: str) -> str:
     return " and ".join(missing)
 
 
-def _sets(case: Case) -> int:
+def sets_of(case: Case) -> int:
     """How many arrays of each kind take turns; of tiny ones, which are always in the cache, one."""
     from numbanorm.cuda import cuda
 
@@ -76,10 +75,10 @@ def _sets(case: Case) -> int:
     return 1 if case.shape.network == "tiny" else -(-OUT_OF_CACHE * cache // moved)
 
 
-def systems(console: Console, case: Case) -> dict[str, list[Callable]]:
-    """The calls of each, one for each set of arrays. Their results are right: those that numbanorm has on the CPU."""
+def systems(case: Case, tell: Callable[[str], object], names: tuple[str, ...] = PEERS) -> dict[str, list[Callable]]:
+    """The calls of each, one for each set of arrays, with the CPU's results; `tell` hears which peers cannot."""
     kind, given = library(), case.operation.arrays(case.shape)
-    sets = [[kind.to_device(a) for a in given] for _ in range(_sets(case))]
+    sets = [[kind.to_device(a) for a in given] for _ in range(sets_of(case))]
     own = partial(getattr(numbanorm, case.operation.name), **{case.operation.axis_name: case.shape.axis})
     expected = _flat(own(*given))
     found = {
@@ -88,16 +87,14 @@ def systems(console: Console, case: Case) -> dict[str, list[Callable]]:
     }
     for calls in found.values():
         _check(kind, calls[0](), expected)
-    for name in PEERS:
+    for name in names:
         if not lacks(name):
             try:
                 if calls := _peer_calls(name, case, kind, sets, expected):
                     found[name] = calls
             except Exception as error:  # of many kinds: a peer does not take part in what it cannot do
                 reason = (str(error).strip().splitlines() or [""])[0]
-                console.print(
-                    f"{name}, {case.operation.name}, {case.shape}: {type(error).__name__}: {reason}", markup=False
-                )
+                tell(f"{name}, {case.operation.name}, {case.shape}: {type(error).__name__}: {reason}")
     return found
 
 
@@ -124,13 +121,15 @@ def _check(kind: Library, result, expected: tuple) -> None:
     for i, (array, theirs) in enumerate(zip(_flat(result), expected, strict=True)):
         ours = kind.to_host(array)
         ours, theirs = (ours.ravel(), theirs.ravel()) if i else (ours, theirs)
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=TOLERANCE * np.abs(theirs).max())
+        assert ours.shape == theirs.shape
+        error, limit = np.abs(ours - theirs).max(), TOLERANCE * np.abs(theirs).max()
+        assert error <= limit, f"result {i}: off by {error}, at most {limit}"  # false of NaN too
 
 
 def copies(case: Case) -> list[Callable]:
     """Of as many bytes as the operation must move, reading and writing together."""
     kind, size = library(), (case.operation.reads + 1) * case.nbytes // 2 // 4
-    pairs = [[kind.to_device(np.zeros(size, np.float32)) for _ in range(2)] for _ in range(_sets(case))]
+    pairs = [[kind.to_device(np.zeros(size, np.float32)) for _ in range(2)] for _ in range(sets_of(case))]
     return [partial(kind.copy, *pair) for pair in pairs]
 
 

@@ -72,9 +72,12 @@ def on_gpu(value: Any) -> bool:
         return True
 
 
-def no_cuda(name: str, value: Any, error: ImportError) -> TypeError:
+def no_cuda(name: str, value: Any, error: Exception) -> TypeError:
     """What to raise for an array on a GPU where there is nothing to run its kernels."""
-    return TypeError(f"{name}: {kind_of(value)}, on a GPU: {error}")
+    reason = (
+        error if isinstance(error, ImportError) else f"the kernels cannot be loaded: {type(error).__name__}: {error}"
+    )
+    return TypeError(f"{name}: {kind_of(value)}, on a GPU: {reason}")
 
 
 def other_kind(name: str, value: Any, x: Any) -> TypeError:

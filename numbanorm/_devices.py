@@ -5,12 +5,12 @@ from typing import Any
 from numbanorm import _checks
 
 
-def elsewhere(x: Any) -> Any:
+def elsewhere(x: Any, name: str = "x") -> Any:
     """The functions for an x that is on a GPU, or None: then it is for the checks to say what is wrong."""
     if not _checks.on_gpu(x):
         return None
     try:
         from numbanorm.cuda import functions
-    except ImportError as error:
-        raise _checks.no_cuda("x", x, error) from error
+    except Exception as error:  # of any type, where numba-cuda's version is not one that the kernels know
+        raise _checks.no_cuda(name, x, error) from error
     return functions

@@ -4,7 +4,7 @@ import ctypes
 import platform
 import sys
 from collections.abc import Callable, Iterator
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 
 from numbanorm._version import __version__
@@ -78,9 +78,11 @@ def _gpus() -> str:
 def _cuda() -> Iterator[str]:
     """What arrays on a GPU need: the package, which compiles the kernels, and the driver, which runs them."""
     try:
+        from numbanorm import cuda  # noqa: F401 (whether it can be imported is the question)
+
         yield f"{_CUDA_PACKAGE} {version(_CUDA_PACKAGE)}"
-    except PackageNotFoundError:
-        yield f"{_CUDA_PACKAGE} is missing: pip install 'numbanorm[cuda]'"
+    except ImportError as error:
+        yield f"error: {error}"
     try:
         ctypes.CDLL(_CUDA_DRIVER)
     except OSError:

@@ -86,7 +86,7 @@ class _Scaler(Estimator):
         try:
             self._check_parameters()
             first = anew or not hasattr(self, "n_features_in_")
-            where = elsewhere(X) or _tables
+            where = elsewhere(X, "X") or _tables
             seen = self._look(where, where.table(self, X, first), sample_weight)
             self._set(seen if first else self._together(self._before(), seen))
         except BaseException:
@@ -95,7 +95,7 @@ class _Scaler(Estimator):
         return self
 
     def _scaled(self, X: Any, copy: bool | None, linear: Linear) -> Any:
-        where = elsewhere(X) or _tables
+        where = elsewhere(X, "X") or _tables
         return where.scaled(where.table(self, X), linear, in_place=not (self.copy if copy is None else copy))
 
     def __sklearn_tags__(self) -> Any:

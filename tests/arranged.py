@@ -105,3 +105,11 @@ def snapshot(arguments):
 def assert_kept(before):
     for name, (a, content) in before.items():
         assert a.tobytes() == content, f"{name} was written"
+
+
+@st.composite
+def shapes_and_axes(draw, least_axes=1):
+    """A small shape, and some of its axes."""
+    shape = tuple(draw(st.lists(st.integers(0, 40), min_size=least_axes, max_size=4)))
+    axes = draw(st.lists(st.integers(-len(shape), len(shape) - 1), min_size=1, max_size=len(shape)))
+    return shape, tuple({a % len(shape): a for a in axes}.values())

@@ -3,7 +3,6 @@
 from typing import NamedTuple
 
 import numpy as np
-from hypothesis import strategies as st
 
 OFFSETS = [0.0, 1.0, 1e3, 1e4, 1e6]  # the mean of values of standard deviation 1
 
@@ -129,14 +128,6 @@ WRITABLE_LAYOUTS = [name for name in LAYOUTS if name != "read_only"]
 
 class _Subclass(np.ndarray):
     pass
-
-
-@st.composite
-def shapes_and_axes(draw, least_axes=1):
-    """A small shape, and some of its axes."""
-    shape = tuple(draw(st.lists(st.integers(0, 40), min_size=least_axes, max_size=4)))
-    axes = draw(st.lists(st.integers(-len(shape), len(shape) - 1), min_size=1, max_size=len(shape)))
-    return shape, tuple({a % len(shape): a for a in axes}.values())
 
 
 def tolerance(dtype):

@@ -1,7 +1,45 @@
-"""How many examples hypothesis draws: the same on every run, or many new ones with --hypothesis-profile=nightly."""
+"""How many examples hypothesis draws, and whether the tests of a GPU may be skipped.
 
+The examples are the same on every run, or many new ones with --hypothesis-profile=nightly.
+"""
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("same", max_examples=300, derandomize=True, deadline=None)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, print_blob=True)
 settings.load_profile("same")
+
+_REQUIRED = "--require-gpu"
+
+
+def pytest_addoption(parser):
+    parser.addoption(
+        _REQUIRED,
+        action="store_true",
+        help="with -m gpu: fail unless tests have passed on a GPU. Without it they are skipped where there is none.",
+    )
+
+
+def pytest_configure(config):
+    if config.getoption(_REQUIRED) and not hasattr(config, "workerinput"):  # of pytest-xdist
+        config.pluginmanager.register(_RequiredGpu())
+
+
+class _RequiredGpu:
+    """Skipped tests prove nothing, whatever they were skipped for: a driver, NVVM or a package is missing, say."""
+
+    def __init__(self):
+        self.passed = 0
+
+    def pytest_runtest_logreport(self, report):
+        self.passed += report.when == "call" and report.passed and "gpu" in report.keywords
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_sessionfinish(self, session):
+        if not self.passed and session.exitstatus in (pytest.ExitCode.OK, pytest.ExitCode.NO_TESTS_COLLECTED):
+            session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+    def pytest_terminal_summary(self, terminalreporter):
+        if not self.passed:
+            terminalreporter.write_line(f"{_REQUIRED}: no test has passed on a GPU", red=True)

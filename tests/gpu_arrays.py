@@ -20,14 +20,6 @@ BLOCK = 256
 PAUSES = 20  # of about a millisecond
 
 
-def lacking():
-    """Why nothing runs here; nothing if it does."""
-    if cuda.is_available():
-        return ""
-    error = (cuda.cuda_error() or "NVVM is not installed: pip install 'numbanorm[cuda]'").strip()
-    return f"no GPU: {error.splitlines()[0]}"
-
-
 class Library:
     def lacking(self):
         """Why it has no arrays here."""

@@ -90,6 +90,21 @@ def test_info_tells_what_is_set_wrongly():
     assert "error: NUMBANORM_ENGINE: 'steam'" in python("-m", "numbanorm", "info", NUMBANORM_ENGINE="steam")
 
 
+def test_info_tells_why_the_cuda_package_cannot_be_used(tmp_path):
+    """Though it is installed."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    (tmp_path / "sitecustomize.py").write_text(
+        "import sys\n"
+        "class Spoiled:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name == 'numba.cuda': raise AttributeError('no types')\n"
+        "sys.meta_path.insert(0, Spoiled())\n"
+    )
+    output = python("-m", "numbanorm", "info", PYTHONPATH=str(tmp_path))
+    assert "AttributeError: no types" in output
+    assert "pip install -U 'numbanorm[cuda]'" in output
+
+
 def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
     maker = cache._maker(cpu_target.target_context.codegen())
     good, damaged = tmp_path / f"a-{maker}.numbanorm", tmp_path / f"b-{maker}.numbanorm"

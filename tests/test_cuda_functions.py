@@ -3,7 +3,9 @@
 import re
 import subprocess
 import sys
+import tomllib
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -306,24 +308,62 @@ def test_an_unknown_type_is_told_what_to_do():
         layer_norm(Unknown())
 
 
-def test_without_the_cuda_package_the_error_says_what_to_install():
-    program = """
+GIVEN_AN_ARRAY = """
 import sys
-class Missing:
+class Spoiled:
     def find_spec(self, name, path=None, target=None):
-        if name == "numba.cuda" or name.startswith("numba_cuda"):
-            raise ImportError(name)
-sys.meta_path.insert(0, Missing())
+        if name == {module!r}:
+            raise {error}
+sys.meta_path.insert(0, Spoiled())
 import numbanorm
 class Array:
     __cuda_array_interface__ = None
-try:
-    numbanorm.layer_norm(Array())
-except TypeError as error:
-    print(error)
+for call in (numbanorm.layer_norm, numbanorm.layer_norm, numbanorm.StandardScaler().fit):
+    try:
+        call(Array())
+    except TypeError as error:
+        print(error)
+        while error.__cause__:
+            error = error.__cause__
+        print(repr(error))
 """
-    output = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert re.search(r"^x: __main__.Array, on a GPU: .* numba-cuda; pip install 'numbanorm\[cuda\]'", output)
+NEEDED = r"arrays there need the package numba-cuda, 0\.30\.4 or newer; pip install -U 'numbanorm\[cuda\]'"
+
+
+@pytest.mark.parametrize(
+    "error", ["ModuleNotFoundError('gone')", "AttributeError('no types')", "OSError('no library')"]
+)
+@pytest.mark.parametrize("module", ["numba.cuda", "numba.cuda.core.imputils"])
+def test_whatever_the_import_raises_the_error_says_what_to_install(module, error):
+    expected = rf"{NEEDED} \(numba-cuda [\d.]+ beside Numba [\d.]+: {re.escape(_as_told(error))}\)"
+    _assert_told(GIVEN_AN_ARRAY.format(module=module, error=error), expected, error)
+
+
+def test_kernels_that_cannot_be_loaded_name_what_is_wrong():
+    error = "AttributeError('no types')"
+    expected = f"the kernels cannot be loaded: {_as_told(error)}"
+    _assert_told(GIVEN_AN_ARRAY.format(module="numbanorm.cuda.vectors", error=error), expected, error)
+
+
+def _as_told(error):
+    return error.replace("('", ": ").removesuffix("')")
+
+
+def _assert_told(program, expected, error):
+    """By each call, a second one too, and with the original error at the end of the causes."""
+    lines = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    told, causes = lines.splitlines()[::2], lines.splitlines()[1::2]
+    for line, name in zip(told, ["x", "x", "X"], strict=True):
+        assert re.fullmatch(f"{name}: __main__.Array, on a GPU: {expected}", line), line
+    assert causes == [error] * 3
+
+
+def test_the_extras_ask_for_the_version_that_the_error_names():
+    extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    asked = [one for extra in ("cuda", "ptx") for one in extras[extra] if one.startswith("numba-cuda")]
+    assert asked == ["numba-cuda[cu13]>=0.30.4"] * 2
 
 
 def test_numbas_own_cuda_is_not_taken_for_the_package():

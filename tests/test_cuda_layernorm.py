@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from tests import reference, test_layernorm
-from tests.cases import LAYOUTS, assert_gradients, assert_normalized, shapes_and_axes, two_values, values
+from tests.arranged import shapes_and_axes
+from tests.cases import LAYOUTS, assert_gradients, assert_normalized, two_values, values
 from tests.on_device import on_device
 
 _NOT_HERE = {

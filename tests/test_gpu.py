@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 import numbanorm
+from bench.gpu_device import no_gpu
 from numbanorm.cuda import cuda
 from tests import reference, test_batchnorm, test_layernorm
 from tests.calls import assert_updated
 from tests.cases import assert_gradients, assert_normalized, assert_statistics, values
-from tests.gpu_arrays import LIBRARIES, fill_late, lacking, on_gpu, to_device
+from tests.gpu_arrays import LIBRARIES, fill_late, on_gpu, to_device
 from tests.test_moments import assert_moments
 from tests.test_moments import expected as expected_moments
 from tests.test_scalers import SCALERS, assert_same_fit, assert_scaled, new
@@ -51,7 +52,7 @@ class Running(NamedTuple):
 def library(request):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of imports and of the first use of a GPU: not ours
-        if reason := lacking() or request.param.lacking():
+        if reason := no_gpu() or request.param.lacking():
             pytest.skip(reason)
         to_device(request.param, np.zeros((1, 1)))
     return request.param

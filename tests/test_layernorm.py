@@ -10,6 +10,7 @@ from numbanorm import layer_norm, layer_norm_backward, layer_norm_forward
 from numbanorm.cpu import layernorm as kernels
 from numbanorm.cpu.vectors import LANES, first_few, put
 from tests import reference
+from tests.arranged import shapes_and_axes
 from tests.cases import (
     LAYER_NORM_CASES,
     LAYOUTS,
@@ -20,7 +21,6 @@ from tests.cases import (
     assert_statistics,
     assert_within,
     gradient_bounds,
-    shapes_and_axes,
     two_values,
     values,
 )

@@ -1,0 +1,92 @@
+"""A first contact without a GPU, by the emulated device of the tests: it shows that the stages work, and no speed."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from unittest.mock import patch
+
+import numpy as np
+
+from bench import gpu_device, gpu_systems, layernorm
+from bench.cases import Shape
+from bench.first_contact import bandwidth, correctness, sanitizer
+from bench.first_contact.steps import Lacking
+from bench.timing import Timing
+
+LAYER_NORM, BATCH_NORM = {Shape("small", (6, 64), -1): (1.0, 1.0)}, {Shape("small", (3, 8, 5, 4), 1): None}
+TINY = ((layernorm, Shape("tiny", (6, 64), -1)),)
+FAMILIES = {
+    "rows": [correctness.Case("layer_norm", (5, 64))],
+    "rows of channels": [correctness.Case("batch_norm", (20, 8), 1)],
+    "frozen": [correctness.Case("batch_norm", (20, 8), 1, "frozen")],
+    "masked": [correctness.Case("batch_norm", (3, 8, 5, 4), 1, "masked")],
+    "moments": [correctness.Case("moments", (3, 8, 5, 4), 1)],
+    "scalers": [correctness.Case("scalers", (40, 6))],
+    "libraries": [correctness.Case("both norms", (20, 8), 1)],
+}
+
+
+@contextmanager
+def emulated() -> Iterator[None]:
+    """In which the stages find a GPU, and small cases for it."""
+    from tests import device
+    from tests.on_device import on_device
+
+    library = gpu_systems.Library(device.to_device, device.to_host, _empty_like, _copy)
+    replaced = {
+        gpu_device: {"no_gpu": str, "facts": _facts, "device_times": _times, "host_times": _host_times},
+        gpu_systems: {"library": lambda: library, "sets_of": lambda case: 2, "bare_launch": lambda: lambda: None},
+        bandwidth: {"LAYER_NORM": LAYER_NORM, "BATCH_NORM": BATCH_NORM, "TINY": TINY, "PEERS": ()},
+        sanitizer: {"program": _no_sanitizer},
+        correctness: {
+            "device_of": lambda name: correctness.Device(on_device, device.to_device),
+            "FAMILIES": {name: FAMILIES.get(name, []) for name in correctness.FAMILIES},
+            "DTYPES": (np.float32,),
+        },
+    }
+    with ExitStack() as stack:
+        stack.enter_context(device.emulated())
+        for module, names in replaced.items():
+            stack.enter_context(patch.multiple(module, **names))
+        yield
+
+
+def _facts() -> dict[str, object]:
+    return {"gpu": "emulated"}
+
+
+def _no_sanitizer() -> str:
+    raise Lacking("compute-sanitizer watches nothing that is emulated")
+
+
+def _empty_like(array):
+    from tests import device
+
+    return device.empty(array, array.shape, array.strides, array.dtype)
+
+
+def _copy(target, source):
+    from tests import device
+
+    device.to_host(target)[...] = device.to_host(source)
+
+
+def _times(systems: dict[str, list[Callable]], rounds: int) -> dict[str, Timing]:
+    return _host_times({name: partial(_all, calls) for name, calls in systems.items()}, rounds)
+
+
+def _all(calls: list[Callable]) -> None:
+    for call in calls:
+        call()
+
+
+def _host_times(calls: dict[str, Callable], rounds: int) -> dict[str, Timing]:
+    """Two rounds: an emulated call takes long."""
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(2):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            samples[name].append(time.perf_counter() - start)
+    return {name: Timing(taken) for name, taken in samples.items()}
