@@ -1,13 +1,18 @@
-"""The tests over the whole range of both dtypes, through the compiled CUDA kernels."""
+"""The tests over the whole range of both dtypes, through the compiled CUDA kernels, of arrays that each kernel has."""
 
+import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from tests import test_range
 from tests.on_device import on_device
+from tests.test_range import SIZES
 
-globals().update({n: t for n, t in vars(test_range).items() if n.startswith("test_")})
+LAYER_NORM_CASES = [((20, 60), -1), ((2, 4099), -1), ((2, 20000), -1), ((2, 70, 30), 1)]
+BATCH_NORM_CASES = [(60, 100), (70, 3, 5), (9, 2, 300)]
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -20,3 +25,43 @@ def _on_device():
         ):
             patch.setattr(test_range, name, on_device(getattr(test_range, name)))
         yield
+
+
+@pytest.mark.parametrize(("dtype", "size"), SIZES)
+@pytest.mark.parametrize(("shape", "axis"), LAYER_NORM_CASES)
+def test_layer_norm(shape, axis, dtype, size):
+    test_range.test_layer_norm(shape, axis, dtype, size)
+
+
+@pytest.mark.parametrize(("dtype", "size"), SIZES)
+@pytest.mark.parametrize("shape", BATCH_NORM_CASES)
+def test_batch_norm(shape, dtype, size):
+    test_range.test_batch_norm(shape, dtype, size)
+
+
+test_given_statistics = test_range.test_given_statistics
+test_others_keep_their_bits = test_range.test_others_keep_their_bits
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([np.float32, np.float64]),
+    st.floats(0, 1),
+    st.floats(-1, 1),
+    st.tuples(st.integers(2, 9), st.integers(2, 40)),
+    st.integers(0, 99),
+)
+def test_any_size_and_offset(dtype, place, offset, shape, seed):
+    test_range.test_any_size_and_offset.hypothesis.inner_test(dtype, place, offset, shape, seed)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "eps"),
+    [
+        (np.float32, 1e-30),  # a smaller eps would be 0 there
+        *((np.float64, eps) for eps in (1e-30, 1e-60, 1e-300)),
+    ],
+)
+@pytest.mark.parametrize("value", [0.0, 1e-40, 3e-5, 1.0, 1e10, 3e38])
+def test_equal_values_with_a_small_eps(dtype, value, eps):
+    test_range.test_equal_values_with_a_small_eps(dtype, value, eps)
