@@ -52,6 +52,20 @@ def sums_are_exact(delta, var, eps):
 
 
 @scalar
+def range_scale(m, var, itemsize):
+    """A power of two: times it, values near m of variance `var` (eps included) have squares and a 1 / std that their
+    dtype, of so many bytes, holds. It is 1 for nearly all values.
+
+    Values that differ spread by 2**-24 (float64: 2**-53) of m or more, so a small spread means a small m. Where m is
+    not small then, all values are equal, and need no scale.
+    """
+    step, most = (2.0**100, 2.0**200) if itemsize == 4 else (2.0**600, 2.0**960)
+    if var * most < 1.0:
+        return step if m * m * math.sqrt(most) < 1.0 else 1.0
+    return 1.0 if var <= most else 1.0 / step  # also where squares overflowed to NaN
+
+
+@scalar
 def reciprocal_std(var, eps):
     """rstd = 1 / sqrt(var + eps)."""
     return 1.0 / math.sqrt(var + eps)

@@ -9,6 +9,7 @@ import numpy as np
 from numbanorm import _checks
 from numbanorm._arrays import Split, behaved, see, split
 from numbanorm._devices import elsewhere
+from numbanorm._ranges import scaled_backward
 from numbanorm._types import Array, Forward, Gradients, Shape
 from numbanorm.cpu import batchnorm as kernels
 from numbanorm.cpu.machine import streams
@@ -155,7 +156,8 @@ def batch_norm_forward(
     -----
     The error does not grow with mean / std: the mean is subtracted in two parts (`numbanorm._math.normalize`).
     A non-finite value makes its channel non-finite, and no other. With eps = 0 equal values give NaN, as 0 / 0.
-    A product rstd * weight or dy * weight beyond the range of the dtype overflows to infinity.
+    y is right for values of any size: where their squares, x - mean or rstd leave the range of the dtype, they are
+    taken times a power of two. A statistic, rstd * weight or dy * weight beyond that range is infinite.
 
     References
     ----------
@@ -333,8 +335,9 @@ def _backward(
             kernel = kernels.batch_norm_backward_whole
         else:
             kernel = kernels.batch_norm_backward_parts
-        arrays = seen.load(dy, seen.planes), seen.load_x(x, seen.planes), mean, rstd, weight
-        kernel(engine(), not seen.small and streams(3 * x.nbytes), *arrays, dx, dweight, dbias)
+        arrays, results = (seen.load(dy, seen.planes), seen.load_x(x, seen.planes), mean, rstd), (dx, dweight, dbias)
+        if not kernel(engine(), not seen.small and streams(3 * x.nbytes), *arrays, weight, *results):
+            scaled_backward(kernel, arrays, weight, *results, dx=dx)
     else:
         dweight.fill(0)
         dbias.fill(0)

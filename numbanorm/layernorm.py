@@ -5,6 +5,7 @@ import numpy as np
 from numbanorm import _checks
 from numbanorm._arrays import Split, see
 from numbanorm._devices import elsewhere
+from numbanorm._ranges import scaled_backward
 from numbanorm._types import Array, Forward, Gradients
 from numbanorm.cpu import layernorm as kernels
 from numbanorm.cpu.longrows import layer_norm_backward_long, layer_norm_forward_long, long_backward, long_forward
@@ -58,7 +59,8 @@ def layer_norm(
     -----
     The error does not grow with mean / std: the mean is subtracted in two parts (`numbanorm._math.normalize`).
     A non-finite value makes the values that share its statistics non-finite, and no others. With eps = 0 equal values
-    give NaN, as 0 / 0. A product rstd * weight or dy * weight beyond the range of the dtype overflows to infinity.
+    give NaN, as 0 / 0. y is right for values of any size: where their squares, x - mean or rstd leave the range of the
+    dtype, they are taken times a power of two. A statistic, rstd * weight or dy * weight beyond that range is infinite.
 
     References
     ----------
@@ -204,7 +206,9 @@ def layer_norm_backward(
         statistics = seen.load(mean, seen.reduced), seen.load(rstd, seen.reduced)
         arrays = seen.load(dy, seen.rows), seen.load_x(x, seen.rows), *statistics
         stream = not seen.small and streams(3 * x.nbytes)
-        kernel(engine(), stream, *arrays, own_weight, dx, dweight, dbias)
+        results = own_weight, dx, dweight, dbias
+        if not kernel(engine(), stream, *arrays, *results):
+            scaled_backward(kernel, arrays, *results, dx=dx)
     else:
         dweight.fill(0)
         dbias.fill(0)

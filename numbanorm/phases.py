@@ -7,6 +7,7 @@ import numpy as np
 from numbanorm import _checks
 from numbanorm._arrays import Split, behaved, see, split
 from numbanorm._devices import elsewhere
+from numbanorm._ranges import scaled_backward
 from numbanorm._types import Array
 from numbanorm.batchnorm import positions, unpack
 from numbanorm.cpu import phases as kernels
@@ -93,9 +94,13 @@ def batch_norm_backward_reduce(
         x, dy = (np.ascontiguousarray(positions(a, channel_axis)[mask]) for a in (x, dy))
         seen = split(x, (1,))
     if x.size > 0:
-        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes)
         statistics = behaved(mean, _checks.FLOAT64), behaved(rstd, _checks.FLOAT64)
-        kernels.batch_norm_backward_reduce(engine(), streams(2 * x.nbytes), *arrays, *statistics, *sums)
+        arrays, kernel = (
+            (seen.load(dy, seen.planes), seen.load(x, seen.planes), *statistics),
+            kernels.batch_norm_backward_reduce,
+        )
+        if not kernel(engine(), streams(2 * x.nbytes), *arrays, *sums):
+            scaled_backward(kernel, arrays, *sums, dx=None)
     return sums
 
 
@@ -194,7 +199,8 @@ def _apply(
     dx = seen.target(out, seen.planes, x)
     if x.size > 0:
         stream = not seen.small and streams(3 * x.nbytes)
-        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), own["mean"], own["rstd"], weight
-        sums = own["sum_dy"], own["sum_dy_xhat"], count
-        kernels.batch_norm_backward_apply(engine(), stream, *arrays, *sums, dx)
+        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), own["mean"], own["rstd"]
+        rest, kernel = (weight, own["sum_dy"], own["sum_dy_xhat"], count, dx), kernels.batch_norm_backward_apply
+        if not kernel(engine(), stream, *arrays, *rest):
+            scaled_backward(kernel, arrays, *rest, dx=dx)
     return seen.deliver(dx, out)

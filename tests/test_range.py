@@ -48,7 +48,7 @@ def assert_forward(result, expected):
     unit = tolerance(result.y.dtype)
     assert_normalized(result.y, expected.y, expected.x_hat)
     assert_statistic(result.mean, expected.mean, unit * (np.abs(expected.mean) / 8 + np.sqrt(expected.var)))
-    assert_statistic(result.rstd, expected.rstd, unit * expected.rstd / 4)
+    assert_statistic(result.rstd, expected.rstd, unit * expected.rstd / 2)  # sums of single terms, not of pairs
 
 
 def has_gradients(dtype, size):
@@ -81,9 +81,9 @@ def test_batch_norm(shape, dtype, size):
         assert_gradients(gradients, exact)
         statistics = expected.mean.ravel().astype(np.float64), expected.rstd.ravel().astype(np.float64)
         sums = batch_norm_backward_reduce(dy, x, *statistics)
-        assert_within(sums.sum_dy_x_hat, exact.dweight, 1e-6 * exact.dweight_terms)
+        assert_within(sums.sum_dy_xhat, exact.dweight, 1e-6 * exact.dweight_terms)
         count = x.size // x.shape[1]
-        dx = batch_norm_backward_apply(dy, x, *statistics, sums.sum_dy, sums.sum_dy_x_hat, count)
+        dx = batch_norm_backward_apply(dy, x, *statistics, None, *sums, count)
         assert_within(dx, exact.dx, tolerance(dtype) * exact.dx_terms.max())
 
 
@@ -135,20 +135,19 @@ def test_others_keep_their_bits(dtype, size):
 def test_any_size_and_offset(dtype, place, offset, shape, seed):
     """A size anywhere in the range, by its logarithm, and a mean of up to 100 times the size where it fits."""
     info = np.finfo(dtype)
-    low, high = np.log2(float(info.smallest_subnormal)) + 8, np.log2(float(info.max))
+    low, high = info.minexp - info.nmant + 8, info.maxexp - 1
     size = 2.0 ** (low + place * (high - low))
-    x64 = values(shape, np.float64, seed=seed) * (size / 8)
-    x = np.clip(x64 + 100 * offset * min(size, float(info.max) / 200), -float(info.max), float(info.max)).astype(dtype)
+    most = float(info.max)
+    x = np.clip(values(shape, np.float64, seed=seed) * (size / 8) + 100 * offset * min(size, most / 200), -most, most)
+    x = x.astype(dtype)
     if (x == x[:, :1]).all(1).any() or (x == x[:1]).all(0).any():
         return  # equal values: 0 / 0
-    with np.errstate(over="ignore"):
-        assert_forward(layer_norm_forward(x, eps=0.0), reference.layer_norm_forward(x, None, None, -1, 0.0))
-        assert_forward(batch_norm_forward(x, eps=0.0), reference.batch_norm_forward(x, None, None, 1, 0.0))
+    assert_forward(layer_norm_forward(x, eps=0.0), reference.layer_norm_forward(x, None, None, -1, 0.0))
+    assert_forward(batch_norm_forward(x, eps=0.0), reference.batch_norm_forward(x, None, None, 1, 0.0))
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("dtype", "eps"), [(np.float32, 1e-30), (np.float32, 1e-60), (np.float64, 1e-300)])
 @pytest.mark.parametrize("value", [0.0, 1e-40, 3e-5, 1.0, 1e10, 3e38])
-@pytest.mark.parametrize("eps", [1e-30, 1e-60, 1e-300])
 def test_equal_values_with_a_small_eps(dtype, value, eps):
     x = np.full((5, 64), value, dtype)
     np.testing.assert_array_equal(layer_norm(x, eps=eps), np.zeros_like(x))

@@ -10,27 +10,28 @@ from numbanorm._math import sum_dy_x_hat
 from numbanorm.cpu.channels import (
     add_gradient_sums,
     apply_gradient_tile,
+    apply_scaled_tile,
     apply_tile,
     average_row,
     drop_untrue_shifts,
     finish_backward,
     finish_forward,
+    finish_scaled,
     inference_row,
     none_negative,
+    scaled_inference,
 )
 from numbanorm.cpu.jit import block, compact, launcher, range_kernel
 from numbanorm.cpu.loops import GRADIENT_SUMS, copy_row
 from numbanorm.cpu.moments import (
     add_channel_sums,
-    add_wide_sums,
-    channel_moments,
     channel_shift,
     gradient_shift,
     moments_of_sums,
-    moments_of_wide_sums,
     total,
 )
 from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.ranges import add_wide_sums, all_in_range, all_near, channel_moments, moments_of_wide_sums
 from numbanorm.cpu.streaming import finish_stores
 from numbanorm.cpu.tiles import apply_steps, sum_steps, tile_of, tiles_to, whole_steps, work
 
@@ -42,10 +43,15 @@ def whole_forward(lo, hi, streams, steps, x, weight, bias, eps, y, mean, rstd, v
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        m, delta = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0)
-        channel_moments(x, tile, streams, eps, m, delta, var[c0:c1])
-        affine = finish_forward(m, delta, var[c0:c1], weight[c0:c1], bias[c0:c1], eps, mean[c0:c1], rstd[c0:c1])
-        apply_tile(streams, x, tile, m, *affine, y)
+        m, delta, scale = np.empty(c1 - c0, x.dtype), np.empty(c1 - c0), np.empty(c1 - c0, x.dtype)
+        scaled = channel_moments(x, tile, streams, eps, m, delta, var[c0:c1], scale)
+        own = m, delta, var[c0:c1], weight[c0:c1], bias[c0:c1], eps, mean[c0:c1], rstd[c0:c1]
+        affine = finish_forward(*own)
+        if scaled:
+            finish_scaled(scale, *own, *affine)
+            apply_scaled_tile(streams, x, tile, scale, m, *affine, y)
+        else:
+            apply_tile(streams, x, tile, m, *affine, y)
     finish_stores(streams)
 
 
@@ -60,14 +66,14 @@ def sums(lo, hi, far, steps, x, m, partials):
 
 
 @range_kernel
-def wide_sums(lo, hi, steps, x, m, inexact, partials):
+def wide_sums(lo, hi, steps, x, m, inexact, scale, partials):
     """`sums` in float64, of the channels that need it."""
     compact()
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
         own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]
-        add_wide_sums(x, tile, m[c0:c1], inexact[c0:c1], own)
+        add_wide_sums(x, tile, m[c0:c1], inexact[c0:c1], scale[c0:c1], own)
 
 
 @range_kernel
@@ -104,14 +110,21 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
     m, delta, partials = np.empty(C, x.dtype), np.empty(C), np.zeros((pieces, 2, C))
     channel_shift(x, (0, C), m)
     _sums(engine, tiles, grain, (streams, steps, x, m, partials))
-    sums, inexact = total(partials), np.empty(C, np.bool_)
-    if moments_of_sums((sums[0], sums[1]), N * L, m, delta, var, eps, inexact):
+    sums, inexact, scale = total(partials), np.empty(C, np.bool_), np.ones(C, x.dtype)
+    again, scaled = moments_of_sums((sums[0], sums[1]), N * L, m, delta, var, eps, inexact), False
+    while again:
         partials[:] = 0
-        _wide_sums(engine, tiles, grain, (steps, x, m, inexact, partials))
+        _wide_sums(engine, tiles, grain, (steps, x, m, inexact, scale, partials))
         sums = total(partials)
-        moments_of_wide_sums((sums[0], sums[1]), N * L, inexact, delta, var)
-    scale, offset = finish_forward(m, delta, var, weight, bias, eps, mean, rstd)
-    _apply_all(engine, streams, x, m, scale, offset, y)
+        again = moments_of_wide_sums((sums[0], sums[1]), N * L, eps, inexact, scale, m, delta, var)
+        scaled |= again
+    own = m, delta, var, weight, bias, eps, mean, rstd
+    factor, offset = finish_forward(*own)
+    if scaled:
+        finish_scaled(scale, *own, factor, offset)
+        _apply_all_scaled(engine, streams, x, scale, m, factor, offset, y)
+    else:
+        _apply_all(engine, streams, x, m, factor, offset, y)
 
 
 @launcher
@@ -144,16 +157,30 @@ def _apply_all(engine, streams, x, m, scale, offset, y):
     _apply(engine, tiles, grain, (streams, steps, x, m, scale, offset, y))
 
 
+@block
+def _apply_all_scaled(engine, streams, x, scale, m, factor, offset, y):
+    """`_apply_all` of x * scale."""
+    compact()
+    zero = np.zeros_like(scale)
+    _apply_all(engine, False, x, zero, scale, zero, y)
+    _apply_all(engine, streams, y, m, factor, offset, y)
+
+
 @launcher
 def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
     """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
     compact()
     if not none_negative(var.size, var):
         return False
-    m, scale, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
+    m, factor, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
     copy_row(m.size, m, mean)
-    inference_row(m.size, scale, mean, m, var, weight, bias, eps, offset)
-    _apply_all(engine, streams, x, m, scale, offset, y)
+    inference_row(m.size, factor, mean, m, var, weight, bias, eps, offset)
+    if all_in_range(var, eps, x.itemsize):
+        _apply_all(engine, streams, x, m, factor, offset, y)
+    else:
+        scale = np.empty_like(weight)
+        scaled_inference(scale, mean, var, weight, bias, eps, m, factor, offset)
+        _apply_all_scaled(engine, streams, x, scale, m, factor, offset, y)
     return True
 
 
@@ -224,15 +251,20 @@ def _all_gradient_sums(engine, far, dy, x, m, rstd, m_dy):
 def batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """`batch_norm_backward` where tiles of whole channels are small."""
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     steps, _ = whole_steps(x.shape, x.itemsize)
     tiles, grain, _ = work(x, steps)
     _whole_backward(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, weight, dx, dweight, dbias))
+    return True
 
 
 @launcher
 def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """`batch_norm_backward` of any x."""
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     (N, C, L), m_dy = x.shape, np.empty_like(mean)
     gradient_shift(dy, (0, C), m_dy)
     sums = _all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
@@ -240,6 +272,7 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
         sums = _all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
     linear = finish_backward(sums, N * L, rstd, m_dy, weight, dweight, dbias)
     apply_gradient_to_all(engine, streams, dy, x, mean, rstd, m_dy, *linear, dx)
+    return True
 
 
 @block
@@ -252,18 +285,22 @@ def apply_gradient_to_all(engine, streams, dy, x, m, rstd, m_dy, scale, slope, o
 
 @launcher
 def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """dy, x, dx: (N, C, L); all else (C,), and of x's dtype."""
+    """dy, x, dx: (N, C, L); all else (C,), and of x's dtype.
+
+    False, and nothing written, if x lies too far apart, as in all launchers of backward passes (`ranges.all_near`).
+    """
     compact()
     if whole_steps(x.shape, x.itemsize)[1]:
-        batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
-    else:
-        batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
+        return batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
+    return batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
 
 
 @launcher
 def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """As `batch_norm_backward` where mean (float64) and rstd are constants."""
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     m = mean.astype(x.dtype)
     zero = np.zeros_like(m)
     _, sum_dy, sum_dy_h = _all_gradient_sums(engine, streams, dy, x, m, rstd, zero)
@@ -271,3 +308,4 @@ def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, d
         mean_h = (mean[c] - m[c]) * rstd[c]
         dweight[c], dbias[c] = sum_dy_x_hat(sum_dy_h[c], sum_dy[c], mean_h), sum_dy[c]
     _apply_all(engine, streams, dy, zero, rstd * weight, zero, dx)  # dx = rstd * wdy
+    return True

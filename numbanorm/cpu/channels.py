@@ -6,6 +6,7 @@ from numbanorm._math import (
     affine_of_d,
     input_gradient_of_sums,
     moving_average,
+    range_scale,
     reciprocal_std,
     sum_dy_x_hat,
 )
@@ -60,6 +61,15 @@ apply_tile = applying(affine_row)  # y = (x - m) * scale + offset
 
 
 @block
+def apply_scaled_tile(streams, x, tile, scale, m, factor, offset, y):
+    """`apply_tile` of x * scale."""
+    compact()
+    zero = np.zeros_like(scale)
+    apply_tile(False, x, tile, zero, scale, zero, y)
+    apply_tile(streams, y, tile, m, factor, offset, y)
+
+
+@block
 def finish_forward(m, delta, var, weight, bias, eps, mean, rstd):
     """Fill mean and rstd; scale and offset."""
     compact()
@@ -78,6 +88,18 @@ def _finish_forward_row(j, mean, m, delta, var, weight, bias, eps, rstd, scale, 
     put(offset, j, own_offset)
 
 
+@block
+def finish_scaled(scale, m, delta, var, weight, bias, eps, mean, rstd, factor, offset):
+    """`finish_forward` of the channels with a scale other than 1; var becomes that of x."""
+    compact()
+    for c in range(m.size):
+        own = np.float64(scale[c])
+        if own != 1:
+            exact_rstd = reciprocal_std(var[c], eps * own * own)
+            mean[c], rstd[c], var[c] = (m[c] + delta[c]) / own, exact_rstd * own, var[c] / own / own
+            factor[c], offset[c] = affine_of_d(delta[c], exact_rstd, weight[c], bias[c])
+
+
 @each_vector
 def average_row(j, running, batch, momentum, factor):
     put(running, j, moving_average(at(running, j), momentum, at(batch, j) * factor))
@@ -94,6 +116,20 @@ def inference_row(j, scale, mean, m, var, weight, bias, eps, offset):
     own_scale, own_offset = affine_of_d(at(mean, j) - at(m, j), rstd, at(weight, j), at(bias, j))
     put(scale, j, own_scale)
     put(offset, j, own_offset)
+
+
+@block
+def scaled_inference(scale, mean, var, weight, bias, eps, m, factor, offset):
+    """Fill scale; m, factor and offset, which `inference_row` filled, of the channels with a scale other than 1."""
+    compact()
+    for c in range(m.size):
+        own = range_scale(mean[c], var[c] + eps, m.itemsize)
+        scale[c] = own
+        if own != 1:
+            own_mean = mean[c] * own
+            m[c] = own_mean
+            exact_rstd = reciprocal_std(var[c] * own * own, eps * own * own)
+            factor[c], offset[c] = affine_of_d(own_mean - m[c], exact_rstd, weight[c], bias[c])
 
 
 def _adding(sums_of_row, add_lines):

@@ -17,11 +17,13 @@ from numbanorm.cpu.loops import (
     row_lane_sums,
     row_shift,
     row_sums,
+    scaled_row,
     shift_samples,
     shift_terms,
 )
-from numbanorm.cpu.moments import SHIFT_SAMPLES, channel_moments, moved, total, wide_row_moments
+from numbanorm.cpu.moments import SHIFT_SAMPLES, moved, total
 from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.ranges import all_near, channel_moments, far_row_moments
 from numbanorm.cpu.simd import TERMS
 from numbanorm.cpu.streaming import (
     before_a_line,
@@ -82,7 +84,7 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     direct, lead = streams and not staged, -before_a_line(pointer(y, lo * cols)) % lanes(y)
     skip = lead
     sums = np.empty(2 * GROUP * LANES, np.float64)  # of each lane of the rows of a group
-    own = np.empty(3 * GROUP, x.dtype)  # their m, then their rstd, then their mean_h
+    own = np.empty(4 * GROUP, x.dtype)  # their m, then their rstd, then their mean_h, then their scale
     for first in range(lo, hi, group):
         count = min(group, hi - first)
         for k in range(count):
@@ -92,23 +94,26 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         else:
             m, sum_d, sum_dd = _sums_row_by_row(first, count, x)
         delta, var = moments(sum_d, sum_dd, cols)
-        if not every(sums_are_exact(delta, var, eps), few(x, count)):
-            m, delta, var = _mend_far_rows(count, cols, x, first, eps, m, delta, var)
-        exact_rstd = reciprocal_std(var, eps)
+        exact_rstd, scaled = reciprocal_std(var, eps), False
         put(own, first_few(x), m)
         put(pointer(own, GROUP), first_few(x), exact_rstd)
         put(pointer(own, 2 * GROUP), first_few(x), delta * exact_rstd)
         if mean.size > 0:
             put(pointer(mean, first), few(x, count), m + delta)
             put(pointer(rstd, first), few(x, count), exact_rstd)
+        if not every(sums_are_exact(delta, var, eps), few(x, count)):
+            scaled = _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd)
         for i in range(blocks_to(cols, edge)):
             c, end = block_of(i, cols, edge)
             affine = pointer(weight, c), pointer(bias, c)
             for k in range(count):
                 start = (first + k) * cols + c
                 result = pointer(stage, lead + k * cols) if staged else pointer(y, start)
-                statistics = own[k], own[GROUP + k], own[2 * GROUP + k]
-                normalize_affine_row(direct, end - c, result, pointer(x, start), *statistics, *affine)
+                statistics, row = (own[k], own[GROUP + k], own[2 * GROUP + k]), pointer(x, start)
+                if scaled:
+                    scaled_row(end - c, result, row, own[3 * GROUP + k])
+                    row = result
+                normalize_affine_row(direct, end - c, result, row, *statistics, *affine)
         if staged:
             lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(y, first * cols))
     if staged:
@@ -152,15 +157,22 @@ def _sums_of_narrow_rows(first, count, far, x, sums, shifts):
 
 
 @block
-def _mend_far_rows(count, cols, x, first, eps, m, delta, var):
-    """m, delta and var, of the rows whose sums were not exact anew."""
+def _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd):
+    """Statistics anew of the rows whose sums were not exact, and the scales of all `count`; whether some are not 1."""
     compact()
+    cols, scaled = x.shape[1], False
     for k in range(count):
+        scale = 1.0
         if not sums_are_exact(lane(delta, k), lane(var, k), eps):
-            own_m = np.float64(x.dtype.type(moved(lane(m, k), lane(delta, k))))
-            own_delta, own_var = wide_row_moments(cols, pointer(x, (first + k) * cols), own_m)
-            m, delta, var = with_lane(m, k, own_m), with_lane(delta, k, own_delta), with_lane(var, k, own_var)
-    return m, delta, var
+            near = np.float64(x.dtype.type(moved(lane(m, k), lane(delta, k))))
+            row = pointer(x, (first + k) * cols)
+            own_m, own_delta, exact_rstd, scale = far_row_moments(cols, row, near, eps, x.itemsize)
+            own[k], own[GROUP + k], own[2 * GROUP + k] = own_m, exact_rstd, own_delta * exact_rstd
+            if mean.size > 0:
+                mean[first + k], rstd[first + k] = (own_m + own_delta) / scale, exact_rstd * scale
+        own[3 * GROUP + k] = scale
+        scaled |= scale != 1.0
+    return scaled
 
 
 _rows_forward = parallel_for(rows_forward)
@@ -231,14 +243,20 @@ _rows_backward = parallel_for(rows_backward)
 
 @launcher
 def layer_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,)."""
+    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,).
+
+    False, and nothing written, if x lies too far apart, as in all launchers of backward passes (`ranges.all_near`).
+    """
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     rows, cols = x.shape
     chunks = _partials(rows * cols, cols, rows)
     chunk = (rows + chunks - 1) // chunks
     partials = np.zeros((chunks, 2, cols))
     _rows_backward(engine, (rows + chunk - 1) // chunk, 1, (streams, chunk, dy, x, mean, rstd, weight, dx, partials))
     _store_total(partials, dweight, dbias)
+    return True
 
 
 @loop
@@ -276,18 +294,22 @@ def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         n, l0 = i // tiles, i % tiles * width
         l1 = min(l0 + width, L)
         m, delta = np.empty(l1 - l0, x.dtype), np.empty(l1 - l0)
-        var, scale, mean_h = np.empty_like(delta), np.empty_like(m), np.empty_like(m)
+        var, own_rstd, mean_h, scale = np.empty_like(delta), np.empty_like(m), np.empty_like(m), np.empty_like(m)
         tile = (0, count), (l0, l1), (0, 1)
-        channel_moments(x[n].reshape((count, L, 1)), tile, streams, eps, m, delta, var)
+        scaled = channel_moments(x[n].reshape((count, L, 1)), tile, streams, eps, m, delta, var, scale)
         for j in range(m.size):
-            exact_rstd = reciprocal_std(var[j], eps)
+            own_scale = np.float64(scale[j]) if scaled else 1.0
+            exact_rstd = reciprocal_std(var[j], eps * own_scale * own_scale)
             if mean.size > 0:
-                mean[n, l0 + j], rstd[n, l0 + j] = m[j] + delta[j], exact_rstd
-            scale[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
+                mean[n, l0 + j], rstd[n, l0 + j] = (m[j] + delta[j]) / own_scale, exact_rstd * own_scale
+            own_rstd[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
         for k in range(count):
             start = (n * count + k) * L + l0
-            runs = pointer(y, start), pointer(x, start)
-            normalize_affine_row(streams, l1 - l0, *runs, m, scale, mean_h, weight[k], bias[k])
+            result, row = pointer(y, start), pointer(x, start)
+            if scaled:
+                scaled_row(l1 - l0, result, row, scale)
+                row = result
+            normalize_affine_row(streams, l1 - l0, result, row, m, own_rstd, mean_h, weight[k], bias[k])
     finish_stores(streams)
 
 
@@ -354,6 +376,8 @@ _columns_backward = parallel_for(columns_backward)
 def layer_norm_columns_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight, dweight, dbias: (count,)."""
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     N, count, L = x.shape
     tiles = N * _tiling(count, L)[1]
     chunks = _partials(x.size, count, tiles)
@@ -363,3 +387,4 @@ def layer_norm_columns_backward(engine, streams, dy, x, mean, rstd, weight, dx, 
         engine, (tiles + chunk - 1) // chunk, 1, (streams, chunk, dy, x, mean, rstd, weight, dx, partials)
     )
     _store_total(partials, dweight, dbias)
+    return True

@@ -18,9 +18,11 @@ from numbanorm.cpu.loops import (
     row_gradient_sums,
     row_shift,
     row_sums,
+    scaled_row,
 )
-from numbanorm.cpu.moments import moved, wide_row_moments
+from numbanorm.cpu.moments import moved
 from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.ranges import all_near, far_row_moments
 from numbanorm.cpu.simd import TERMS
 from numbanorm.cpu.streaming import before_a_line, expect_edges, finish_stores
 from numbanorm.cpu.tiles import BLOCK, block_of, blocks_to, edge_of
@@ -61,7 +63,7 @@ def piece_sums(lo, hi, x, m, sums):
 
 
 @range_kernel
-def piece_normalize(lo, hi, streams, x, weight, bias, m, rstd, mean_h, y):
+def piece_normalize(lo, hi, streams, x, weight, bias, m, rstd, mean_h, scale, y):
     """Blocks lo to hi of all rows of y, from the last: what was summed last is still in the cache."""
     compact()
     rows, cols = x.shape
@@ -72,9 +74,12 @@ def piece_normalize(lo, hi, streams, x, weight, bias, m, rstd, mean_h, y):
         r = back // blocks
         c, end = block_of(back % blocks, cols, edge)
         start = r * cols + c
-        runs, affine = (pointer(y, start), pointer(x, start)), (pointer(weight, c), pointer(bias, c))
-        expect_edges(streams, runs[0], end - c)
-        normalize_affine_row(streams, end - c, *runs, m[r], rstd[r], mean_h[r], *affine)
+        result, row, affine = pointer(y, start), pointer(x, start), (pointer(weight, c), pointer(bias, c))
+        expect_edges(streams, result, end - c)
+        if scale[r] != 1:
+            scaled_row(end - c, result, row, scale[r])
+            row = result
+        normalize_affine_row(streams, end - c, result, row, m[r], rstd[r], mean_h[r], *affine)
     finish_stores(streams)
 
 
@@ -91,19 +96,20 @@ def layer_norm_forward_long(engine, streams, x, weight, bias, eps, y, mean, rstd
         m[r] = row_shift(cols, pointer(x, r * cols), 1.0)
     sums = np.empty((rows * pieces, 2))
     _piece_sums(engine, rows * pieces, 1, (x, m, sums))
-    own_rstd, mean_h = np.empty_like(m), np.empty_like(m)
+    own_rstd, mean_h, scale = np.empty_like(m), np.empty_like(m), np.empty_like(m)
     for r in range(rows):
         sum_d, sum_dd = _row_total(sums, r * pieces, (r + 1) * pieces)
         delta, var = moments(sum_d, sum_dd, cols)
+        exact_rstd, own_scale = reciprocal_std(var, eps), 1.0
         if not sums_are_exact(delta, var, eps):
             m[r] = moved(m[r], delta)
-            delta, var = wide_row_moments(cols, pointer(x, r * cols), np.float64(m[r]))
-        exact_rstd = reciprocal_std(var, eps)
-        own_rstd[r], mean_h[r] = exact_rstd, delta * exact_rstd
+            row, near = pointer(x, r * cols), np.float64(m[r])
+            m[r], delta, exact_rstd, own_scale = far_row_moments(cols, row, near, eps, x.itemsize)
+        own_rstd[r], mean_h[r], scale[r] = exact_rstd, delta * exact_rstd, own_scale
         if mean.size > 0:
-            mean[r], rstd[r] = m[r] + delta, exact_rstd
+            mean[r], rstd[r] = (m[r] + delta) / own_scale, exact_rstd * own_scale
     blocks = rows * blocks_to(cols, edge_of(y, cols))
-    _piece_normalize(engine, blocks, PIECE_VALUES // BLOCK, (streams, x, weight, bias, m, own_rstd, mean_h, y))
+    _piece_normalize(engine, blocks, PIECE_VALUES // BLOCK, (streams, x, weight, bias, m, own_rstd, mean_h, scale, y))
 
 
 @block
@@ -173,6 +179,8 @@ _piece_gradient_sums, _column_gradients = parallel_for(piece_gradient_sums), par
 def layer_norm_backward_long(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """`numbanorm.cpu.layernorm.layer_norm_backward` of long rows."""
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     (rows, cols), as_x = x.shape, x.dtype.type
     pieces = _pieces_to(cols)
     panel = max(1, PANEL_BYTES // (TERMS * cols * x.itemsize)) * TERMS
@@ -193,6 +201,7 @@ def layer_norm_backward_long(engine, streams, dy, x, mean, rstd, weight, dx, dwe
     if totals.size > 0:
         copy_row(cols, dweight, totals[0])
         copy_row(cols, dbias, totals[1])
+    return True
 
 
 @block

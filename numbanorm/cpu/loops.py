@@ -44,6 +44,11 @@ def gradients_row(j, dx, dy, row, weight, m, rstd, mean_h, m_wdy, slope, offset,
 
 
 @each_vector
+def scaled_row(j, y, row, scale):
+    put(y, j, at(row, j) * at(scale, j))
+
+
+@each_vector
 def copy_row(j, y, row):
     put(y, j, at(row, j))
 
@@ -83,6 +88,13 @@ def row_sums(size, x, m):
 def wide_row_sums(j, x, m):
     """`row_sums` in float64, with a float64 m: it also holds squares that float32 cannot."""
     return _moment_terms(j, x, m)
+
+
+@summing(2, wide=True)
+def scaled_row_sums(j, x, m, scale):
+    """`wide_row_sums` of x * scale, with m near the mean of that."""
+    d = at(x, j) * at(scale, j) - at(m, j)
+    return d, d * d
 
 
 @summing(GRADIENT_SUMS)

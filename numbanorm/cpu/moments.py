@@ -13,6 +13,7 @@ from numbanorm.cpu.loops import (
     add_moment_lines,
     add_row,
     add_wide_moment_lines,
+    copy_row,
     fold,
     repeat,
     row_sums,
@@ -37,14 +38,6 @@ def moved(m, delta):
 
 
 @block
-def wide_row_moments(size, row, m):
-    """delta and var of a row about a float64 m, where float32 did not do."""
-    compact()
-    sum_d, sum_dd = wide_row_sums(size, row, m)
-    return moments(sum_d, sum_dd, size)
-
-
-@block
 def sample_places(x):
     """Where some values of channel 0 of x (N, C, L) lie; those of channel c lie c * L further on."""
     compact()
@@ -61,14 +54,20 @@ def channel_shift(x, channels, m):
     """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
     compact()
     (c0, _), L, places = channels, x.shape[2], sample_places(x)
-    values, total = pointer(x, c0 * L), np.zeros(m.size)
+    values, total, share = pointer(x, c0 * L), np.zeros(m.size), 1.0 / places.size
     for k in range(places.size):
         if L == 1:
-            add_row(m.size, pointer(values, places[k]), total)
+            _add_share(m.size, total, pointer(values, places[k]), share)
         else:
             for j in range(m.size):
-                total[j] += values[places[k] + j * L]
-    scaled_row(m.size, m, total, 1.0 / places.size)
+                total[j] += values[places[k] + j * L] * share
+    copy_row(m.size, m, total)
+
+
+@each_vector
+def _add_share(j, total, values, share):
+    """So that no sum overflows."""
+    put(total, j, at(total, j) + at(values, j) * at(share, j))
 
 
 @block
@@ -85,11 +84,6 @@ def gradient_shift(dy, channels, m_dy):
             for j in range(m_dy.size):
                 own[j] = values[places[k] + j * L]
             keep_near(m_dy.size, m_dy, own)
-
-
-@each_vector
-def scaled_row(j, y, row, scale):
-    put(y, j, at(row, j) * at(scale, j))
 
 
 @each_vector
@@ -133,21 +127,6 @@ add_channel_sums_apart = _adding(wide_row_sums, add_wide_moment_lines, PAGE)  # 
 
 
 @block
-def add_wide_sums(x, tile, m, inexact, sums):
-    """`add_channel_sums` in float64 of the channels that need it: slower, but it holds squares that float32 cannot."""
-    compact()
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    C, L = x.shape[1:]
-    for n in range(n0, n1):
-        for c in range(c0, c1):
-            j = c - c0
-            if inexact[j]:
-                sum_d, sum_dd = wide_row_sums(l1 - l0, pointer(x, (n * C + c) * L + l0), np.float64(m[j]))
-                sums[0][j] += sum_d
-                sums[1][j] += sum_dd
-
-
-@block
 def moments_of_sums(sums, count, m, delta, var, eps, inexact):
     """delta, var of each channel. Move each m whose sums were not exact; mark which, and say whether there are any."""
     compact()
@@ -172,28 +151,6 @@ def _moments_row(j, delta, sum_d, sum_dd, count, var):
 @checking
 def _all_exact(j, delta, var, eps):
     return sums_are_exact(at(delta, j), at(var, j), eps)
-
-
-@block
-def moments_of_wide_sums(sums, count, inexact, delta, var):
-    """delta, var of the channels that were inexact, and of no other: what is near does not depend on them."""
-    compact()
-    for j in range(inexact.size):
-        if inexact[j]:
-            delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
-
-
-@block
-def channel_moments(x, tile, far, eps, m, delta, var):
-    """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L)."""
-    compact()
-    count = x.shape[0] * x.shape[2]
-    sums, inexact = (np.zeros(m.size), np.zeros(m.size)), np.empty(m.size, np.bool_)
-    channel_shift(x, tile[1], m)
-    add_channel_sums(x, tile, far, m, sums)
-    if moments_of_sums(sums, count, m, delta, var, eps, inexact):
-        add_wide_sums(x, tile, m, inexact, sums)
-        moments_of_wide_sums(sums, count, inexact, delta, var)
 
 
 @loop

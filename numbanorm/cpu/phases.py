@@ -12,6 +12,7 @@ from numbanorm.cpu.jit import compact, launcher, range_kernel
 from numbanorm.cpu.loops import GRADIENT_SUMS
 from numbanorm.cpu.moments import total
 from numbanorm.cpu.parallel import parallel_for
+from numbanorm.cpu.ranges import all_near
 from numbanorm.cpu.tiles import sum_steps, tile_of, work
 
 
@@ -33,18 +34,23 @@ _gradient_sums_apart = parallel_for(gradient_sums_apart)
 def batch_norm_backward_reduce(engine, far, dy, x, mean, rstd, sum_dy, sum_dy_x_hat):
     """dy, x: (N, C, L); all else (C,), float64."""
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
     partials, zero = np.zeros((pieces, GRADIENT_SUMS, mean.size)), np.zeros(mean.size)
     _gradient_sums_apart(engine, tiles, grain, (far, steps, dy, x, mean, rstd, zero, partials))
     sums = total(partials)
     sum_dy[:], sum_dy_x_hat[:] = sums[1], sums[2]
+    return True
 
 
 @launcher
 def batch_norm_backward_apply(engine, streams, dy, x, mean, rstd, weight, sum_dy, sum_dy_x_hat, count, dx):
     """dy, x, dx: (N, C, L); weight, of x's dtype, mean, rstd and sums (float64): (C,)."""
     compact()
+    if not all_near(rstd, x.itemsize):
+        return False
     m, own_rstd, m_dy = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
     scale, slope, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
     for c in range(weight.size):
@@ -54,3 +60,4 @@ def batch_norm_backward_apply(engine, streams, dy, x, mean, rstd, weight, sum_dy
         own_slope, own_offset = input_gradient_of_means(mean_h, mean_dy - m_dy[c], sum_dy_x_hat[c] / count, rstd[c])
         scale[c], slope[c], offset[c] = rstd[c] * weight[c], own_slope * weight[c], own_offset * weight[c]
     apply_gradient_to_all(engine, streams, dy, x, m, own_rstd, m_dy, scale, slope, offset, dx)
+    return True

@@ -1,0 +1,135 @@
+"""Statistics where sums of x's dtype did not do, taken anew in float64: of values far from their first shift, and of
+values whose squares, or 1 / std, leave the range of the dtype.
+
+The latter are reckoned times a power of two, their *scale* (`range_scale`): m, delta, var and rstd are of x * scale
+then, and y is made of x * scale, which is written into y's memory first. What is not so far out has a scale of 1.
+"""
+
+import numpy as np
+
+from numbanorm._math import moments, range_scale, reciprocal_std
+from numbanorm.cpu.jit import block, compact, plain
+from numbanorm.cpu.loops import scaled_row_sums
+from numbanorm.cpu.moments import add_channel_sums, channel_shift, moments_of_sums
+from numbanorm.cpu.simd import TERMS, checking
+from numbanorm.cpu.vectors import at, pointer
+
+
+@block
+def far_row_moments(size, row, m, eps, itemsize):
+    """m, delta and rstd of row * scale, and scale; m: a number near the mean of the row."""
+    compact()
+    delta, var = _row_moments(size, row, m, 1.0)
+    scale = range_scale(m, var + eps, itemsize)
+    if scale != 1.0:
+        m *= scale
+        delta, var = _row_moments(size, row, m, scale)
+    return m, delta, reciprocal_std(var, eps * scale * scale), scale
+
+
+@block
+def _row_moments(size, row, m, scale):
+    compact()
+    sum_d, sum_dd = scaled_row_sums(size, row, m, scale)
+    return moments(sum_d, sum_dd, size)
+
+
+@block
+def add_wide_sums(x, tile, m, inexact, scale, sums):
+    """`add_channel_sums` in float64 of the channels that need it: slower, but it holds squares that float32 cannot."""
+    compact()
+    (n0, n1), (c0, c1), (l0, l1) = tile
+    C, L = x.shape[1:]
+    for first in range(n0, n1, TERMS):
+        for c in range(c0, c1):
+            j = c - c0
+            if inexact[j]:
+                own_m, own_scale = np.float64(m[j]), np.float64(scale[j])
+                all_d = all_dd = 0.0
+                for n in range(first, min(first + TERMS, n1)):
+                    row = pointer(x, (n * C + c) * L + l0)
+                    sum_d, sum_dd = scaled_row_sums(l1 - l0, row, own_m, own_scale)
+                    all_d, all_dd = all_d + sum_d, all_dd + sum_dd
+                sums[0][j] += all_d
+                sums[1][j] += all_dd
+
+
+@block
+def moments_of_wide_sums(sums, count, eps, inexact, scale, m, delta, var):
+    """delta, var of the channels that were inexact, and of no other: what is near does not depend on them.
+
+    Whether some need a scale: then they get it, and are the ones to be summed again.
+    """
+    compact()
+    again = False
+    for j in range(inexact.size):
+        if inexact[j]:
+            delta[j], var[j] = moments(sums[0][j], sums[1][j], count)
+            inexact[j] = False
+            if scale[j] == 1:
+                scale[j] = range_scale(np.float64(m[j]), var[j] + eps, m.itemsize)
+                inexact[j] = scale[j] != 1
+                again |= inexact[j]
+            if inexact[j]:
+                m[j] *= scale[j]
+                sums[0][j] = sums[1][j] = 0
+    return again
+
+
+@block
+def channel_moments(x, tile, far, eps, m, delta, var, scale):
+    """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L). Whether some have a scale other
+    than 1; scale is not filled if not.
+    """
+    compact()
+    count = x.shape[0] * x.shape[2]
+    sums, inexact = (np.zeros(m.size), np.zeros(m.size)), np.empty(m.size, np.bool_)
+    channel_shift(x, tile[1], m)
+    add_channel_sums(x, tile, far, m, sums)
+    if not moments_of_sums(sums, count, m, delta, var, eps, inexact):
+        return False
+    scale[:] = 1
+    add_wide_sums(x, tile, m, inexact, scale, sums)
+    if not moments_of_wide_sums(sums, count, eps, inexact, scale, m, delta, var):
+        return False
+    add_wide_sums(x, tile, m, inexact, scale, sums)
+    moments_of_wide_sums(sums, count, eps, inexact, scale, m, delta, var)
+    return True
+
+
+@plain
+def _most_var(itemsize):
+    return 2.0**200 if itemsize == 4 else 2.0**960
+
+
+@checking
+def _is_in_range(j, var, eps, least, most):
+    own = at(var, j) + eps
+    return (own >= least) & (own <= most)
+
+
+@block
+def all_in_range(var, eps, itemsize):
+    """Whether `range_scale` is 1 for all of these variances."""
+    compact()
+    most = _most_var(itemsize)
+    return _is_in_range(var.size, pointer(var, 0), eps, 1.0 / most, most)
+
+
+@plain
+def least_rstd(itemsize):
+    """Below it, values may lie farther apart than their dtype holds."""
+    return 2.0**-100 if itemsize == 4 else 2.0**-960
+
+
+@checking
+def _is_near(j, rstd, least):
+    own = at(rstd, j)
+    return ~((own < least) & ~(own <= 0.0))
+
+
+@block
+def all_near(rstd, itemsize):
+    """Whether x - mean, of x of so many bytes to a value, holds for all of these statistics."""
+    compact()
+    return _is_near(rstd.size, pointer(rstd, 0), least_rstd(itemsize))
