@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from tests import test_range
+from tests import reference, test_range
+from tests.cases import assert_gradients, assert_normalized, values
 from tests.on_device import on_device
 from tests.test_range import SIZES
 
@@ -42,6 +43,17 @@ def test_batch_norm(shape, dtype, size):
 
 test_given_statistics = test_range.test_given_statistics
 test_others_keep_their_bits = test_range.test_others_keep_their_bits
+
+
+@pytest.mark.parametrize(("dtype", "size"), [(np.float32, 3e38), (np.float64, 1.5e308)])
+def test_a_difference_beyond_the_range_over_a_moderate_std(dtype, size):
+    x, dy = np.array([[-size, 1], [size, 2], [0, 3]], dtype), values((3, 2), dtype)
+    mean, var = np.array([size, 1.5], dtype), np.array([1e20, 1], dtype)
+    expected, x_hat = reference.batch_norm(x, mean, var, None, None, 1, 0.0)
+    assert_normalized(test_range.batch_norm(x, mean, var, eps=0.0), expected, x_hat)
+    rstd = 1 / np.sqrt(var)
+    gradients = test_range.batch_norm_backward(dy, x, mean, rstd, frozen=True)
+    assert_gradients(gradients, reference.batch_norm_backward_frozen(dy, x, mean, rstd, None, 1))
 
 
 @settings(max_examples=40)

@@ -171,4 +171,5 @@ def rows_backward(dtype, lanes, steps, threads):
                 store(partials, (2 * own_chunk + 1) * cols + c, dbias[k])
 
     pointer, size = types.CPointer(dtype), types.int64
-    return Kernel(kernel, (*[pointer] * 5, dtype, *[pointer] * 2, *[size] * 5), max(threads, BLOCK))
+    resident = 4 * BLOCK if steps <= 4 else BLOCK  # threads, which fit without spilling
+    return Kernel(kernel, (*[pointer] * 5, dtype, *[pointer] * 2, *[size] * 5), max(threads, resident))
