@@ -85,9 +85,8 @@ def _of_dtype(dtype):
         names, most = f"{dtype}, statistics {first} and {second}", max(first, second, key=lambda t: t.bitwidth)
         made = channels.channel_statistics(dtype, first, second)
         yield Case(f"channel_statistics, {names}", made, most, False)
-        for is_rstd in (False, True):
-            made = channels.given_statistics(dtype, first, second, is_rstd)
-            yield Case(f"given_statistics{', rstd' if is_rstd else ''}, {names}", made, most, False)
+        for make in (channels.given_statistics, channels.given_constants):
+            yield Case(f"{make.__name__}, {names}", make(dtype, first, second), most, False)
     for way, weighted in product((ways.columns, ways.channels), (False, True)):
         own = f"weighted_piece_moments, {way.__name__}{', weights' if weighted else ''}, {dtype}"
         yield Case(own, statistics.weighted_piece_moments(dtype, way(1, False), weighted), KEPT, False)

@@ -13,6 +13,7 @@ from numbanorm.cuda.channels import (
     apply_gradient,
     channel_gradients,
     channel_statistics,
+    given_constants,
     given_statistics,
     piece_gradients,
     piece_moments,
@@ -69,35 +70,30 @@ def plan_of(N, C, L, mask, *runs, most_lanes=4):
 def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentum, eps, mask, y, mean, rstd, N, C, L):
     """x, y: (N, C, L); mask: (N, L), or none; all else (C,), of parameters and running statistics or none."""
     plan, dtype = plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
-    partials, mean_h = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, C)
+    partials, scaled = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, 4 * C)
     place = N, C, L, plan.chunk, plan.tiles
     call.launch(piece_moments(dtype, plan.lanes, plan.way, dtype), plan.grid, plan.block, x, mask, partials, *place)
     block = block_for(C)
     running = type_of(running_mean.dtype), type_of(running_var.dtype)
-    arguments = partials, eps, momentum, mean, rstd, mean_h, running_mean, running_var, plan.pieces, C, plan.own
+    arguments = partials, eps, momentum, mean, rstd, scaled, running_mean, running_var, plan.pieces, C, plan.own
     sizes = running_mean.size, running_var.size
     call.launch(channel_statistics(dtype, *running), -(-C // block[0]), block, *arguments, *sizes)
-    arguments = x, mean, rstd, mean_h, weight, bias, mask, y, *place, C, weight.size, bias.size
+    arguments = x, scaled, weight, bias, mask, y, *place, weight.size, bias.size
     call.launch(apply(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
 
 
 def batch_norm(call, x, mean, var, weight, bias, eps, y, N, C, L):
     """Inference. x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,)."""
-    m, rstd, mean_h = call.scratch(x.dtype, C, C, C)
-    _prepare(call, mean, var, eps, m, rstd, mean_h, C, is_rstd=False)
-    _apply(call, x, m, rstd, mean_h, weight, bias, NONE, y, N, C, L)
+    (scaled,) = call.scratch(x.dtype, 4 * C)
+    kernel = given_statistics(type_of(x.dtype), type_of(mean.dtype), type_of(var.dtype))
+    call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, var, eps, scaled, C)
+    _apply(call, x, scaled, weight, bias, NONE, y, N, C, L)
 
 
-def _prepare(call, mean, second, eps, m, rstd, mean_h, C, is_rstd):
-    kernel = given_statistics(type_of(m.dtype), type_of(mean.dtype), type_of(second.dtype), is_rstd)
-    call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, second, eps, m, rstd, mean_h, C)
-
-
-def _apply(call, x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L):
-    plan = plan_of(N, C, L, mask, x, mean, rstd, mean_h, weight, bias, y)
-    arguments = x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L, plan.chunk, plan.tiles
-    sizes = mean.size, weight.size, bias.size
-    call.launch(apply(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments, *sizes)
+def _apply(call, x, scaled, weight, bias, mask, y, N, C, L):
+    plan = plan_of(N, C, L, mask, x, weight, bias, y)
+    arguments = x, scaled, weight, bias, mask, y, N, C, L, plan.chunk, plan.tiles, weight.size, bias.size
+    call.launch(apply(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments)
 
 
 def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias, N, C, L):
@@ -110,15 +106,16 @@ def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbia
 def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias, N, C, L):
     """As `batch_norm_backward` where mean and rstd, of any dtypes, are constants."""
     m, own_rstd, mean_h = call.scratch(x.dtype, C, C, C)
-    _prepare(call, mean, rstd, 0.0, m, own_rstd, mean_h, C, is_rstd=True)
-    scale, _ = _gradients(call, dy, x, m, own_rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen=True)
-    _apply(call, dy, NONE, scale, NONE, NONE, NONE, mask, dx, N, C, L)  # dx = rstd * wdy
+    kernel = given_constants(type_of(x.dtype), type_of(mean.dtype), type_of(rstd.dtype))
+    call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, rstd, m, own_rstd, mean_h, C)
+    linear, _ = _gradients(call, dy, x, m, own_rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen=True)
+    _apply(call, dy, linear, NONE, NONE, mask, dx, N, C, L)  # dx = rstd * wdy
 
 
 def _gradients(call, dy, x, mean, rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen):
     """What makes dx of dy and x, as `channel_gradients` says."""
     plan, dtype = plan_of(N, C, L, mask, dy, x, mean, rstd, dx), type_of(x.dtype)
-    partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, (1 if frozen else 4) * C)
+    partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, 4 * C)
     arguments = dy, x, mean, rstd, mask, partials, N, C, L, plan.chunk, plan.tiles
     call.launch(piece_gradients(dtype, plan.lanes, plan.way, dtype), plan.grid, plan.block, *arguments)
     block = block_for(C)

@@ -4,6 +4,7 @@ One launch makes the states of pieces of each channel, one merges them, and one 
 to memory that others add to: the order of all sums is fixed by the shape. `way` says how x is shared out.
 """
 
+import math
 from functools import lru_cache
 
 from numba import types
@@ -31,7 +32,8 @@ from numbanorm.cuda.moments import (
     summed_gradients,
     summed_moments,
 )
-from numbanorm.cuda.vectors import holds, number
+from numbanorm.cuda.units import halved, rstd_of, scale_of, unit_for
+from numbanorm.cuda.vectors import holds, number, select
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
 
@@ -98,27 +100,39 @@ def channel_states(merged):
     return state_of
 
 
+@device
+def store_scaled(scaled, channel, C, scale, m, rstd, mean_h):
+    """Of a channel, what `apply` makes y of, into scaled (4, C): the statistics m, rstd and mean_h of x * scale."""
+    store(scaled, channel, scale)
+    store(scaled, C + channel, m)
+    store(scaled, 2 * C + channel, rstd)
+    store(scaled, 3 * C + channel, mean_h)
+
+
 @lru_cache(None)
 def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
-    """mean, rstd and mean_h = delta * rstd of each channel, of partials (pieces, FIELDS, C * L); and the running
-    statistics moved, if `means` and `variances` are C, not 0, by channels of two values and more.
+    """mean and rstd of each channel, of partials (pieces, FIELDS, C * L); scaled (4, C), which `apply` takes; and the
+    running statistics moved, if `means` and `variances` are C, not 0, by channels of two values and more.
     """
     state_of = channel_states(merge)
 
-    def kernel(partials, eps, momentum, mean, rstd, mean_h, running_mean, running_var, pieces, C, L, means, variances):
+    def kernel(partials, eps, momentum, mean, rstd, scaled, running_mean, running_var, pieces, C, L, means, variances):
         channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         state = state_of(partials, channel, pieces, C, L)
         if cuda.threadIdx.y == 0 and channel < C:
-            m, delta, var, own_rstd = finished(state, eps)
-            store(mean, channel, m)
-            store(rstd, channel, own_rstd)
-            store(mean_h, channel, delta * own_rstd)
-            count = state[0]
+            m, delta, var, scale = finished(state, eps)
+            own_rstd, whole_rstd = rstd_of(var, eps, scale)
+            count, unit = state[0], scale_of(scale)
+            store(mean, channel, m * unit)
+            store(rstd, channel, whole_rstd)
+            store_scaled(scaled, channel, C, scale, m, own_rstd, delta * own_rstd)
             if holds(count > 1.5) and channel < means:
-                old, batch = load(running_mean, channel, 1), number(m, running_mean, 1) + number(delta, running_mean, 1)
+                old, own_unit = load(running_mean, channel, 1), number(unit, running_mean, 1)
+                batch = (number(m, old, 1) + number(delta, old, 1)) * own_unit
                 store(running_mean, channel, moving_average(old, number(momentum, old, old), batch))
             if holds(count > 1.5) and channel < variances:
-                old, batch = load(running_var, channel, 1), number(var * (count / (count - 1.0)), running_var, 1)
+                old, own_unit = load(running_var, channel, 1), number(unit, running_var, 1)
+                batch = number(var * (count / (count - 1.0)), old, 1) * own_unit * own_unit
                 store(running_var, channel, moving_average(old, number(momentum, old, old), batch))
 
     values, size = types.CPointer(dtype), types.int64
@@ -129,8 +143,8 @@ def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
 
 @lru_cache(None)
 def channel_gradients(dtype, frozen):
-    """dweight and dbias of each channel, and what makes dx: linear (4, C), scale, the shift of dy, slope and offset;
-    if frozen, scale alone.
+    """dweight and dbias of each channel, and what makes dx, linear (4, C): scale, the shift of dy, slope and offset;
+    if frozen, what `apply` takes to make scale * dy.
     """
     state_of = channel_states(merge_gradients)
 
@@ -144,15 +158,16 @@ def channel_gradients(dtype, frozen):
             sum_dy_x_hat = c + c_low
             if frozen:
                 sum_dy_x_hat += sum_dy * (own_mean_h - load(mean_h, channel, 1))
+                store_scaled(linear, channel, C, 1.0, 0.0, scale, 0.0)
             else:
                 mean_dy_x_hat = sum_dy_x_hat / count
                 slope, offset = input_gradient_of_means(own_mean_h, low, mean_dy_x_hat, scale)
+                store(linear, channel, scale)
                 store(linear, C + channel, mean_dy)
                 store(linear, 2 * C + channel, slope)
                 store(linear, 3 * C + channel, offset)
             if holds(count <= 0.0):
                 sum_dy = sum_dy_x_hat = number(0.0, rstd, 1)
-            store(linear, channel, scale)
             store(dweight, channel, sum_dy_x_hat)
             store(dbias, channel, sum_dy)
 
@@ -161,22 +176,23 @@ def channel_gradients(dtype, frozen):
 
 @lru_cache(None)
 def apply(dtype, lanes, way):
-    """y. From the last block to the first: what was read last is still in the cache.
+    """y, of scaled (4, C) as `channel_statistics` makes it. From the last block to the first: what was read last is
+    still in the cache.
 
-    Of the statistics and parameters, as many values are there as `means`, `weights` and `biases` say: C or none.
+    Of the parameters, as many values are there as `weights` and `biases` say: C or none.
     """
     share, source, stat_lanes = way.share, way.source, way.lanes
     address, weighs = source.address, source.weighs
 
-    def kernel(x, mean, rstd, mean_h, weight, bias, mask, y, N, C, L, chunk, tiles, means, weights, biases):
+    def kernel(x, scaled, weight, bias, mask, y, N, C, L, chunk, tiles, weights, biases):
         block = cuda.gridDim.x - 1 - cuda.blockIdx.x
         first, end, step, channel, geometry = share(block, N, C, L, chunk, tiles)
-        own_rstd, own_weight = number(0.0, x, stat_lanes), number(1.0, x, stat_lanes)
-        m, own_mean_h, own_bias = number(0.0, x, stat_lanes), number(0.0, x, stat_lanes), number(0.0, x, stat_lanes)
+        zero, one = number(0.0, x, stat_lanes), number(1.0, x, stat_lanes)
+        scale = m = own_rstd = mean_h = own_bias = zero
+        own_weight = one
         if first < end:
-            own_rstd = load(rstd, channel, stat_lanes)
-            if channel < means:
-                m, own_mean_h = load(mean, channel, stat_lanes), load(mean_h, channel, stat_lanes)
+            scale, m = load(scaled, channel, stat_lanes), load(scaled, C + channel, stat_lanes)
+            own_rstd, mean_h = load(scaled, 2 * C + channel, stat_lanes), load(scaled, 3 * C + channel, stat_lanes)
             if channel < weights:
                 own_weight = load(weight, channel, stat_lanes)
             if channel < biases:
@@ -189,14 +205,14 @@ def apply(dtype, lanes, way):
             for k in each(APPLY_TERMS):
                 own = place + k * step
                 if own < end:
-                    result = affine(normalize(values[k], m, own_rstd, own_mean_h), own_weight, own_bias)
+                    result = affine(normalize(values[k] * scale, m, own_rstd, mean_h), own_weight, own_bias)
                     if not weighs(own, geometry, mask):
                         result = number(0.0, x, lanes)
                     store(y, address(own, geometry), result)
             place += APPLY_TERMS * step
 
     values = types.CPointer(dtype)
-    return Kernel(kernel, (*[values] * 6, types.CPointer(types.uint8), values, *[types.int64] * 8))
+    return Kernel(kernel, (*[values] * 4, types.CPointer(types.uint8), values, *[types.int64] * 7))
 
 
 @lru_cache(None)
@@ -209,9 +225,9 @@ def apply_gradient(dtype, lanes, way):
         block = cuda.gridDim.x - 1 - cuda.blockIdx.x
         first, end, step, channel, geometry = share(block, N, C, L, chunk, tiles)
         zero = number(0.0, x, stat_lanes)
-        m = r = m_dy = scale = slope = offset = zero
+        own_scale = m = r = m_dy = scale = slope = offset = zero
         if first < end:
-            m, r = load(mean, channel, stat_lanes), load(rstd, channel, stat_lanes)
+            own_scale, m, r = halved(load(mean, channel, stat_lanes), load(rstd, channel, stat_lanes))
             scale, m_dy = load(linear, channel, stat_lanes), load(linear, C + channel, stat_lanes)
             slope, offset = load(linear, 2 * C + channel, stat_lanes), load(linear, 3 * C + channel, stat_lanes)
         hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), first
@@ -219,7 +235,7 @@ def apply_gradient(dtype, lanes, way):
             for k in each(APPLY_TERMS):
                 if place + k * step < end:
                     where = address(place + k * step, geometry)
-                    hs[k] = scaled_difference(load(x, where, lanes), m, r)
+                    hs[k] = scaled_difference(load(x, where, lanes) * own_scale, m, r)
                     gs[k] = shifted_gradient(load(dy, where, lanes), 1.0, m_dy)
             for k in each(APPLY_TERMS):
                 own = place + k * step
@@ -234,21 +250,45 @@ def apply_gradient(dtype, lanes, way):
     return Kernel(kernel, (*[values] * 5, types.CPointer(types.uint8), values, *[types.int64] * 5))
 
 
-@lru_cache(None)
-def given_statistics(dtype, mean_dtype, second_dtype, is_rstd):
-    """m, rstd and mean_h of a mean and a variance, or an rstd, of any dtypes: what `apply` takes."""
+@device
+def _scale_for_rstd(rstd):
+    """With which differences from a mean, and rstd / scale, are in the range of float32."""
+    one, above = number(1.0, rstd, 1), unit_for(rstd) * 2.0**-126  # at least 1 for an rstd near float32's limit
+    scale = select(rstd < 2.0**-100, 2.0**-100, select(rstd < 1.0, 0.5, one))
+    scale = select(above > 1.0, select(above > 2.0**100, 2.0**100, above), scale)
+    return select(rstd < math.inf, scale, one)
 
-    def kernel(mean, second, eps, m, rstd, mean_h, C):
+
+@lru_cache(None)
+def given_statistics(dtype, mean_dtype, var_dtype):
+    """scaled (4, C), which `apply` takes, of a mean and a variance of any dtypes."""
+
+    def kernel(mean, var, eps, scaled, C):
         channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         if channel < C:
-            own_mean, own = load(mean, channel, 1), load(second, channel, 1)
-            rounded = number(own_mean, m, 1)
-            if not is_rstd:
-                own = reciprocal_std(own, eps)
-            own_rstd = number(own, m, 1)
-            store(m, channel, rounded)
-            store(rstd, channel, own_rstd)
-            store(mean_h, channel, number(own_mean - number(rounded, mean, 1), m, 1) * own_rstd)
+            exact_rstd = reciprocal_std(load(var, channel, 1), eps)
+            scale = _scale_for_rstd(exact_rstd)
+            exact_mean = load(mean, channel, 1) * number(scale, mean, 1)
+            m, rstd = number(exact_mean, scaled, 1), number(exact_rstd / scale, scaled, 1)
+            mean_h = number(exact_mean - number(m, mean, 1), scaled, 1) * rstd
+            store_scaled(scaled, channel, C, scale, m, rstd, mean_h)
 
-    pointers = types.CPointer(mean_dtype), types.CPointer(second_dtype)
-    return Kernel(kernel, (*pointers, second_dtype, *[types.CPointer(dtype)] * 3, types.int64))
+    pointers = types.CPointer(mean_dtype), types.CPointer(var_dtype)
+    return Kernel(kernel, (*pointers, var_dtype, types.CPointer(dtype), types.int64))
+
+
+@lru_cache(None)
+def given_constants(dtype, mean_dtype, rstd_dtype):
+    """m, rstd and mean_h of a mean and an rstd of any dtypes."""
+
+    def kernel(mean, rstd, m, own_rstd, mean_h, C):
+        channel = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
+        if channel < C:
+            exact_mean, rounded_rstd = load(mean, channel, 1), number(load(rstd, channel, 1), m, 1)
+            rounded = number(exact_mean, m, 1)
+            store(m, channel, rounded)
+            store(own_rstd, channel, rounded_rstd)
+            store(mean_h, channel, number(exact_mean - number(rounded, mean, 1), m, 1) * rounded_rstd)
+
+    pointers = types.CPointer(mean_dtype), types.CPointer(rstd_dtype)
+    return Kernel(kernel, (*pointers, *[types.CPointer(dtype)] * 3, types.int64))

@@ -31,6 +31,7 @@ from numbanorm.cuda.moments import (
     summed_moments,
 )
 from numbanorm.cuda.reduce import group
+from numbanorm.cuda.units import halved, rstd_of, scale_of
 from numbanorm.cuda.vectors import number, total
 
 TERMS, GRADIENT_TERMS = 8, 4  # vectors that a thread loads before it uses them
@@ -86,15 +87,15 @@ def columns_forward(dtype, lanes):
         state = moments_of(x, x, x, own, end, step, (start, L))
         slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         state = of_threads(shared(x, room), state, own, step, cuda.blockDim.x, slot)
-        m, delta, _, own_rstd = finished(state, eps)
-        m, delta, own_rstd, _ = of_first_row(shared(x, row_room), m, delta, own_rstd, own_rstd)
+        m, delta, var, scale = finished(state, eps)
+        own_rstd, whole_rstd = rstd_of(var, eps, scale)
         if own == 0 and n < kept and column < L:
-            store(mean, n * L + column, m)
-            store(rstd, n * L + column, own_rstd)
-        mean_h = delta * own_rstd
+            store(mean, n * L + column, m * scale_of(scale))
+            store(rstd, n * L + column, whole_rstd)
+        m, mean_h, own_rstd, scale = of_first_row(shared(x, row_room), m, delta * own_rstd, own_rstd, scale)
         for row in range(own, end, step):
             place = start + row * L
-            x_hat = normalize(load(x, place, lanes), m, own_rstd, mean_h)
+            x_hat = normalize(load(x, place, lanes) * scale, m, own_rstd, mean_h)
             own_weight, own_bias = _number_at(weight, row, weights, 1.0), _number_at(bias, row, biases, 0.0)
             store(y, place, affine(x_hat, own_weight, own_bias))
 
@@ -133,13 +134,14 @@ def columns_backward(dtype, lanes, threads):
         values, mean_h, m_wdy, low, c, c_low = state
         slope, offset = input_gradient_of_means(mean_h, low, (c + c_low) / values, r)
         m_wdy, slope, offset, mean_h = of_first_row(shared(x, row_room), m_wdy, slope, offset, mean_h)
+        scale, m, own_rstd = halved(m, r)
         first = types.int64(0)
         while first < count:
             row, zero = first + own, number(0.0, x, lanes)
             sum_dy_x_hat, sum_dy = zero, zero
             if row < end:
                 place = start + row * L
-                sum_dy, h = load(dy, place, lanes), scaled_difference(load(x, place, lanes), m, r)
+                sum_dy, h = load(dy, place, lanes), scaled_difference(load(x, place, lanes) * scale, m, own_rstd)
                 sum_dy_x_hat = sum_dy * (h - mean_h)
                 g = shifted_gradient(sum_dy, _number_at(weight, row, weights, 1.0), m_wdy)
                 store(dx, place, input_gradient(g, h, r, slope, offset))

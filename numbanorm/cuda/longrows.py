@@ -31,6 +31,7 @@ from numbanorm.cuda.moments import (
     summed_moments,
 )
 from numbanorm.cuda.reduce import group
+from numbanorm.cuda.units import halved, rstd_of, scale_of
 from numbanorm.cuda.vectors import join, lane
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
@@ -60,17 +61,18 @@ def long_rows_forward(dtype, lanes):
         start, vectors = row * cols, cols // lanes
         state = of_all_lanes(moments_of(x, x, x, own, vectors, width, (start,)))
         state = of_threads(shared(x, _ROOM), state, own, width, 1, own)
-        m, delta, _, own_rstd = finished(state, eps)
-        found = first_of(join(m, delta, own_rstd, own_rstd), shared(x, 4))
-        m, delta, own_rstd = lane(found, 0), lane(found, 1), lane(found, 2)
+        m, delta, var, scale = finished(state, eps)
+        own_rstd, whole_rstd = rstd_of(var, eps, scale)
         if own == 0 and row < kept:
-            store(mean, row, m)
-            store(rstd, row, own_rstd)
-        mean_h, values, place = delta * own_rstd, registers(x, lanes, APPLY_TERMS), own
+            store(mean, row, m * scale_of(scale))
+            store(rstd, row, whole_rstd)
+        found = first_of(join(m, delta * own_rstd, own_rstd, scale), shared(x, 4))
+        m, mean_h, own_rstd, scale = lane(found, 0), lane(found, 1), lane(found, 2), lane(found, 3)
+        values, place = registers(x, lanes, APPLY_TERMS), own
         while place < vectors:
             for k in each(APPLY_TERMS):
                 if place + k * width < vectors:
-                    values[k] = load(x, start + (place + k * width) * lanes, lanes)
+                    values[k] = load(x, start + (place + k * width) * lanes, lanes) * scale
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
@@ -104,6 +106,7 @@ def long_rows_backward(dtype, lanes):
         state = of_threads(shared(x, _ROOM), of_all_lanes(state), own, width, 1, own)
         count, own_mean_h, mean_wdy, low, c, c_low = state
         slope, offset = input_gradient_of_means(own_mean_h, low, (c + c_low) / count, r)
+        scale, m, own_rstd = halved(m, r)
         found = first_of(join(mean_wdy, slope, offset, own_mean_h), shared(x, 4))
         m_wdy, slope, offset = lane(found, 0), lane(found, 1), lane(found, 2)
         if own == 0:
@@ -113,7 +116,7 @@ def long_rows_backward(dtype, lanes):
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
-                    hs[k] = scaled_difference(load(x, start + c, lanes), m, r)
+                    hs[k] = scaled_difference(load(x, start + c, lanes) * scale, m, own_rstd)
                     gs[k] = shifted_gradient(load(dy, start + c, lanes), parameter(weight, c, weights, 1.0), m_wdy)
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes

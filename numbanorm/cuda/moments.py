@@ -1,10 +1,11 @@
 """Mean and variance of any number of values, and the same of two kinds of values together, by merging.
 
-A *state* is (count, mean, low, m2, m2_low, unit) of some values: their mean is mean + low, the sum of the squares of
-what they differ from it (m2 + m2_low) * unit**2. States of disjoint values merge into that of all of them [1]_, all
-terms of m2 being positive: no guess at the mean is needed, and none can be bad. Sums and means are kept in two parts,
-since float32 sums over many values would lose digits, and the unit, a power of two, keeps squares within the range of
-float32. Threads make states of runs of a few values, which they hold in registers, and merge these.
+A *state* is (count, mean, low, m2, m2_low, unit) of some values: their mean is (mean + low) * unit, the sum of the
+squares of what they differ from it (m2 + m2_low) * unit**2. States of disjoint values merge into that of all of them
+[1]_, all terms of m2 being positive: no guess at the mean is needed, and none can be bad. Sums and means are kept in
+two parts, since float32 sums over many values would lose digits. The unit, a power of two near the largest magnitude,
+keeps differences and squares within the range. Threads make states of runs of a few values, which they hold in
+registers, and merge these.
 
 A *gradient state* is (count, mean_h, mean_g, low, c, c_low): the means of h and of g, and the sum of the products of
 what they differ from them.
@@ -15,29 +16,16 @@ what they differ from them.
 from functools import lru_cache
 from typing import NamedTuple
 
-from numbanorm._math import reciprocal_std, scaled_difference, sums_are_exact, two_sum
+from numbanorm._math import scaled_difference, two_sum
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import device
 from numbanorm.cuda.memory import each, load, registers, store
 from numbanorm.cuda.reduce import larger
+from numbanorm.cuda.units import halved, scale_for, scale_of, unit_for
 from numbanorm.cuda.vectors import first_half, holds, number, second_half, select
 
 FIELDS = 6  # of a state
 SLOTS = 256  # threads of a block whose states are merged
-_SMALL, _LARGE = 2.0**-50, 2.0**45  # below and above: squares of which float32 may not hold sums
-_SMALL_UNIT, _LARGE_UNIT = 2.0**-90, 2.0**80
-
-
-@device
-def unit_for(peak):
-    """The unit for squares of numbers up to a peak, and for sums of them."""
-    return select(peak < _SMALL, _SMALL_UNIT, select(peak > _LARGE, _LARGE_UNIT, number(1.0, peak, peak)))
-
-
-@device
-def scale_of(unit):
-    """1 / unit."""
-    return select(unit < 1.0, 1.0 / _SMALL_UNIT, select(unit > 1.0, 1.0 / _LARGE_UNIT, unit))
 
 
 @device
@@ -50,12 +38,13 @@ def merge(a, b):
     if holds(count_a <= 0.0):
         return b
     share = count_b / (count_a + count_b)
-    apart = (mean_b - mean_a) + (low_b - low_a)
-    unit = larger(larger(unit_a, unit_b), unit_for(abs(apart)))
+    unit = larger(unit_a, unit_b)
     scale = scale_of(unit)
-    own_a, own_b, own_apart = unit_a * scale, unit_b * scale, apart * scale
+    own_a, own_b = unit_a * scale, unit_b * scale
+    mean_a, low_a, mean_b, low_b = mean_a * own_a, low_a * own_a, mean_b * own_b, low_b * own_b
+    apart = (mean_b - mean_a) + (low_b - low_a)
     m2, lost = two_sum(m2_a * own_a * own_a, m2_b * own_b * own_b)
-    m2, lost_too = two_sum(m2, own_apart * own_apart * (count_a * share))
+    m2, lost_too = two_sum(m2, apart * apart * (count_a * share))
     m2_low = m2_low_a * own_a * own_a + m2_low_b * own_b * own_b + (lost + lost_too)
     mean, rest = two_sum(mean_a, apart * share)
     mean, low = two_sum(mean, low_a + rest)
@@ -82,15 +71,13 @@ def merge_gradients(a, b):
 
 @device
 def finished(state, eps):
-    """m, delta, var and rstd: the mean, rounded, what rounding took, and what is made of the biased variance."""
+    """m, delta, var and scale, of the values times scale: the mean, rounded, what rounding took, and the variance."""
     count, mean, low, m2, m2_low, unit = state
-    m, delta = two_sum(mean, low)
-    var = (m2 + m2_low) / count
-    m = select(count > 0.0, m, var)  # of no value: NaN
-    scale, plain_var = scale_of(unit), var * unit * unit
-    exact = sums_are_exact(delta * 0.0, plain_var, eps)
-    scaled = scale * reciprocal_std(var, eps * scale * scale)
-    return m, delta, plain_var, select(exact, reciprocal_std(plain_var, eps), scaled)
+    scale = scale_for(unit, eps)
+    own = unit * scale
+    m, delta = two_sum(mean * own, low * own)
+    var = (m2 + m2_low) / count * own * own
+    return select(count > 0.0, m, var), delta, var, scale  # of no value: NaN
 
 
 class States(NamedTuple):
@@ -190,30 +177,30 @@ def _times(values, weight):
 
 @lru_cache(None)
 def _moments_of_run(lanes, terms, weighed):
-    """A device function: the state of a run of vectors with weights `keep`, of which those of weight 0 do not count.
+    """A device function: the state of a run of vectors with weights `keep`, of which those of weight 0 are 0 and do not
+    count.
 
     weighed: `_once` where all others are 1, else `_times`.
     """
 
     @device
     def of_run(x, values, keep):
-        count, base = number(0.0, x, 1), number(0.0, x, lanes)
+        count, base, peak = number(0.0, x, 1), number(0.0, x, lanes), number(0.0, x, lanes)
         for k in each(terms):
             count += keep[k]
             base = select(keep[k] > 0.0, values[k], base)
-        share = 1.0 / select(count > 0.0, count, 1.0)
-        mean, peak = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in each(terms):
-            d = select(keep[k] > 0.0, values[k] - base, 0.0)
-            mean += weighed(d, keep[k]) * share
-            peak = larger(peak, abs(d))
+            peak = larger(peak, abs(values[k]))
         unit = unit_for(peak)
-        scale, rest, m2 = scale_of(unit), number(0.0, x, lanes), number(0.0, x, lanes)
+        scale, share = scale_of(unit), 1.0 / select(count > 0.0, count, 1.0)
+        base, mean = base * scale, number(0.0, x, lanes)
         for k in each(terms):
-            e = select(keep[k] > 0.0, (values[k] - base) - mean, 0.0)
+            mean += weighed(select(keep[k] > 0.0, values[k] * scale - base, 0.0), keep[k]) * share
+        rest, m2 = number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in each(terms):
+            e = select(keep[k] > 0.0, (values[k] * scale - base) - mean, 0.0)
             rest += weighed(e, keep[k]) * share
-            m2 += weighed((e * scale) * (e * scale), keep[k])
-        m2 += -(rest * scale) * (rest * scale) * count
+            m2 += weighed(e * e, keep[k])
+        m2 += -rest * rest * count
         high, low = two_sum(base, mean)
         return count, high, low + rest, select(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
 
@@ -246,7 +233,8 @@ def summed_moments(lanes, terms, source, weight_of=None):
                 values[k], keep[k] = number(0.0, like, lanes), number(0.0, like, 1)
                 if own < end and weighs(own, geometry, mask):
                     value = number(load(x, address(own, geometry), lanes), like, lanes)
-                    values[k], keep[k] = value, weight_of(value, own, geometry, mask)
+                    keep[k] = weight_of(value, own, geometry, mask)
+                    values[k] = select(keep[k] > 0.0, value, 0.0)
             state = merge(state, of_run(like, values, keep))
             place += terms * step
         return state
@@ -288,7 +276,7 @@ def summed_gradients(lanes, terms, source, factor):
 
     @device
     def sum_over(like, dy, x, m, rstd, weight, mask, first, end, step, geometry):
-        state = nothing(like)
+        state, (scale, m, rstd) = nothing(like), halved(m, rstd)
         hs, gs, keep = registers(like, lanes, terms), registers(like, lanes, terms), registers(like, 1, terms)
         place = first
         while place < end:
@@ -297,7 +285,7 @@ def summed_gradients(lanes, terms, source, factor):
                 hs[k], gs[k], keep[k] = number(0.0, like, lanes), number(0.0, like, lanes), number(0.0, like, 1)
                 if own < end and weighs(own, geometry, mask):
                     where = address(own, geometry)
-                    hs[k] = scaled_difference(number(load(x, where, lanes), like, lanes), m, rstd)
+                    hs[k] = scaled_difference(number(load(x, where, lanes), like, lanes) * scale, m, rstd)
                     gs[k] = number(load(dy, where, lanes), like, lanes) * factor(own, geometry, weight)
                     keep[k] = number(1.0, like, 1)
             state = merge_gradients(state, of_run(like, hs, gs, keep))

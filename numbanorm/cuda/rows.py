@@ -22,8 +22,8 @@ from numbanorm._math import (
 from numbanorm.cuda import cuda
 from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.memory import each, load, parameter_at, registers, shared, store
-from numbanorm.cuda.moments import scale_of, unit_for
 from numbanorm.cuda.reduce import MOST_WARPS, group, larger
+from numbanorm.cuda.units import halved, rstd_of, scale_for, scale_of
 from numbanorm.cuda.vectors import any_lane, join, lane, largest, number, select, total
 
 BLOCK = 128  # threads, where rows take parts of a warp or a warp
@@ -41,29 +41,36 @@ def rows_forward(dtype, lanes, steps, threads):
     first_of, sum_over, largest_over, parameter = over.first, over.sum, over.largest, parameter_at(lanes)
 
     @device
-    def scaled_moments(values, m, own, end, count):
-        """delta and var of the row's values times a power of two, at which their squares are float32; and that."""
-        shared_peak, shared_sums = shared(values[0], MOST_WARPS), shared(values[0], TWO_PER_WARP)
-        peak = number(0.0, values[0], lanes)
+    def moments_of(values, own, end, count, shared_first, shared_mean, shared_sums):
+        """m, delta and var of the row."""
+        base = first_of(lane(values[0], 0), shared_first)  # so that equal values differ by 0
+        share, sum_d = number(1.0, base, 1) / count, number(0.0, base, lanes)
         for k in each(steps):
             if (k * threads + own) * lanes < end:
-                peak = larger(peak, abs(values[k] - m))
-        scale = scale_of(unit_for(largest_over(largest(peak), shared_peak)))
-        sum_d, sum_dd = number(0.0, peak, lanes), number(0.0, peak, lanes)
+                sum_d += (values[k] - base) * share
+        m = base + sum_over(total(sum_d), shared_mean)
+
+        sum_d, sum_dd = number(0.0, base, lanes), number(0.0, base, lanes)
         for k in each(steps):
             if (k * threads + own) * lanes < end:
-                d = (values[k] - m) * scale
+                d = values[k] - m
                 sum_d += d
                 sum_dd += d * d
         sums = sum_over(join(total(sum_d), total(sum_dd)), shared_sums)
         delta, var = moments(lane(sums, 0), lane(sums, 1), count)
-        return delta, var, scale
+        return m, delta, var
+
+    @device
+    def peak_of(values):
+        peak = number(0.0, values[0], lanes)
+        for k in each(steps):
+            peak = larger(peak, abs(values[k]))
+        return largest_over(largest(peak), shared(values[0], MOST_WARPS))
 
     def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weights, biases, kept):
         own = cuda.threadIdx.x
         row = types.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y
         start, end = row * cols, cols if row < rows else 0
-        shared_first, shared_mean, shared_sums = shared(x, 1), shared(x, MOST_WARPS), shared(x, TWO_PER_WARP)
 
         values = registers(x, lanes, steps)
         for k in each(steps):
@@ -72,30 +79,24 @@ def rows_forward(dtype, lanes, steps, threads):
             if c < end:
                 values[k] = load(x, start + c, lanes)
 
-        base = first_of(lane(values[0], 0), shared_first)  # so that equal values differ by 0
-        share, sum_d = number(1.0, x, 1) / count, number(0.0, x, lanes)
-        for k in each(steps):
-            if (k * threads + own) * lanes < end:
-                sum_d += (values[k] - base) * share
-        m = base + sum_over(total(sum_d), shared_mean)
-
-        sum_d, sum_dd = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in each(steps):
-            if (k * threads + own) * lanes < end:
-                d = values[k] - m
-                sum_d += d
-                sum_dd += d * d
-        sums = sum_over(join(total(sum_d), total(sum_dd)), shared_sums)
-        delta, var = moments(lane(sums, 0), lane(sums, 1), count)
+        room = shared(x, 1), shared(x, MOST_WARPS), shared(x, TWO_PER_WARP)
+        m, delta, var = moments_of(values, own, end, count, *room)
         exact, own_rstd = sums_are_exact(delta, var, eps), reciprocal_std(var, eps)
+        own_mean, whole_rstd = m + delta, own_rstd
         if any_lane(~exact):  # the same for all threads of a block
-            scaled_delta, scaled_var, scale = scaled_moments(values, m, own, end, count)
-            scaled_rstd = scale * reciprocal_std(scaled_var, eps * scale * scale)
-            delta, own_rstd = select(exact, delta, scaled_delta / scale), select(exact, own_rstd, scaled_rstd)
+            scale = select(exact, 1.0, scale_for(peak_of(values), eps))
+            for k in each(steps):
+                values[k] = values[k] * scale
+            room = shared(x, 1), shared(x, MOST_WARPS), shared(x, TWO_PER_WARP)
+            scaled_m, scaled_delta, var = moments_of(values, own, end, count, *room)
+            scaled_rstd, far_rstd = rstd_of(var, eps, scale)
+            m, delta = select(exact, m, scaled_m), select(exact, delta, scaled_delta)
+            own_mean = select(exact, own_mean, (m + delta) * scale_of(scale))
+            own_rstd, whole_rstd = select(exact, own_rstd, scaled_rstd), select(exact, own_rstd, far_rstd)
 
         if own == 0 and row < kept:
-            store(mean, row, m + delta)
-            store(rstd, row, own_rstd)
+            store(mean, row, own_mean)
+            store(rstd, row, whole_rstd)
         mean_h = delta * own_rstd
         for k in each(steps):
             c = (k * threads + own) * lanes
@@ -131,13 +132,14 @@ def rows_backward(dtype, lanes, steps, threads):
             m, r = number(0.0, x, 1), number(0.0, x, 1)
             if row < rows:
                 m, r = load(mean, row, 1), load(rstd, row, 1)
+            scale, m, own_rstd = halved(m, r)
             sum_wdy = number(0.0, x, lanes)
             for k in each(steps):
                 c = (k * threads + own) * lanes
                 h[k] = dys[k] = number(0.0, x, lanes)
                 if c < end:
                     dys[k] = load(dy, start + c, lanes)
-                    h[k] = scaled_difference(load(x, start + c, lanes), m, r)
+                    h[k] = scaled_difference(load(x, start + c, lanes) * scale, m, own_rstd)
                     sum_wdy += dys[k] * parameter(weight, c, weights, 1.0) * share
             m_wdy = sum_over(total(sum_wdy), shared_mean)
 
@@ -169,4 +171,5 @@ def rows_backward(dtype, lanes, steps, threads):
                 store(partials, (2 * own_chunk + 1) * cols + c, dbias[k])
 
     pointer, size = types.CPointer(dtype), types.int64
-    return Kernel(kernel, (*[pointer] * 5, dtype, *[pointer] * 2, *[size] * 5), max(threads, BLOCK))
+    resident = 4 * BLOCK if steps <= 4 else BLOCK  # threads, which fit without spilling
+    return Kernel(kernel, (*[pointer] * 5, dtype, *[pointer] * 2, *[size] * 5), max(threads, resident))

@@ -137,4 +137,4 @@ def _wholes(call, kernel, plan, merged, dtype, given, N, C, L):
 
 def _moments(wholes):
     count, mean, low, m2, m2_low, unit = wholes
-    return count, mean, low, m2 * unit * unit, m2_low * unit * unit
+    return count, mean * unit, low * unit, m2 * unit * unit, m2_low * unit * unit

@@ -82,8 +82,9 @@ def parameter_gradients(dtype):
                 dys[k] = x_hats[k] = zero
                 if own < rows:
                     dys[k] = load(dy, own * cols + column, 1)
-                    h = scaled_difference(load(x, own * cols + column, 1), load(mean, own, 1), load(rstd, own, 1))
-                    x_hats[k] = h - load(mean_h, own, 1)
+                    # half of h, for the difference may be beyond the range
+                    value, m = load(x, own * cols + column, 1) * 0.5, load(mean, own, 1) * 0.5
+                    x_hats[k] = 2.0 * scaled_difference(value, m, load(rstd, own, 1)) - load(mean_h, own, 1)
             for k in each(TERMS):
                 sum_dy_x_hat = _added(sum_dy_x_hat, join(dys[k] * x_hats[k], zero))
                 sum_dy = _added(sum_dy, join(dys[k], zero))
