@@ -148,6 +148,13 @@ class Linear(NamedTuple):
             scale = 1 / self.scale
         return Linear(self.shift, scale, self.center, x_unit=self.y_unit, y_unit=self.x_unit)
 
+    def but(self, other: "Linear", which: Array) -> "Linear":
+        """This one, whose units are 1, but the other of the columns that are marked; not kept between numbers."""
+        with np.errstate(over="ignore"):
+            own = Linear(self.center, self.scale / other.y_unit, self.shift / other.y_unit)
+        parts = (np.where(which, b, a) for a, b in zip(own[:3], other[:3], strict=True))
+        return Linear(*parts, x_unit=np.where(which, other.x_unit, 1.0), y_unit=other.y_unit)
+
     def fits(self, dtype: np.dtype[Any]) -> bool:
         """Whether a dtype holds scale, and so differences of values, to its last digit."""
         range_, scale = np.finfo(dtype), np.abs(self.scale)
@@ -161,9 +168,9 @@ class Linear(NamedTuple):
         """low and high as numbers of a dtype that lie between them."""
         with np.errstate(over="ignore"):
             low, high = dtype.type(self.low), dtype.type(self.high)
-        low = np.nextafter(low, dtype.type(np.inf)) if float(low) < self.low else low
-        high = np.nextafter(high, dtype.type(-np.inf)) if float(high) > self.high else high
-        return float(low), float(high)
+        inner_low = np.nextafter(low, high) if float(low) < self.low else low
+        inner_high = np.nextafter(high, low) if float(high) > self.high else high
+        return float(inner_low), float(inner_high)
 
     def factors(self, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
         """m, scale and offset in another dtype, with y = (x - m) * scale + offset in the units.

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 
 from numbanorm import _checks, _table_checks
-from numbanorm._estimators import set_columns
 from numbanorm._states import Extremes, Linear, State
 from numbanorm._types import Array, Shape
 from numbanorm.cuda import scalers, statistics
@@ -21,7 +20,7 @@ def table(scaler: Any, X: Any, reset: bool = False) -> Any:
     """X, of float32 or float64 and two axes, whose columns are those of the scaler, or become so."""
     own = seen_from_here("X", X, library_of("X", X)).array
     _checks.array("X", own)
-    set_columns(scaler, _table_checks.filled_table(own), None, reset)
+    _table_checks.set_columns(scaler, _table_checks.filled_table(own), None, reset)
     return X
 
 
