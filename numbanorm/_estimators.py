@@ -34,7 +34,7 @@ try:
     class Estimator(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """A transformer whose result has the columns of what it is given."""
 
-        @with_callbacks
+        @with_callbacks  # type: ignore[untyped-decorator]
         def _with_callbacks(self, fit: Callable[[], None], X: Any, y: Any, **metadata: Any) -> None:
             """Fit as one task, of which callbacks are told when it begins and ends."""
             if not hasattr(self, "_init_callback_context"):
@@ -80,7 +80,7 @@ except ImportError:
             """The names of the columns: those given, those of `fit`, or x0, x1 and so on."""
             if not hasattr(self, "n_features_in_"):
                 raise not_fitted(self)
-            names = [f"x{i}" for i in range(self.n_features_in_)]  # type: ignore[attr-defined]
+            names = [f"x{i}" for i in range(self.n_features_in_)]
             own = getattr(self, "feature_names_in_", np.asarray(names, object))
             if input_features is None:
                 return own

@@ -6,7 +6,7 @@ import numpy as np
 
 from numbanorm import _checks
 from numbanorm._arrays import Split
-from numbanorm._states import State, replaced, rescued
+from numbanorm._states import State, nothing, replaced, rescued
 from numbanorm._types import Array
 from numbanorm.cpu import moments, scalers
 from numbanorm.cpu.machine import streams
@@ -25,7 +25,7 @@ def working_dtype(x: Array) -> np.dtype[Any]:
 def measured(seen: Split, x: Array, omit_nan: bool = False, weights: Array | None = None) -> State:
     """The state of an array that was seen; with `omit_nan`, or with weights for its rows, of what is not NaN."""
     if x.size == 0:
-        return State(*np.zeros((5, seen.own)), np.ones(seen.own))
+        return nothing(seen.own)
     planes, every = seen.load(x, seen.planes), np.ones(seen.own, np.bool_)
     if weights is not None:
         state, omit_nan = _weighted(planes, every, 1.0, weights), True
@@ -46,7 +46,7 @@ def _plain(planes: Array, far: bool) -> State:
 
 
 def _weighted(planes: Array, which: Array, unit: float, weights: Array) -> State:
-    """The state of what is not NaN, divided by a unit, of the channels that are marked; of the others that of nothing."""
+    """The state of what is not NaN, divided by a unit, of the channels that are marked. Of the others: of nothing."""
     channels = np.flatnonzero(which)
     count, mean, low, m2 = np.zeros((4, channels.size))
     scalers.weighted_moments(engine(), planes, channels, 1 / unit, weights, count, mean, low, m2)

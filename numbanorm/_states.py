@@ -30,10 +30,10 @@ class State(NamedTuple):
 
 def nothing(C: int) -> State:
     """The state of no values."""
-    return State(*np.zeros((5, C)))
+    return State(*np.zeros((5, C)))._replace(unit=np.ones(C))
 
 
-def unit_of(size: Array) -> Array:
+def unit_of(size: Any) -> Array:
     """The unit for numbers of up to this size: divided by it, they have squares, and sums of these, in float64."""
     return np.where(size > LARGE, LARGE_UNIT, np.where(size < SMALL, SMALL_UNIT, 1.0))
 
@@ -45,14 +45,13 @@ def merged(a: State, b: State) -> State:
     both = _merged(a, b)
     if np.all(a.unit == 1) and np.all(b.unit == 1) and not np.any(_lost(both)):
         return both
-    unit, *parts = _in_common(a, b)
-    return _of_unit(_merged(*parts), unit)
+    unit, *both_in_unit = _in_common(a, b)
+    return _of_unit(_merged(*both_in_unit), unit)
 
 
 def in_one_unit(a: State, b: State) -> tuple[State, State]:
     """Two states to be compared: of one unit, and without a mean where there is no value."""
-    unit, *parts = _in_common(a, b)
-    one, other = (part._replace(mean=np.where(part.counts > 0, part.mean, 0), unit=1.0) for part in parts)
+    one, other = (s._replace(mean=np.where(s.counts > 0, s.mean, 0)) for s in _in_common(a, b)[1:])
     return one, other
 
 
@@ -128,7 +127,7 @@ class Extremes(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """y / y_unit = (x / x_unit - (center + rest)) * scale + shift, of each column, float64; y kept between low and high.
+    """y / y_unit = (x / x_unit - (center + rest)) * scale + shift, of each column, float64; y between low and high.
 
     The units are powers of two, other than 1 only where float64 could not hold differences of values, or the scale.
     """
@@ -152,8 +151,8 @@ class Linear(NamedTuple):
         """This one, whose units are 1, but the other of the columns that are marked; not kept between numbers."""
         with np.errstate(over="ignore"):
             own = Linear(self.center, self.scale / other.y_unit, self.shift / other.y_unit)
-        parts = (np.where(which, b, a) for a, b in zip(own[:3], other[:3], strict=True))
-        return Linear(*parts, x_unit=np.where(which, other.x_unit, 1.0), y_unit=other.y_unit)
+        center, scale, shift = (np.where(which, b, a) for a, b in zip(own[:3], other[:3], strict=True))
+        return Linear(center, scale, shift, x_unit=np.where(which, other.x_unit, 1.0), y_unit=other.y_unit)
 
     def fits(self, dtype: np.dtype[Any]) -> bool:
         """Whether a dtype holds scale, and so differences of values, to its last digit."""

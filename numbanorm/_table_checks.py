@@ -25,8 +25,7 @@ def _real(name: str, value: Any) -> Array:
     kind = type(value).__qualname__
     try:
         found = np.asarray(value)
-        if not _checks.is_real(found.dtype):
-            found = _floats(found)
+        found = found if _checks.is_real(found.dtype) else _floats(found)
     except OverflowError as error:
         raise ValueError(f"{name}: {kind}, must be of numbers that fit into float64: {error}") from error
     except Exception as error:  # a tensor that requires a gradient or is sparse has one of its own
@@ -40,10 +39,8 @@ def _floats(a: Array) -> Array:
     if a.dtype.kind in "mM":  # how many units since 1970, or in all
         return np.where(np.isnat(a), np.nan, a.astype(np.int64).astype(np.float64))
     if a.dtype.kind not in "OSUT":
-        raise TypeError(f"dtype {a.dtype}")
+        raise ValueError("Complex data not supported" if "complex" in a.dtype.name else f"dtype {a.dtype}")
     if a.dtype.kind == "O":
-        if any(isinstance(value, complex) for value in a.flat):
-            raise TypeError("complex among them")
         a = np.array([np.nan if _is_missing(value) else value for value in a.flat], object).reshape(a.shape)
     return a.astype(np.float64)
 
@@ -68,11 +65,13 @@ def not_masked(name: str, value: Any) -> None:
 
 
 def filled_table(X: Array) -> Array:
-    """Of two axes, and not empty."""
+    """Of two axes, and not empty. Errors have the words that scikit-learn's checks of estimators look for."""
     if X.ndim != 2:
-        raise ValueError(f"X: shape {X.shape}, must have 2 axes, samples and features")
-    if X.size == 0:
-        raise ValueError(f"X: shape {X.shape}, must have at least 1 sample and 1 feature")
+        reshape = "Reshape your data: X.reshape(-1, 1) if it has one feature, X.reshape(1, -1) if it has one sample"
+        raise ValueError(f"X: shape {X.shape}, must have 2 axes, samples and features. {reshape}")
+    for count, name in zip(X.shape, ("sample", "feature"), strict=True):
+        if count == 0:
+            raise ValueError(f"X: 0 {name}(s) (shape={X.shape}) while a minimum of 1 is required.")
     return X
 
 
@@ -99,7 +98,8 @@ def same_names(name: str, value: Any, fitted: Array, compared: bool = True) -> N
     """As many names as there are columns, and the same in the same order."""
     names = list(value)
     if len(names) != len(fitted) or (compared and names != list(fitted)):
-        raise ValueError(f"{name}: feature names {names}, must be {list(fitted)}, those that were fitted, in their order")
+        expected = f"{list(fitted)}, those that were fitted, in their order"
+        raise ValueError(f"{name}: feature names {names}, must be {expected}")
 
 
 def same_columns(scaler: Any, other: Any) -> None:

@@ -67,18 +67,17 @@ class Moments:
         self._state = State(given[0], given[1], none, given[2], none)  # replaced as one, so never torn
 
     @classmethod
-    def of(
-        cls, x: Any, *, channel_axis: int = 1, mask: Array | None = None, nan_policy: str = "propagate"
-    ) -> Self:
+    def of(cls, x: Any, *, channel_axis: int = 1, mask: Array | None = None, nan_policy: str = "propagate") -> Self:
         """The moments of an array, or of many blocks.
 
         Parameters
         ----------
         x : ndarray, array on a GPU, or iterable of such
             Of any layout, and any dtype of real numbers (on a GPU: float32 or float64); all is reckoned in float64. An
-            array of 1 axis has the values of one channel. An array that lies in C order, channels first or channels last, as float32 or float64,
-            is read where it is, a `np.memmap` too; others are read in blocks, so that no more than a block is copied at
-            a time. Of an iterable, one block is needed at a time; each has the same channels.
+            array of 1 axis has the values of one channel. An array that lies in C order, channels first or channels
+            last, as float32 or float64, is read where it is, a `np.memmap` too; others are read in blocks, so that no
+            more than a block is copied at a time. Of an iterable, one block is needed at a time; each has the same
+            channels.
         channel_axis : int
             The axis of the C channels.
         mask : ndarray of bool, optional
