@@ -42,7 +42,7 @@ def _plain(planes: Array, far: bool) -> State:
     N, C, L = planes.shape
     mean, low, m2 = np.zeros((3, C))
     moments.channel_moments_apart(engine(), far, planes, mean, low, m2)
-    return State(np.full(C, float(N * L)), mean, low, m2, np.zeros(C), np.ones(C))
+    return State(np.full(C, float(N * L)), mean, low, m2, np.zeros(C))
 
 
 def _weighted(planes: Array, which: Array, unit: float, weights: Array) -> State:
@@ -50,6 +50,6 @@ def _weighted(planes: Array, which: Array, unit: float, weights: Array) -> State
     channels = np.flatnonzero(which)
     count, mean, low, m2 = np.zeros((4, channels.size))
     scalers.weighted_moments(engine(), planes, channels, 1 / unit, weights, count, mean, low, m2)
-    state = np.zeros((6, which.size))
-    state[:, channels] = count, mean, low, np.where(count > 0, m2, 0), np.zeros_like(m2), np.ones_like(m2)
+    state = np.zeros((5, which.size))
+    state[:4, channels] = count, mean, low, np.where(count > 0, m2, 0)
     return State(*state)

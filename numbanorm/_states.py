@@ -7,8 +7,9 @@ import numpy as np
 
 from numbanorm._math import two_sum
 from numbanorm._types import Array
+from numbanorm.cpu.moments import SMALL
 
-SMALL, LARGE = 2.0**-400, 2.0**400  # below and above: float64 may not hold sums of the squares of numbers
+LARGE = 2.0**400  # above and below SMALL: float64 may not hold sums of the squares of numbers
 SMALL_UNIT, LARGE_UNIT = 2.0**-600, 2.0**600
 
 
@@ -30,7 +31,7 @@ class State(NamedTuple):
 
 def nothing(C: int) -> State:
     """The state of no values."""
-    return State(*np.zeros((5, C)))._replace(unit=np.ones(C))
+    return State(*np.zeros((5, C)))
 
 
 def unit_of(size: Any) -> Array:
@@ -43,7 +44,7 @@ def merged(a: State, b: State) -> State:
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of {b.mean.size} channels, must be of {a.mean.size} as those before")
     both = _merged(a, b)
-    if np.all(a.unit == 1) and np.all(b.unit == 1) and not np.any(_lost(both)):
+    if _is_one(a.unit) and _is_one(b.unit) and _all_held(both, apart=a.mean != b.mean):
         return both
     unit, *both_in_unit = _in_common(a, b)
     return _of_unit(_merged(*both_in_unit), unit)
@@ -85,6 +86,8 @@ def rescued(state: State, again: Callable[[Array, float], State]) -> State:
 
     again: of (which, unit), the state of the values divided by the unit, at least of the channels that are marked.
     """
+    if _all_held(state):
+        return state
     for which, unit in zip(_lost(state), (LARGE_UNIT, SMALL_UNIT), strict=True):
         if which.any():
             found = _of_unit(again(which, unit), unit)
@@ -97,11 +100,24 @@ def replaced(state: State, other: State, which: Array) -> State:
     return State(*(np.where(which, b, a) for a, b in zip(state, other, strict=True)))
 
 
+def _is_one(unit: Array | float) -> bool:
+    return unit == 1 if isinstance(unit, float) else bool((unit == 1).all())
+
+
+def _all_held(state: State, apart: Array | bool = False) -> bool:
+    """Whether float64 held the squares of all channels; apart: where these are not 0 although M2 may be."""
+    held = (state.m2 >= SMALL**2 * state.counts) & (state.m2 < np.inf)
+    if held.all():
+        return True
+    equal = (state.m2 == 0) & ~np.asarray(apart)
+    return bool((held | (equal & np.isfinite(state.mean)) | (state.counts == 0)).all())
+
+
 def _lost(state: State) -> tuple[Array, Array]:
     """Where sums may have left float64 (or values are not finite), and where squares may have fallen below it."""
     some, unit = state.counts > 0, state.unit
     with np.errstate(all="ignore"):
-        small = (state.m2 < SMALL**2 * state.counts) & (np.abs(state.mean) < SMALL) & (unit == 1)
+        small = (state.m2 > 0) & (state.m2 < SMALL**2 * state.counts) & (np.abs(state.mean) < SMALL) & (unit == 1)
         return some & ~(np.isfinite(state.m2) & np.isfinite(state.mean)), some & small
 
 
@@ -114,7 +130,7 @@ def _in_unit(state: State, unit: Array) -> State:
 
 def _of_unit(state: State, unit: Array | float) -> State:
     """The state of the values times a unit."""
-    units = np.broadcast_to(unit, state.mean.shape)
+    units = np.where(state.m2 == 0, 1.0, unit)
     with np.errstate(all="ignore"):
         return State(state.counts, state.mean * unit, state.low * unit, state.m2, state.m2_low, units)
 
@@ -161,10 +177,12 @@ class Linear(NamedTuple):
 
     def is_plain(self) -> bool:
         """Whether all units are 1."""
-        return bool(np.all(self.x_unit == 1) and np.all(self.y_unit == 1))
+        return _is_one(self.x_unit) and _is_one(self.y_unit)
 
     def limits(self, dtype: np.dtype[Any]) -> tuple[float, float]:
         """low and high as numbers of a dtype that lie between them."""
+        if self.low == -np.inf and self.high == np.inf:
+            return self.low, self.high
         with np.errstate(over="ignore"):
             low, high = dtype.type(self.low), dtype.type(self.high)
         inner_low = np.nextafter(low, high) if float(low) < self.low else low

@@ -138,7 +138,10 @@ def interval(name: str, value: Any) -> None:
 
 def attribute(scaler: Any, name: str, count: int) -> Array:
     """A fitted attribute, which may have been set by hand, as float64 numbers of so many columns."""
-    found = _real(name, getattr(scaler, name)).astype(np.float64)
+    found = getattr(scaler, name)
+    if type(found) is np.ndarray and found.dtype == np.float64 and found.shape == (count,):
+        return found
+    found = _real(name, found).astype(np.float64)
     if found.shape not in ((), (1,), (count,)):
         raise ValueError(f"{name}: shape {found.shape}, must be ({count},), a number for each column")
     return np.broadcast_to(found, (count,))

@@ -153,8 +153,10 @@ class StandardScaler(Scaler):
                 rest = np.where(center == seen.mean, seen.mean_rest, 0)
         if self.scale_ is not None and self.with_std:
             std = self._attribute("scale_", count)
-        size = np.fmax(np.abs(center), np.abs(std))
-        unit = np.where((size >= FAR) | (np.abs(std) <= 1 / FAR), unit_of(size), 1.0)
+        size, least = np.fmax(np.abs(center), np.abs(std)), np.abs(std)
+        far, unit = (size >= FAR) | (least <= 1 / FAR), 1.0  # type: tuple[Array, Array | float]
+        if far.any():
+            unit = np.where(far, unit_of(size), 1.0)
         with np.errstate(divide="ignore"):
             return Linear(center / unit, unit / std, np.zeros(count), rest / unit, x_unit=unit)
 
@@ -206,6 +208,8 @@ class MinMaxScaler(Scaler):
            [1. , 1. ]], dtype=float32)
     """
 
+    _made: Linear
+    _made_attributes: tuple[Array, Array]  # scale_ and min_, to see whether they were set by hand since
     _fitted = "min_", "scale_"
     _flags = "copy", "clip"
 
@@ -259,7 +263,8 @@ class MinMaxScaler(Scaler):
         self.n_samples_seen_, (self.data_min_, self.data_max_) = seen[0], map(np.copy, seen[1])
         with np.errstate(over="ignore"):
             self.data_range_ = self.data_max_ - self.data_min_
-        _, self.scale_, self.min_ = self._of_extremes(*(a.astype(np.float64) for a in seen[1]))
+        self._made, self.scale_, self.min_ = self._of_extremes(*(a.astype(np.float64) for a in seen[1]))
+        self._made_attributes = self.scale_.copy(), self.min_.copy()
 
     def _of_extremes(self, least: Array, greatest: Array) -> tuple[Linear, Array, Array]:
         """How columns are scaled, with scale_ and min_: about the least value, where the result is low. What is added
@@ -272,7 +277,10 @@ class MinMaxScaler(Scaler):
             near = (np.maximum(size, y_size) < FAR) & (span < FAR * width) & (width < FAR * span)
             constant = span <= LEAST
             near |= constant | np.isnan(size)
-            x_unit, y_unit = np.where(near, 1.0, unit_of(size)), 1.0 if near.all() else float(unit_of(y_size))
+            x_unit: Array | float = 1.0
+            y_unit = 1.0
+            if not near.all():
+                x_unit, y_unit = np.where(near, 1.0, unit_of(size)), float(unit_of(y_size))
             center, shift = least / x_unit, low / y_unit
             scale = (high / y_unit - shift) / np.where(constant, 1.0, greatest / x_unit - center)
             plain_scale = scale * y_unit / x_unit
@@ -281,15 +289,21 @@ class MinMaxScaler(Scaler):
 
     def _linear(self, count: int) -> Linear:
         scale, shift = self._attribute("scale_", count), self._attribute("min_", count)
+        made, attributes = getattr(self, "_made", None), getattr(self, "_made_attributes", ())
+        if made is None or not all(map(np.array_equal, (scale, shift), attributes)):
+            made = self._of_attributes(scale, shift, made, *attributes)
+        low, high = map(float, self.feature_range) if self.clip else (-np.inf, np.inf)
+        return made._replace(low=low, high=high)
+
+    def _of_attributes(self, scale: Array, shift: Array, made: Linear | None, *attributes: Array) -> Linear:
+        """y = x * scale + shift; as it was made of the columns whose attributes are those of the fit."""
         with np.errstate(all="ignore"):
             center = -shift / scale  # where y is 0: to subtract it from x is exact nearby
             center = np.where(np.isfinite(center), center, 0)
-            found = Linear(center, scale, shift + center * scale)
-        if hasattr(self, "data_min_") and hasattr(self, "data_max_"):
-            made, *attributes = self._of_extremes(*(self._attribute(f"data_{name}_", count) for name in ("min", "max")))
-            found = found.but(made, _same(scale, attributes[0]) & _same(shift, attributes[1]))
-        low, high = map(float, self.feature_range) if self.clip else (-np.inf, np.inf)
-        return found._replace(low=low, high=high)
+            by_hand = Linear(center, scale, shift + center * scale)
+        if made is None:
+            return by_hand
+        return by_hand.but(made, _same(scale, attributes[0]) & _same(shift, attributes[1]))
 
 
 def _same(a: Array, b: Array) -> Array:

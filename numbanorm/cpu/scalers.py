@@ -5,7 +5,7 @@ import numpy as np
 from numbanorm._math import affine, choose
 from numbanorm.cpu.channels import applying
 from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
-from numbanorm.cpu.moments import PASSES, channel_shift, finish_moments, total
+from numbanorm.cpu.moments import LOST, PASSES, channel_shift, finish_moments, total
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import LINES_AHEAD, elementwise_with_state
 from numbanorm.cpu.streaming import expect, expect_at, finish_stores
@@ -141,7 +141,8 @@ def weighted_sums(lo, hi, steps, x, channels, scale, weights, m, partials):
                     if d == d and w > 0.0:
                         sums[0, j] += w
                         sums[1, j] += w * d
-                        sums[2, j] += w * d * d
+                        dd = w * d * d
+                        sums[2, j] += dd if dd > 0.0 or d == 0.0 else LOST
 
 
 _weighted_sums = parallel_for(weighted_sums)

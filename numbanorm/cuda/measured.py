@@ -6,6 +6,7 @@ import numpy as np
 
 from numbanorm._states import State, replaced, rescued
 from numbanorm._types import Array, Shape
+from numbanorm.cpu.moments import LOST, SMALL
 from numbanorm.cuda import scalers, statistics
 from numbanorm.cuda.call import Call, Run
 from numbanorm.cuda.statistics import FLOAT64
@@ -20,7 +21,7 @@ def measured(call: Call, x: Run, planes: Shape, weights: Run, omit_nan: bool) ->
 
     def of(values: Run, omit_nan: bool) -> State:
         moments: Any = statistics.weighted_channel_moments if omit_nan else statistics.channel_moments
-        return State(*moments(call, values, weights, *planes))._replace(unit=np.ones(planes[1]))
+        return State(*moments(call, values, weights, *planes))
 
     state = of(x, omit_nan and weights.dtype == FLOAT64)
     if omit_nan and (missing := ~np.isfinite(state.m2)).any() and weights.dtype != FLOAT64:
@@ -32,7 +33,8 @@ def measured(call: Call, x: Run, planes: Shape, weights: Run, omit_nan: bool) ->
         (values,) = call.scratch(FLOAT64, x.size)
         return of(multiplied(call, x, values, np.full(planes[1], 1 / unit), planes), omit_nan)
 
-    return rescued(state, again)
+    lost = (state.m2 == 0) & (np.abs(state.mean) < SMALL)  # or all values are equal, which is not known from here
+    return rescued(state._replace(m2=np.where(lost, LOST, state.m2)), again)
 
 
 def multiplied(
