@@ -37,8 +37,8 @@ try:
         @with_callbacks  # type: ignore[untyped-decorator]
         def _with_callbacks(self, fit: Callable[[], None], X: Any, y: Any, **metadata: Any) -> None:
             """Fit as one task, of which callbacks are told when it begins and ends."""
-            if not hasattr(self, "_init_callback_context"):
-                fit()
+            if vars(self).keys().isdisjoint(("_skl_callbacks", "_parent_callback_ctx")):
+                fit()  # nobody listens, nor is this a step of what somebody listens to
                 return
             context = self._init_callback_context()
             given = {"estimator": self, "X": X, "y": y, "metadata": metadata}

@@ -21,8 +21,9 @@ class StandardScaler(Scaler):
     y = (x - mean) / std, with the biased standard deviation of the column's values.
 
     A NaN stands for a missing value: it is not counted, and stays. Of a column of equal values (up to rounding: whose
-    standard deviation is below 8 units of the last place of its mean, in float64, or below 9e-308), the differences are
-    not divided.
+    standard deviation is below 8 * eps * abs(mean), eps that of float64, or below 9e-308), the differences are not
+    divided. That bound is the same for any number of rows n, since the errors here do not grow with n; scikit-learn's
+    is n * eps * abs(mean).
 
     Parameters
     ----------
@@ -35,7 +36,7 @@ class StandardScaler(Scaler):
     ----------
     mean_, var_, scale_ : ndarray of shape (n_features,) and float64, or None
         The mean, the biased variance, and the standard deviation or 1; what `with_mean` and `with_std` make superfluous
-        is None.
+        is None. Where float64 does not hold the variance, var_ is inf or 0, and scale_ is right.
     n_samples_seen_ : int, or ndarray of shape (n_features,)
         How many values, or the sum of their weights; one number if it is the same for all columns.
     n_features_in_ : int
@@ -47,7 +48,9 @@ class StandardScaler(Scaler):
     Sums are float64 whatever X is, and fits in parts and their merging (`Moments`) give what one fit to all gives, to
     1e-12. A result is the same to the bit for any number of threads. Where scikit-learn 1.6 or newer is installed, this
     is an estimator of its; it is imported then, with this class. Without it there is no `set_output`. Sparse matrices
-    are not taken. Arrays on a GPU, of float32 or float64, are measured and scaled there; `sample_weight` is an array of
+    are not taken. Dates, texts that say numbers and objects are taken as float64 numbers, NaT and NA as NaN. Attributes
+    may be set by hand: `transform` needs mean_ and scale_ alone (of `MinMaxScaler`: min_ and scale_), and `partial_fit`
+    goes on from mean_, var_ and n_samples_seen_ (data_min_, data_max_ and n_samples_seen_). Arrays on a GPU, of float32 or float64, are measured and scaled there; `sample_weight` is an array of
     the host.
 
     Raises
@@ -175,7 +178,8 @@ class MinMaxScaler(Scaler):
     copy : bool
         If False, `transform` scales X in place, if it is a writable array of floating point, and gives X itself.
     clip : bool
-        Whether `transform` keeps what lies outside of what was fitted between low and high.
+        Whether `transform` keeps what lies outside of what was fitted between low and high, also where the dtype of the
+        result holds neither: then between the nearest of its numbers that lie between them.
 
     Attributes
     ----------

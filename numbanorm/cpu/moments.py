@@ -209,16 +209,12 @@ def total(partials):
 
 
 @loop
-def _differs(x, tile, j, m):
-    """Whether channel j of a tile has a value that is not m."""
-    (n0, n1), (c0, _), (l0, l1) = tile
-    C, L = x.shape[1:]
-    for n in range(n0, n1):
-        row = pointer(x, (n * C + c0 + j) * L)
-        for k in range(l0, l1):
-            if item(row, k) != m:
-                return True
-    return False
+def _differs(size, row, m):
+    """Whether a value is not m."""
+    found = False
+    for k in range(size):
+        found |= item(row, k) != m
+    return found
 
 
 @block
@@ -227,9 +223,19 @@ def keep_lost_squares(x, tile, m, sum_dd):
     values. Nearly all channels are told by their sum or m; the values of the others are in the cache.
     """
     compact()
+    (n0, n1), (c0, _), (l0, l1) = tile
+    C, L = x.shape[1:]
+    suspects, count = np.empty(m.size, np.intp), 0
     for j in range(m.size):
-        if sum_dd[j] == 0.0 and abs(m[j]) < SMALL and _differs(x, tile, j, m[j]):
-            sum_dd[j] = LOST
+        suspects[count] = j
+        count += sum_dd[j] == 0.0 and abs(m[j]) < SMALL
+    if count == 0:
+        return
+    for n in range(n0, n1):
+        for i in range(count):
+            j = suspects[i]
+            if _differs(l1 - l0, pointer(x, (n * C + c0 + j) * L + l0), m[j]):
+                sum_dd[j] = LOST
 
 
 @range_kernel
