@@ -50,8 +50,8 @@ class StandardScaler(Scaler):
     is an estimator of its; it is imported then, with this class. Without it there is no `set_output`. Sparse matrices
     are not taken. Dates, texts that say numbers and objects are taken as float64 numbers, NaT and NA as NaN. Attributes
     may be set by hand: `transform` needs mean_ and scale_ alone (of `MinMaxScaler`: min_ and scale_), and `partial_fit`
-    goes on from mean_, var_ and n_samples_seen_ (data_min_, data_max_ and n_samples_seen_). Arrays on a GPU, of float32 or float64, are measured and scaled there; `sample_weight` is an array of
-    the host.
+    goes on from mean_, var_ and n_samples_seen_ (data_min_, data_max_ and n_samples_seen_). Arrays on a GPU, of float32
+    or float64, are measured and scaled there; `sample_weight` is an array of the host.
 
     Raises
     ------

@@ -136,9 +136,9 @@ def weighted_sums(lo, hi, steps, x, channels, scale, weights, m, partials):
         for n in range(n0, n1):
             for j in range(first, last):
                 for k in range(l0, l1):
-                    d = x[n, channels[j], k] * scale - m[j]
-                    w = weights[n * L + k] if weights.size > 0 else 1.0
-                    if d == d and w > 0.0:
+                    value = x[n, channels[j], k] * scale
+                    d, w = value - m[j], weights[n * L + k] if weights.size > 0 else 1.0
+                    if value == value and w > 0.0:
                         sums[0, j] += w
                         sums[1, j] += w * d
                         dd = w * d * d
