@@ -379,7 +379,7 @@ def test_wrong_parameters(scaler, error, message):
         (5 * ["a"], r"^sample_weight: list, must be an array of real numbers: could not convert string"),
         (5 * [1j], r"^sample_weight: list, must be an array of real numbers: Complex data not supported"),
         (np.ma.ones(5), r"^sample_weight: numpy.ma.MaskedArray, must be a plain array"),
-        (5 * [1e300], r"^sample_weight: 1e\+300 in it, too large for the sum of weighted squares"),
+        (5 * [1e308], r"^sample_weight: 1e\+308 in it, too large for the sum of weighted squares"),
         ([1, [2], 3, 4, 5], r"^sample_weight: list, must be an array of real numbers"),
         (np.zeros(5), "^sample_weight: zero for all samples, must be positive for one"),
     ],
