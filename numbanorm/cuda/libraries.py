@@ -147,7 +147,7 @@ def seen_from_here(name: str, value: Any, library: Library) -> Seen:
     """An array of a library."""
     try:
         found = seen_at(*library.place(value))
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:  # the latter of PyTorch, as for sparse tensors
         raise TypeError(f"{name}: {error}") from None
     if not found.array.dtype.isnative:
         raise TypeError(f"{name}: dtype {found.array.dtype}, must be of native byte order")
