@@ -38,12 +38,17 @@ def numbers(name: str, value: Any) -> None:
 
 def is_real(dtype: np.dtype[Any]) -> bool:
     """Whether it is of real numbers."""
-    return dtype.kind in "biuf" or dtype.type.__module__ == "ml_dtypes"
+    return dtype.kind in "biuf" or _of_ml_dtypes(dtype, "float", "int")
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
     """Whether it is of floating point."""
-    return dtype.kind == "f" or (is_real(dtype) and dtype.kind not in "biu")
+    return dtype.kind == "f" or _of_ml_dtypes(dtype, "float")
+
+
+def _of_ml_dtypes(dtype: np.dtype[Any], *kinds: str) -> bool:
+    """Whether it is one of that library, as bfloat16 or uint4, and of these kinds."""
+    return dtype.type.__module__ == "ml_dtypes" and any(kind in dtype.name for kind in kinds)
 
 
 def _array_type(name: str, value: Any, dtype: Any = None, shape: Shape | None = None) -> None:

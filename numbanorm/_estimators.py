@@ -6,11 +6,13 @@ routing of metadata, display), and work alone where there is none.
 
 import inspect
 import warnings
+from collections.abc import Callable
 from typing import Any, Self
 
 import numpy as np
 
 from numbanorm import _table_checks
+from numbanorm._table_checks import set_columns
 from numbanorm._types import Array
 
 try:
@@ -18,15 +20,36 @@ try:
     from sklearn.exceptions import NotFittedError
     from sklearn.utils.validation import validate_data  # from version 1.6 on
 
-    class Estimator(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    try:
+        from sklearn.callback import CallbackSupportMixin, with_callbacks  # from version 1.9 on
+    except ImportError:
+
+        class CallbackSupportMixin:  # type: ignore[no-redef]
+            """Nothing, where there are no callbacks."""
+
+        def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
+            """The method as it is."""
+            return method
+
+    class Estimator(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
         """A transformer whose result has the columns of what it is given."""
 
-    def converted(estimator: Any, X: Any, reset: bool) -> Array:
-        """X, whatever it is, as an array of two axes; its number of columns and their names, if any, are those of the
-        estimator, or with `reset` become so.
-        """
-        floats = (np.float64, np.float32)
-        return validate_data(estimator, X, dtype=floats, ensure_all_finite=False, reset=reset)
+        @with_callbacks  # type: ignore[untyped-decorator]
+        def _with_callbacks(self, fit: Callable[[], None], X: Any, y: Any, **metadata: Any) -> None:
+            """Fit as one task, of which callbacks are told when it begins and ends."""
+            if vars(self).keys().isdisjoint(("_skl_callbacks", "_parent_callback_ctx")):
+                fit()  # nobody listens, nor is this a step of what somebody listens to
+                return
+            context = self._init_callback_context()
+            given = {"estimator": self, "X": X, "y": y, "metadata": metadata}
+            context.call_on_fit_task_begin(**given)
+            fit()
+            context.call_on_fit_task_end(**given, reconstruction_attributes={})
+
+    def named_columns(estimator: Any, X: Any, table: Array, reset: bool) -> None:
+        """`set_columns` of a table made of X, which may have names."""
+        validate_data(estimator, X, skip_check_array=True, reset=reset)
+        set_columns(estimator, table, None, reset=False)
 
 except ImportError:
 
@@ -55,8 +78,9 @@ except ImportError:
 
         def get_feature_names_out(self, input_features: Any = None) -> Array:
             """The names of the columns: those given, those of `fit`, or x0, x1 and so on."""
-            fitted(self)
-            names = [f"x{i}" for i in range(self.n_features_in_)]  # type: ignore[attr-defined]
+            if not hasattr(self, "n_features_in_"):
+                raise not_fitted(self)
+            names = [f"x{i}" for i in range(self.n_features_in_)]
             own = getattr(self, "feature_names_in_", np.asarray(names, object))
             if input_features is None:
                 return own
@@ -68,19 +92,17 @@ except ImportError:
             changed = {k: v for k, v in self.get_params().items() if v != defaults[k].default}
             return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
 
-    def converted(estimator: Any, X: Any, reset: bool) -> Array:
-        """X, whatever it is, as an array of two axes; its number of columns and their names, if any, are those of the
-        estimator, or with `reset` become so.
-        """
-        own = _table_checks.table(X)
-        set_columns(estimator, own, getattr(X, "columns", None), reset)
-        return own
+        def _with_callbacks(self, fit: Callable[[], None], X: Any, y: Any, **metadata: Any) -> None:
+            fit()
+
+    def named_columns(estimator: Any, X: Any, table: Array, reset: bool) -> None:
+        """`set_columns` of a table made of X, which may have names."""
+        set_columns(estimator, table, getattr(X, "columns", None), reset)
 
 
-def fitted(estimator: Any) -> None:
-    """An error if an estimator has not been fitted."""
-    if not hasattr(estimator, "n_features_in_"):
-        raise NotFittedError(f"This {type(estimator).__name__} is not fitted yet; call fit or partial_fit first")
+def not_fitted(estimator: Any) -> Exception:
+    """What to raise if an estimator has not been fitted."""
+    return NotFittedError(f"This {type(estimator).__name__} is not fitted yet; call fit or partial_fit first")
 
 
 def table(estimator: Any, X: Any, reset: bool = False) -> Array:
@@ -88,23 +110,13 @@ def table(estimator: Any, X: Any, reset: bool = False) -> Array:
 
     One of NumPy's arrays is taken as it is, of whatever real dtype: it may be a large file.
     """
-    _table_checks.not_masked(X)
+    _table_checks.not_masked("X", X)
     if not (isinstance(X, np.ndarray) and _table_checks.is_table(X)):
-        return converted(estimator, X, reset)
+        found = _table_checks.table(X)
+        named_columns(estimator, X, found, reset)
+        return found
     set_columns(estimator, X, None, reset)
     if hasattr(estimator, "feature_names_in_"):
         name = type(estimator).__name__
         warnings.warn(f"X does not have valid feature names, but {name} was fitted with feature names", stacklevel=4)
     return X if isinstance(X, np.memmap) else np.asarray(X)
-
-
-def set_columns(estimator: Any, X: Array, names: Any, reset: bool) -> None:
-    """Those of X are those of the estimator, or an error; with `reset` they become so, names too if they are texts."""
-    if reset:
-        vars(estimator).pop("feature_names_in_", None)
-        if names is not None and all(isinstance(name, str) for name in names):
-            estimator.feature_names_in_ = np.asarray(names, object)
-        estimator.n_features_in_ = X.shape[1]
-    _table_checks.features(estimator, X)
-    if names is not None and hasattr(estimator, "feature_names_in_"):
-        _table_checks.same_names("X", names, estimator.feature_names_in_)

@@ -1,17 +1,24 @@
 """What is known of the values of each channel or column, how it merges, and what it makes of them."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbanorm._math import two_sum
 from numbanorm._types import Array
+from numbanorm.cpu.moments import SMALL
+
+LARGE = 2.0**400  # above and below SMALL: float64 may not hold sums of the squares of numbers
+SMALL_UNIT, LARGE_UNIT = 2.0**-600, 2.0**600
 
 
 class State(NamedTuple):
-    """Of each channel, float64, in two parts what is added to over and over: the mean is mean + low, M2 is m2 + m2_low.
+    """Of each channel, float64, in two parts what is added to over and over: the mean is mean + low, M2 is
+    (m2 + m2_low) * unit**2.
 
-    The first part is what float64 can hold of both.
+    The first part is what float64 can hold of both. The unit is a power of two, other than 1 only where float64 could
+    not hold squares of the values.
     """
 
     counts: Array
@@ -19,6 +26,7 @@ class State(NamedTuple):
     low: Array
     m2: Array
     m2_low: Array
+    unit: Array | float = 1.0
 
 
 def nothing(C: int) -> State:
@@ -26,10 +34,39 @@ def nothing(C: int) -> State:
     return State(*np.zeros((5, C)))
 
 
+def unit_of(size: Any) -> Array:
+    """The unit for numbers of up to this size: divided by it, they have squares, and sums of these, in float64."""
+    return np.where(size > LARGE, LARGE_UNIT, np.where(size < SMALL, SMALL_UNIT, 1.0))
+
+
 def merged(a: State, b: State) -> State:
     """That of the values of both."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of {b.mean.size} channels, must be of {a.mean.size} as those before")
+    both = _merged(a, b)
+    if _is_one(a.unit) and _is_one(b.unit) and _all_held(both, apart=a.mean != b.mean):
+        return both
+    unit, *both_in_unit = _in_common(a, b)
+    return _of_unit(_merged(*both_in_unit), unit)
+
+
+def in_one_unit(a: State, b: State) -> tuple[State, State]:
+    """Two states to be compared: of one unit, and without a mean where there is no value."""
+    one, other = (s._replace(mean=np.where(s.counts > 0, s.mean, 0)) for s in _in_common(a, b)[1:])
+    return one, other
+
+
+def _in_common(a: State, b: State) -> tuple[Array, State, State]:
+    """A unit that both can be in, and both in it."""
+    with np.errstate(all="ignore"):
+        sizes = (np.where(s.counts > 0, np.abs(s.mean), 0) for s in (a, b))
+        units = (np.where(s.m2 > 0, s.unit, 0) for s in (a, b))
+        unit = np.fmax(np.fmax(*units), unit_of(np.fmax(*sizes)))
+        return unit, _in_unit(a, unit), _in_unit(b, unit)
+
+
+def _merged(a: State, b: State) -> State:
+    """`merged`, of states whose units are 1, where float64 holds all squares."""
     with np.errstate(all="ignore"):
         count = a.counts + b.counts
         share = b.counts / count
@@ -40,8 +77,62 @@ def merged(a: State, b: State) -> State:
         m2, rest_too = two_sum.py_func(m2, apart * apart * (a.counts * share))
         m2, m2_low = two_sum.py_func(m2, a.m2_low + b.m2_low + rest + rest_too)
         both = State(count, mean, low, m2, m2_low)
-    choices = zip(a, b, both, strict=True)
+    choices = zip(a[:5], b[:5], both, strict=False)
     return State(*(np.where(b.counts == 0, x, np.where(a.counts == 0, y, z)) for x, y, z in choices))
+
+
+def rescued(state: State, again: Callable[[Array, float], State]) -> State:
+    """A state of float64 values, where float64 could not hold their squares that of sums taken again.
+
+    again: of (which, unit), the state of the values divided by the unit, at least of the channels that are marked.
+    """
+    if _all_held(state):
+        return state
+    for which, unit in zip(_lost(state), (LARGE_UNIT, SMALL_UNIT), strict=True):
+        if which.any():
+            found = _of_unit(again(which, unit), unit)
+            state = replaced(state, found, which & np.isfinite(found.m2) & (found.counts == state.counts))
+    return state
+
+
+def replaced(state: State, other: State, which: Array) -> State:
+    """A state, but the other of the channels that are marked."""
+    return State(*(np.where(which, b, a) for a, b in zip(state, other, strict=True)))
+
+
+def _is_one(unit: Array | float) -> bool:
+    return unit == 1 if isinstance(unit, float) else bool((unit == 1).all())
+
+
+def _all_held(state: State, apart: Array | bool = False) -> bool:
+    """Whether float64 held the squares of all channels; apart: where these are not 0 although M2 may be."""
+    held = (state.m2 >= SMALL**2 * state.counts) & (state.m2 < np.inf)
+    if held.all():
+        return True
+    equal = (state.m2 == 0) & ~np.asarray(apart)
+    return bool((held | (equal & np.isfinite(state.mean)) | (state.counts == 0)).all())
+
+
+def _lost(state: State) -> tuple[Array, Array]:
+    """Where sums may have left float64 (or values are not finite), and where squares may have fallen below it."""
+    some, unit = state.counts > 0, state.unit
+    with np.errstate(all="ignore"):
+        small = (state.m2 > 0) & (state.m2 < SMALL**2 * state.counts) & (np.abs(state.mean) < SMALL) & (unit == 1)
+        return some & ~(np.isfinite(state.m2) & np.isfinite(state.mean)), some & small
+
+
+def _in_unit(state: State, unit: Array) -> State:
+    """The state of the values divided by a unit that is not below their own."""
+    ratio = np.minimum(state.unit / unit, 1)  # of values that are all equal, m2 is 0 and the unit means nothing
+    m2, m2_low = (part * ratio * ratio for part in (state.m2, state.m2_low))
+    return State(state.counts, state.mean / unit, state.low / unit, m2, m2_low)
+
+
+def _of_unit(state: State, unit: Array | float) -> State:
+    """The state of the values times a unit."""
+    units = np.where(state.m2 == 0, 1.0, unit)
+    with np.errstate(all="ignore"):
+        return State(state.counts, state.mean * unit, state.low * unit, state.m2, state.m2_low, units)
 
 
 class Extremes(NamedTuple):
@@ -52,7 +143,10 @@ class Extremes(NamedTuple):
 
 
 class Linear(NamedTuple):
-    """y = (x - (center + rest)) * scale + shift, of each column, float64; kept between low and high."""
+    """y / y_unit = (x / x_unit - (center + rest)) * scale + shift, of each column, float64; y between low and high.
+
+    The units are powers of two, other than 1 only where float64 could not hold differences of values, or the scale.
+    """
 
     center: Array
     scale: Array
@@ -60,19 +154,46 @@ class Linear(NamedTuple):
     rest: Array | float = 0.0  # what float64 cannot hold of center
     low: float = -np.inf
     high: float = np.inf
+    x_unit: Array | float = 1.0
+    y_unit: Array | float = 1.0
 
     def inverse(self) -> "Linear":
         """From y to x."""
-        return Linear(self.shift, 1 / self.scale, self.center)
+        with np.errstate(divide="ignore"):
+            scale = 1 / self.scale
+        return Linear(self.shift, scale, self.center, x_unit=self.y_unit, y_unit=self.x_unit)
+
+    def but(self, other: "Linear", which: Array) -> "Linear":
+        """This one, whose units are 1, but the other of the columns that are marked; not kept between numbers."""
+        with np.errstate(over="ignore"):
+            own = Linear(self.center, self.scale / other.y_unit, self.shift / other.y_unit)
+        center, scale, shift = (np.where(which, b, a) for a, b in zip(own[:3], other[:3], strict=True))
+        return Linear(center, scale, shift, x_unit=np.where(which, other.x_unit, 1.0), y_unit=other.y_unit)
 
     def fits(self, dtype: np.dtype[Any]) -> bool:
         """Whether a dtype holds scale, and so differences of values, to its last digit."""
-        range_ = np.finfo(dtype)
-        return bool(((self.scale >= range_.tiny) & (self.scale <= range_.max) | np.isnan(self.scale)).all())
+        range_, scale = np.finfo(dtype), np.abs(self.scale)
+        return self.is_plain() and bool(((scale >= range_.tiny) & (scale <= range_.max) | np.isnan(scale)).all())
+
+    def is_plain(self) -> bool:
+        """Whether all units are 1."""
+        return _is_one(self.x_unit) and _is_one(self.y_unit)
+
+    def limits(self, dtype: np.dtype[Any]) -> tuple[float, float]:
+        """low and high as numbers of a dtype that lie between them."""
+        if self.low == -np.inf and self.high == np.inf:
+            return self.low, self.high
+        with np.errstate(over="ignore"):
+            low, high = dtype.type(self.low), dtype.type(self.high)
+        inner_low = np.nextafter(low, high) if float(low) < self.low else low
+        inner_high = np.nextafter(high, low) if float(high) > self.high else high
+        return float(inner_low), float(inner_high)
 
     def factors(self, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-        """m, scale and offset in another dtype, with y = (x - m) * scale + offset: what it cannot hold of shift is made
-        good by m, and what it cannot hold of m by offset.
+        """m, scale and offset in another dtype, with y = (x - m) * scale + offset in the units.
+
+        Rounding `shift` to the dtype leaves a remainder; `m` absorbs it. Rounding `m` leaves another; `offset` absorbs
+        that.
         """
         with np.errstate(all="ignore"):
             shift = self.shift.astype(dtype)

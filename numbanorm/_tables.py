@@ -8,16 +8,14 @@ import numpy as np
 from numbanorm import _checks, _memory, _table_checks
 from numbanorm._arrays import Split, blocks, see, split
 from numbanorm._estimators import table
+from numbanorm._measured import BLOCK, measured, working_dtype
 from numbanorm._states import Extremes, Linear, State, merged, nothing
 from numbanorm._types import Array
 from numbanorm.cpu import scalers as kernels
 from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
-from numbanorm.moments import BLOCK, measured, working_dtype
 
 __all__ = ["column_extremes", "column_moments", "scaled", "table"]
-
-_NO_WEIGHTS = np.empty(0)
 
 
 def column_moments(X: Array, sample_weight: Any) -> State:
@@ -25,10 +23,11 @@ def column_moments(X: Array, sample_weight: Any) -> State:
     weights = None if sample_weight is None else _table_checks.weights(sample_weight, len(X))
     state = nothing(X.shape[1])
     for rows, block, seen in _blocks(X, working_dtype(X)):
-        own = measured(seen, block) if weights is None else None
-        if own is None or not np.isfinite(own.m2).all():
-            own = _weighted(seen, block, _NO_WEIGHTS if weights is None else weights[rows])
-        state = merged(state, own)
+        if weights is not None:
+            _extremes(seen, block)  # raises if there is an infinity, also of weight 0
+        found = measured(seen, block, omit_nan=True, weights=None if weights is None else weights[rows])
+        _table_checks.finite_moments(found, weights)
+        state = merged(state, found)
     return state
 
 
@@ -47,10 +46,16 @@ def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
     if own:
         for _, block, seen in _blocks(X, working_dtype(X)):
             _extremes(seen, block)  # raises if there is an infinity
-    dtype = working_dtype(X) if linear.fits(working_dtype(X)) else _checks.FLOAT64
-    if lies := _where_it_lies(X, dtype):
+    result = result_dtype(X)
+    dtype = np.promote_types(working_dtype(X), result) if result.type in _checks.FLOATS else working_dtype(X)
+    dtype = dtype if linear.fits(dtype) else _checks.FLOAT64
+    low, high = linear.limits(result)
+    linear = linear._replace(low=low, high=high)
+    if linear.is_plain() and (lies := _where_it_lies(X, dtype)):
         return _scaled(lies, X, linear, X if own else None)
-    y = X if own else _memory.empty(X.shape, result_dtype(X), X)
+    y = X if own else _memory.empty(X.shape, result, X)
+    if not linear.is_plain():
+        return _scaled_in_units(X, linear, y)
     for rows, block, seen in _blocks(X, dtype):
         y[rows] = _scaled(seen, block, linear, block)
     return y
@@ -66,6 +71,10 @@ def _blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array, Spli
     if seen := _where_it_lies(X, dtype):
         yield slice(None), X, seen
         return
+    yield from _copied_blocks(X, dtype)
+
+
+def _copied_blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array, Split]]:
     for (rows,) in blocks(X[:, 0], BLOCK // X.shape[1]):
         block = X[rows].astype(dtype, "C")
         yield rows, block, split(block, (1,))
@@ -75,14 +84,6 @@ def _where_it_lies(X: Array, dtype: np.dtype[Any]) -> Split | None:
     """How kernels see X, if they can read it as this dtype without a copy."""
     seen = see(X, 1, _checks.channel_axes) if X.dtype == dtype else None
     return seen if seen is not None and seen.lies(X) else None
-
-
-def _weighted(seen: Split, X: Array, weights: Array) -> State:
-    """The state of what is not NaN."""
-    _extremes(seen, X)  # raises if there is an infinity
-    count, mean, low, m2 = np.zeros((4, seen.own))
-    kernels.weighted_moments(engine(), seen.load_x(X, seen.planes), weights, count, mean, low, m2)
-    return State(count, mean, low, np.where(count > 0, m2, 0), np.zeros_like(m2))
 
 
 def _extremes(seen: Split, X: Array) -> Extremes:
@@ -96,8 +97,25 @@ def _extremes(seen: Split, X: Array) -> Extremes:
 
 def _scaled(seen: Split, X: Array, linear: Linear, out: Array | None) -> Array:
     y = seen.target(out, seen.planes, X)
-    stream = not seen.small and streams(2 * X.nbytes)
-    given = seen.load_x(X, seen.planes), *linear.factors(seen.dtype), linear.low, linear.high
-    if kernels.scale_channels(engine(), stream, *given, y):
+    if _scale(seen, X, linear, y):
         raise _table_checks.infinity("X")
     return seen.deliver(y, out)
+
+
+def _scaled_in_units(X: Array, linear: Linear, y: Array) -> Array:
+    for rows, block, seen in _copied_blocks(X, _checks.FLOAT64):
+        if np.isinf(block).any():
+            raise _table_checks.infinity("X")
+        with np.errstate(over="ignore", under="ignore"):
+            block /= linear.x_unit
+            _scale(seen, block, linear._replace(low=-np.inf, high=np.inf), seen.target(block, seen.planes, block))
+            block *= linear.y_unit
+            y[rows] = np.clip(block, linear.low, linear.high)
+    return y
+
+
+def _scale(seen: Split, X: Array, linear: Linear, y: Array) -> bool:
+    """Fill y; whether X has an infinity in it."""
+    stream = not seen.small and streams(2 * X.nbytes)
+    given = seen.load_x(X, seen.planes), *linear.factors(seen.dtype), linear.low, linear.high
+    return bool(kernels.scale_channels(engine(), stream, *given, y))

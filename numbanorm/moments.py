@@ -6,15 +6,11 @@ from typing import Any, Self
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._arrays import Split, blocks, split
+from numbanorm._arrays import blocks, split
 from numbanorm._devices import elsewhere
-from numbanorm._states import State, merged, nothing
+from numbanorm._measured import BLOCK, measured, working_dtype
+from numbanorm._states import State, in_one_unit, merged, nothing
 from numbanorm._types import Array
-from numbanorm.cpu import moments as kernels
-from numbanorm.cpu.machine import streams
-from numbanorm.cpu.parallel import engine
-
-BLOCK = 1 << 18  # values of an array that is read by way of copies, to each of them
 
 
 class Moments:
@@ -26,7 +22,11 @@ class Moments:
         mean  = mean_a + d * count_b / count
         m2    = m2_a + m2_b + d**2 * count_a * count_b / count
 
-    That is exact but for rounding, in float64 with mean and M2 in two parts: results of any grouping agree to 1e-12.
+    That is exact but for rounding, in float64 with mean and M2 in two parts: results of any grouping agree to 1e-12. It
+    holds for values of float64's whole range: where squares would leave it, `m2` and `var` are inf or 0, and `std` is
+    right.
+
+    Moments are equal (``==``) if count, mean and M2 of all channels are, to the last digit that is kept.
 
     Parameters
     ----------
@@ -67,21 +67,24 @@ class Moments:
         self._state = State(given[0], given[1], none, given[2], none)  # replaced as one, so never torn
 
     @classmethod
-    def of(cls, x: Any, *, channel_axis: int = 1, mask: Array | None = None) -> Self:
+    def of(cls, x: Any, *, channel_axis: int = 1, mask: Array | None = None, nan_policy: str = "propagate") -> Self:
         """The moments of an array, or of many blocks.
 
         Parameters
         ----------
         x : ndarray, array on a GPU, or iterable of such
-            Of at least 2 axes, any layout, and any dtype of real numbers (on a GPU: float32 or float64); all is
-            reckoned in float64. An array that lies in C order, channels first or channels last, as float32 or float64,
-            is read where it is, a `np.memmap` too; others are read in blocks, so that no more than a block is copied at
-            a time. Of an iterable, one block is needed at a time; each has the same channels.
+            Of any layout, and any dtype of real numbers (on a GPU: float32 or float64); all is reckoned in float64. An
+            array of 1 axis has the values of one channel. An array that lies in C order, channels first or channels
+            last, as float32 or float64, is read where it is, a `np.memmap` too; others are read in blocks, so that no
+            more than a block is copied at a time. Of an iterable, one block is needed at a time; each has the same
+            channels.
         channel_axis : int
             The axis of the C channels.
         mask : ndarray of bool, optional
             Of the shape of x without its channel axis: positions where it is False do not count. Not beside an
             iterable: `update` takes a block and its mask.
+        nan_policy : {"propagate", "omit"}
+            What a NaN does: make mean and M2 of its channel NaN, or not count.
 
         Returns
         -------
@@ -102,11 +105,12 @@ class Moments:
         >>> Moments.of(np.random.default_rng(i).normal(3, 2, (1000, 1)) for i in range(100)).std().round(1)
         array([2.])
         """
+        omit = _omits(nan_policy)
         if isinstance(x, np.ndarray) or not _checks.is_iterable_of_arrays(x):
-            return cls._of_state(_state_of(x, channel_axis, mask))
+            return cls._of_state(_state_of(x, channel_axis, mask, omit))
         if mask is not None:
             raise TypeError("mask: beside an iterable of blocks, must be None; pass each block and its mask to update")
-        states = (_state_of(block, channel_axis, None) for block in x)
+        states = (_state_of(block, channel_axis, None, omit) for block in x)
         first = next(states, None)
         if first is None:
             raise ValueError("x: no blocks, must be at least one, which may have no values")
@@ -119,9 +123,11 @@ class Moments:
         made._state = state
         return made
 
-    def update(self, x: Any, *, channel_axis: int = 1, mask: Array | None = None) -> Self:
+    def update(
+        self, x: Any, *, channel_axis: int = 1, mask: Array | None = None, nan_policy: str = "propagate"
+    ) -> Self:
         """Merge the moments of x, as `of` takes it, into these; returns these."""
-        return self.merge(Moments.of(x, channel_axis=channel_axis, mask=mask))
+        return self.merge(Moments.of(x, channel_axis=channel_axis, mask=mask, nan_policy=nan_policy))
 
     def merge(self, other: "Moments") -> Self:
         """Merge others, of other values of the same channels, into these; returns these.
@@ -145,6 +151,16 @@ class Moments:
         """0 + moments, with which `sum` begins."""
         return Moments._of_state(self._state) if isinstance(other, int) and other == 0 else NotImplemented
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Moments):
+            return NotImplemented
+        if self._state.mean.shape != other._state.mean.shape:
+            return False
+        pairs = zip(*in_one_unit(self._state, other._state), strict=True)
+        return all(np.array_equal(a, b, equal_nan=True) for a, b in pairs)
+
+    __hash__ = None  # type: ignore[assignment]  # since they change
+
     @property
     def count(self) -> Array:
         """How many values."""
@@ -163,28 +179,43 @@ class Moments:
     @property
     def m2(self) -> Array:
         """The sum of the squares of what they differ from it."""
-        return self._state.m2.copy()
+        with np.errstate(all="ignore"):
+            return self._state.m2 * self._state.unit * self._state.unit
 
     def var(self, ddof: float = 0) -> Array:
         """m2 / (count - ddof), NaN where that is not positive: 0 for the variance of these values, 1 for an unbiased
         estimate of that of the population from which they were drawn.
         """
-        over = self.count - _checks.number("ddof", ddof)
-        return np.divide(self.m2, over, out=np.full_like(over, np.nan), where=over > 0)
+        unit = self._state.unit
+        with np.errstate(all="ignore"):
+            return self._var_in_units(ddof) * unit * unit
 
     def std(self, ddof: float = 0) -> Array:
-        """The root of `var`."""
-        return np.sqrt(self.var(ddof))
+        """The root of `var`, also where float64 does not hold that."""
+        with np.errstate(all="ignore"):
+            return np.sqrt(self._var_in_units(ddof)) * self._state.unit
+
+    def _var_in_units(self, ddof: float) -> Array:
+        over = self.count - _checks.number("ddof", ddof)
+        return np.divide(self._state.m2, over, out=np.full_like(over, np.nan), where=over > 0)
 
     def __repr__(self) -> str:
-        return f"Moments(count={self.count}, mean={self.mean}, m2={self.m2})"
+        with np.printoptions(threshold=8, edgeitems=3, linewidth=1000):
+            return f"Moments(count={self.count}, mean={self.mean}, m2={self.m2})"
 
 
-def _state_of(x: Any, channel_axis: Any, mask: Any) -> State:
+def _omits(nan_policy: Any) -> bool:
+    if nan_policy not in ("propagate", "omit"):
+        raise ValueError(f"nan_policy: {nan_policy!r}, must be 'propagate' or 'omit'")
+    return bool(nan_policy == "omit")
+
+
+def _state_of(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
     if not isinstance(x, np.ndarray) and (functions := elsewhere(x)):
-        return State(*functions.moments(x, channel_axis, mask))
+        return functions.moments(x, channel_axis, mask, omit_nan)
     _checks.numbers("x", x)
     x = np.asarray(x)  # not a subclass
+    x = x[:, None] if x.ndim == 1 else x
     axis = _checks.channel_axis(channel_axis, x)
     positions = np.moveaxis(x, axis, -1)
     if mask is not None:
@@ -193,24 +224,10 @@ def _state_of(x: Any, channel_axis: Any, mask: Any) -> State:
     if mask is None and x.dtype == dtype:
         seen = split(x, (axis,))
         if seen.lies(x):
-            return measured(seen, x)
+            return measured(seen, x, omit_nan)
     state = nothing(x.shape[axis])
     for index in blocks(positions[..., 0], BLOCK // max(1, x.shape[axis])) if x.size else ():
         values = positions[index] if mask is None else positions[index][mask[index]]
         own = values.reshape(-1, x.shape[axis]).astype(dtype, "C")
-        state = merged(state, measured(split(own, (1,)), own))
+        state = merged(state, measured(split(own, (1,)), own, omit_nan))
     return state
-
-
-def working_dtype(x: Array) -> np.dtype[Any]:
-    """float32 or float64, to which values convert without loss if to any."""
-    dtype = np.result_type(x.dtype, np.float32)
-    return dtype if dtype.type in _checks.FLOATS else _checks.FLOAT64
-
-
-def measured(seen: Split, x: Array) -> State:
-    """The state of an array that was seen."""
-    mean, low, m2 = np.zeros((3, seen.own))
-    if x.size > 0:
-        kernels.channel_moments_apart(engine(), streams(x.nbytes), seen.load(x, seen.planes), mean, low, m2)
-    return State(np.full(seen.own, float(seen.outer * seen.inner)), mean, low, m2, np.zeros_like(m2))

@@ -4,115 +4,26 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm import _checks, _table_checks, _tables
-from numbanorm._devices import elsewhere
-from numbanorm._estimators import Estimator, fitted
-from numbanorm._states import Extremes, Linear
+from numbanorm import _table_checks
+from numbanorm._scaler import Scaler
+from numbanorm._states import Extremes, Linear, State, replaced, unit_of
 from numbanorm._types import Array
 from numbanorm.moments import Moments
 
 ROUNDING = 8 * np.finfo(np.float64).eps  # of a mean: a standard deviation below that is of rounding errors
 LEAST = 4 * np.finfo(np.float64).tiny  # of a standard deviation or a span: float64 has no reciprocal of less
+FAR = 2.0**960  # from where on differences of numbers may leave float64, as may reciprocals
 
 
-class _Scaler(Estimator):
-    """What both scalers have."""
-
-    copy: bool
-    _seen: Any  # all that has been given, as it merges
-
-    def transform(self, X: Any, copy: bool | None = None) -> Any:
-        """X scaled.
-
-        Parameters
-        ----------
-        X : array of shape (n_samples, n_features)
-            With the columns that were fitted. A NaN stays.
-        copy : bool, optional
-            In the place of the constructor's.
-
-        Returns
-        -------
-        array of shape (n_samples, n_features)
-            Of the dtype of X if it is an array of floating point, else float64, or what it converts to. X itself if it
-            was to be scaled in place.
-
-        Raises
-        ------
-        TypeError, ValueError
-            X is of the wrong type or shape, or has an infinity in it; or the scaler is not fitted. X is as it was then.
-        """
-        fitted(self)
-        return self._scaled(X, copy, self._linear())
-
-    def inverse_transform(self, X: Any, copy: bool | None = None) -> Any:
-        """What `transform` makes X of; with the same arguments."""
-        fitted(self)
-        return self._scaled(X, copy, self._linear()._replace(low=-np.inf, high=np.inf).inverse())
-
-    def merge(self, other: Any) -> Self:
-        """Fit this scaler also to what another one has been fitted to, as if all had been given to this one.
-
-        Parameters
-        ----------
-        other : scaler
-            A fitted one of the same kind and of the same columns.
-
-        Returns
-        -------
-        scaler
-            This one.
-
-        Raises
-        ------
-        TypeError, ValueError
-            It is of another kind or of other columns, or one of the two is not fitted.
-        """
-        if type(other) is not type(self):
-            raise TypeError(f"other: {type(other).__qualname__}, must be {type(self).__qualname__}")
-        fitted(self)
-        fitted(other)
-        _table_checks.same_columns(self, other)
-        self._set(self._together(self._before(), other._before()))
-        return self
-
-    def _before(self) -> Any:
-        """All that has been given; of a scaler whose attributes were set by hand, as far as these tell."""
-        return self._seen if hasattr(self, "_seen") else self._restored()
-
-    def _fit(self, X: Any, sample_weight: Any, anew: bool) -> Self:
-        """All of it, or nothing if an error comes."""
-        before = self.__dict__.copy()
-        try:
-            self._check_parameters()
-            first = anew or not hasattr(self, "n_features_in_")
-            where = elsewhere(X, "X") or _tables
-            seen = self._look(where, where.table(self, X, first), sample_weight)
-            self._set(seen if first else self._together(self._before(), seen))
-        except BaseException:
-            self.__dict__ = before
-            raise
-        return self
-
-    def _scaled(self, X: Any, copy: bool | None, linear: Linear) -> Any:
-        where = elsewhere(X, "X") or _tables
-        return where.scaled(where.table(self, X), linear, in_place=not (self.copy if copy is None else copy))
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags.allow_nan = True
-        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
-        return tags
-
-
-class StandardScaler(_Scaler):
+class StandardScaler(Scaler):
     """Scale each column to mean 0 and variance 1: z-scores. scikit-learn's, whose arguments and attributes it has.
 
     y = (x - mean) / std, with the biased standard deviation of the column's values.
 
     A NaN stands for a missing value: it is not counted, and stays. Of a column of equal values (up to rounding: whose
-    standard deviation is below 8 units of the last place of its mean, in float64, or below 9e-308), the differences are
-    not divided.
+    standard deviation is below 8 * eps * abs(mean), eps that of float64, or below 9e-308), the differences are not
+    divided. That bound is the same for any number of rows n, since the errors here do not grow with n; scikit-learn's
+    is n * eps * abs(mean).
 
     Parameters
     ----------
@@ -125,7 +36,7 @@ class StandardScaler(_Scaler):
     ----------
     mean_, var_, scale_ : ndarray of shape (n_features,) and float64, or None
         The mean, the biased variance, and the standard deviation or 1; what `with_mean` and `with_std` make superfluous
-        is None.
+        is None. Where float64 does not hold the variance, var_ is inf or 0, and scale_ is right.
     n_samples_seen_ : int, or ndarray of shape (n_features,)
         How many values, or the sum of their weights; one number if it is the same for all columns.
     n_features_in_ : int
@@ -137,8 +48,10 @@ class StandardScaler(_Scaler):
     Sums are float64 whatever X is, and fits in parts and their merging (`Moments`) give what one fit to all gives, to
     1e-12. A result is the same to the bit for any number of threads. Where scikit-learn 1.6 or newer is installed, this
     is an estimator of its; it is imported then, with this class. Without it there is no `set_output`. Sparse matrices
-    are not taken. Arrays on a GPU, of float32 or float64, are measured and scaled there; `sample_weight` is an array of
-    the host.
+    are not taken. Dates, texts that say numbers and objects are taken as float64 numbers, NaT and NA as NaN. Attributes
+    may be set by hand: `transform` needs mean_ and scale_ alone (of `MinMaxScaler`: min_ and scale_), and `partial_fit`
+    goes on from mean_, var_ and n_samples_seen_ (data_min_, data_max_ and n_samples_seen_). Arrays on a GPU, of float32
+    or float64, are measured and scaled there; `sample_weight` is an array of the host.
 
     Raises
     ------
@@ -162,6 +75,9 @@ class StandardScaler(_Scaler):
     mean_: Array | None
     var_: Array | None
     scale_: Array | None
+    _seen: Moments
+    _fitted = "mean_", "scale_"
+    _flags = "copy", "with_mean", "with_std"
 
     def __init__(self, *, copy: bool = True, with_mean: bool = True, with_std: bool = True) -> None:
         self.copy = copy
@@ -170,7 +86,7 @@ class StandardScaler(_Scaler):
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Forget what was fitted before, then `partial_fit`."""
-        return self._fit(X, sample_weight, anew=True)
+        return self._fit(X, y, sample_weight, anew=True)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Fit to X, beside all that has been given before.
@@ -195,11 +111,7 @@ class StandardScaler(_Scaler):
         TypeError, ValueError
             An argument is of the wrong type, shape or value, as an infinity in X; the scaler is as it was then.
         """
-        return self._fit(X, sample_weight, anew=False)
-
-    def _check_parameters(self) -> None:
-        for name in ("copy", "with_mean", "with_std"):
-            _checks.flag(name, getattr(self, name))
+        return self._fit(X, y, sample_weight, anew=False)
 
     def _look(self, where: Any, X: Any, sample_weight: Any) -> Moments:
         return Moments._of_state(where.column_moments(X, sample_weight))
@@ -207,33 +119,52 @@ class StandardScaler(_Scaler):
     def _together(self, before: Moments, seen: Moments) -> Moments:
         return before + seen
 
-    def _restored(self) -> Moments:
-        var = np.zeros(self.n_features_in_) if self.var_ is None else self.var_
-        return Moments(self.n_samples_seen_, 0.0 if self.mean_ is None else self.mean_, var * self.n_samples_seen_)
+    def _before(self) -> Moments:
+        columns = self._columns()
+        if self.mean_ is None and (seen := getattr(self, "_seen", None)) is not None:
+            return seen
+        count = np.array(self._attribute("n_samples_seen_", columns))
+        mean = np.zeros(columns) if self.mean_ is None else np.array(self._attribute("mean_", columns))
+        var = np.zeros(columns) if self.var_ is None else self._attribute("var_", columns)
+        std = np.sqrt(var)
+        if self.scale_ is not None:  # which is finite where var_ is not, and not 0
+            scale = self._attribute("scale_", columns)
+            std = np.where(np.isinf(var) | (var == 0) & (scale != 1), scale, std)
+        unit = unit_of(std)
+        made = State(count, mean, np.zeros(columns), (std / unit) ** 2 * count, np.zeros(columns), unit)
+        if (seen := getattr(self, "_seen", None)) is not None:
+            kept = _same(count, seen.count) & _same(mean, seen.mean) & ((self.var_ is None) | _same(var, seen.var()))
+            made = replaced(made, seen._state, kept)
+        return Moments._of_state(made)
 
     def _set(self, seen: Moments) -> None:
-        count, mean, var = seen.count, seen.mean, seen.var()
+        count, mean, var, std = seen.count, seen.mean, seen.var(), seen.std()
         with np.errstate(invalid="ignore"):
             whole = count.astype(np.int64)
         count = whole if (whole == count).all() else count
-        std = np.sqrt(var)
         self._seen = seen
         self.n_samples_seen_ = count[0] if (count == count[0]).all() else count
         self.mean_ = mean if self.with_mean or self.with_std else None
         self.var_ = var if self.with_std else None
         self.scale_ = np.where(std <= np.fmax(ROUNDING * np.abs(mean), LEAST), 1.0, std) if self.with_std else None
 
-    def _linear(self) -> Linear:
-        center = rest = shift = np.zeros(self.n_features_in_)
+    def _linear(self, count: int) -> Linear:
+        center, rest, std = np.zeros(count), np.zeros(count), np.ones(count)
         if self.mean_ is not None and self.with_mean:
-            center = self.mean_
+            center = self._attribute("mean_", count)
             if (seen := getattr(self, "_seen", None)) is not None:
                 rest = np.where(center == seen.mean, seen.mean_rest, 0)
-        scale = np.ones_like(shift) if self.scale_ is None or not self.with_std else 1 / self.scale_
-        return Linear(center, scale, shift, rest)
+        if self.scale_ is not None and self.with_std:
+            std = self._attribute("scale_", count)
+        size, least = np.fmax(np.abs(center), np.abs(std)), np.abs(std)
+        far, unit = (size >= FAR) | (least <= 1 / FAR), 1.0  # type: tuple[Array, Array | float]
+        if far.any():
+            unit = np.where(far, unit_of(size), 1.0)
+        with np.errstate(divide="ignore"):
+            return Linear(center / unit, unit / std, np.zeros(count), rest / unit, x_unit=unit)
 
 
-class MinMaxScaler(_Scaler):
+class MinMaxScaler(Scaler):
     """Scale each column to a range: min-max normalisation. scikit-learn's, whose arguments and attributes it has.
 
     y = (x - min) / (max - min) * (high - low) + low, with the least and the greatest of the column's values.
@@ -247,7 +178,8 @@ class MinMaxScaler(_Scaler):
     copy : bool
         If False, `transform` scales X in place, if it is a writable array of floating point, and gives X itself.
     clip : bool
-        Whether `transform` keeps what lies outside of what was fitted between low and high.
+        Whether `transform` keeps what lies outside of what was fitted between low and high, also where the dtype of the
+        result holds neither: then between the nearest of its numbers that lie between them.
 
     Attributes
     ----------
@@ -280,6 +212,11 @@ class MinMaxScaler(_Scaler):
            [1. , 1. ]], dtype=float32)
     """
 
+    _made: Linear
+    _made_attributes: tuple[Array, Array]  # scale_ and min_, to see whether they were set by hand since
+    _fitted = "min_", "scale_"
+    _flags = "copy", "clip"
+
     def __init__(self, feature_range: tuple[float, float] = (0, 1), *, copy: bool = True, clip: bool = False) -> None:
         self.feature_range = feature_range
         self.copy = copy
@@ -287,7 +224,7 @@ class MinMaxScaler(_Scaler):
 
     def fit(self, X: Any, y: Any = None) -> Self:
         """Forget what was fitted before, then `partial_fit`."""
-        return self._fit(X, None, anew=True)
+        return self._fit(X, y, None, anew=True)
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
         """Fit to X, beside all that has been given before.
@@ -310,12 +247,11 @@ class MinMaxScaler(_Scaler):
         TypeError, ValueError
             X is of the wrong type or shape, or has an infinity in it; the scaler is as it was then.
         """
-        return self._fit(X, None, anew=False)
+        return self._fit(X, y, None, anew=False)
 
     def _check_parameters(self) -> None:
         _table_checks.interval("feature_range", self.feature_range)
-        for name in ("copy", "clip"):
-            _checks.flag(name, getattr(self, name))
+        super()._check_parameters()
 
     def _look(self, where: Any, X: Any, sample_weight: Any) -> tuple[int, Extremes]:
         return X.shape[0], where.column_extremes(X)
@@ -324,22 +260,56 @@ class MinMaxScaler(_Scaler):
         low, high = np.fmin(before[1].low, seen[1].low), np.fmax(before[1].high, seen[1].high)
         return before[0] + seen[0], Extremes(low, high)
 
-    def _restored(self) -> tuple[int, Extremes]:
-        return self.n_samples_seen_, Extremes(self.data_min_, self.data_max_)
+    def _before(self) -> tuple[int, Extremes]:
+        return self.n_samples_seen_, Extremes(np.asarray(self.data_min_), np.asarray(self.data_max_))
 
     def _set(self, seen: tuple[int, Extremes]) -> None:
-        low, high = map(float, self.feature_range)
-        self._seen = seen
         self.n_samples_seen_, (self.data_min_, self.data_max_) = seen[0], map(np.copy, seen[1])
         with np.errstate(over="ignore"):
             self.data_range_ = self.data_max_ - self.data_min_
-            span = self.data_max_.astype(np.float64) - self.data_min_
-        self.scale_ = (high - low) / np.where(span <= LEAST, 1.0, span)
-        self.min_ = low - self.data_min_ * self.scale_
+        self._made, self.scale_, self.min_ = self._of_extremes(*(a.astype(np.float64) for a in seen[1]))
+        self._made_attributes = self.scale_.copy(), self.min_.copy()
 
-    def _linear(self) -> Linear:
-        """About data_min_, where the result is low: what is added to it, min_, may be as large as the mean."""
-        center, low = self.data_min_.astype(np.float64), float(self.feature_range[0])
-        shift = np.where(self.min_ == low - self.data_min_ * self.scale_, low, self.min_ + center * self.scale_)
-        limits = map(float, self.feature_range) if self.clip else (-np.inf, np.inf)
-        return Linear(center, self.scale_, shift, 0.0, *limits)
+    def _of_extremes(self, least: Array, greatest: Array) -> tuple[Linear, Array, Array]:
+        """How columns are scaled, with scale_ and min_: about the least value, where the result is low. What is added
+        to x * scale_, min_, may be as large as the mean.
+        """
+        low, high = map(float, self.feature_range)
+        size, y_size = np.fmax(np.abs(least), np.abs(greatest)), np.float64(max(abs(low), abs(high)))
+        with np.errstate(all="ignore"):
+            span, width = greatest - least, high - low
+            near = (np.maximum(size, y_size) < FAR) & (span < FAR * width) & (width < FAR * span)
+            constant = span <= LEAST
+            near |= constant | np.isnan(size)
+            x_unit: Array | float = 1.0
+            y_unit = 1.0
+            if not near.all():
+                x_unit, y_unit = np.where(near, 1.0, unit_of(size)), float(unit_of(y_size))
+            center, shift = least / x_unit, low / y_unit
+            scale = (high / y_unit - shift) / np.where(constant, 1.0, greatest / x_unit - center)
+            plain_scale = scale * y_unit / x_unit
+            linear = Linear(center, scale, np.full(size.shape, shift), x_unit=x_unit, y_unit=y_unit)
+            return linear, plain_scale, low - least * plain_scale
+
+    def _linear(self, count: int) -> Linear:
+        scale, shift = self._attribute("scale_", count), self._attribute("min_", count)
+        made, attributes = getattr(self, "_made", None), getattr(self, "_made_attributes", ())
+        if made is None or not all(map(np.array_equal, (scale, shift), attributes)):
+            made = self._of_attributes(scale, shift, made, *attributes)
+        low, high = map(float, self.feature_range) if self.clip else (-np.inf, np.inf)
+        return made._replace(low=low, high=high)
+
+    def _of_attributes(self, scale: Array, shift: Array, made: Linear | None, *attributes: Array) -> Linear:
+        """y = x * scale + shift; as it was made of the columns whose attributes are those of the fit."""
+        with np.errstate(all="ignore"):
+            center = -shift / scale  # where y is 0: to subtract it from x is exact nearby
+            center = np.where(np.isfinite(center), center, 0)
+            by_hand = Linear(center, scale, shift + center * scale)
+        if made is None:
+            return by_hand
+        return by_hand.but(made, _same(scale, attributes[0]) & _same(shift, attributes[1]))
+
+
+def _same(a: Array, b: Array) -> Array:
+    """Where numbers are equal, or both NaN."""
+    return (a == b) | np.isnan(a) & np.isnan(b)

@@ -87,9 +87,9 @@ def _of_dtype(dtype):
         yield Case(f"channel_statistics, {names}", made, most, False)
         for make in (channels.given_statistics, channels.given_constants):
             yield Case(f"{make.__name__}, {names}", make(dtype, first, second), most, False)
-    for way, weighted in product((ways.columns, ways.channels), (False, True)):
-        own = f"weighted_piece_moments, {way.__name__}{', weights' if weighted else ''}, {dtype}"
-        yield Case(own, statistics.weighted_piece_moments(dtype, way(1, False), weighted), KEPT, False)
+    for way, weights in product((ways.columns, ways.channels), (None, KEPT, types.uint8)):
+        own = f"weighted_piece_moments, {way.__name__}, weights {weights}, {dtype}"
+        yield Case(own, statistics.weighted_piece_moments(dtype, way(1, False), weights), KEPT, False)
     merged = {types.float32: statistics.merge_extremes, types.float64: moments.merge}[dtype]
     yield Case(f"whole_states, {dtype}", statistics.whole_states(dtype, merged), dtype, False)
     yield Case(f"gradients_of_sums, {dtype}", phases.gradients_of_sums(dtype), KEPT, False)

@@ -125,6 +125,43 @@ def test_weights(order, dtype):
     assert_same_fit(there, StandardScaler().fit(X, sample_weight=weights))
 
 
+@pytest.mark.parametrize("made", [StandardScaler, lambda: MinMaxScaler((-1, 1), clip=True)])
+def test_float64_of_any_size(made):
+    X = np.array([[1e155, 1e-170, 1.5e308, 0.0, 2.0], [-1e155, 3e-170, -1.5e308, 0.0, 3.0], [np.nan, 2e-170, 0, 0, 7]])
+    here, there = made().fit(X), made().fit(to_device(X))
+    assert_same_fit(there, here, 1e-14)
+    y, expected = there.transform(to_device(X)), here.transform(X)
+    np.testing.assert_allclose(to_host(y), expected, rtol=1e-14, atol=1e-15)
+    np.testing.assert_allclose(to_host(there.inverse_transform(y)), here.inverse_transform(expected), rtol=1e-14)
+
+
+@pytest.mark.parametrize("made", [StandardScaler, lambda: MinMaxScaler((-1, 1), clip=True)])
+def test_float32_columns_of_the_smallest_spread(made):
+    """Whose standard deviation has no reciprocal in float32."""
+    X = np.array([[1, 2], [3, 1], [2, 9], [2, 4]], np.float32) * np.float32(1e-40)
+    scaler = made().fit(X)
+    y, expected = scaler.transform(to_device(X)), scaler.transform(X)
+    assert np.isfinite(expected).all()
+    np.testing.assert_allclose(to_host(y), expected, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(to_host(scaler.inverse_transform(y)), X, rtol=1e-6)
+    in_place = to_device(X)
+    assert scaler.transform(in_place, copy=False) is in_place
+    np.testing.assert_array_equal(to_host(in_place), to_host(y))
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_nan_left_out_on_request(masked):
+    x, mask = values((50, 3), np.float64), values(50, seed=1) < 0 if masked else None
+    x[3, 1] = x[4, 1] = np.nan
+    there = Moments.of(to_device(x), mask=None if mask is None else to_device(mask), nan_policy="omit")
+    here = Moments.of(x, mask=mask, nan_policy="omit")
+    np.testing.assert_array_equal(there.count, here.count)
+    np.testing.assert_allclose(there.mean, here.mean, rtol=1e-13)
+    np.testing.assert_allclose(there.m2, here.m2, rtol=1e-13)
+    column = x[:, 0].copy()
+    assert_moments(Moments.of(to_device(column)), expected(column[:, None]))
+
+
 def test_what_is_beyond_the_fit_is_clipped():
     X = values((50, 4))
     scaler = MinMaxScaler((-1, 2), clip=True).fit(to_device(X))
@@ -181,11 +218,11 @@ def test_the_first_half_waits_for_other_streams(monkeypatch):
     ("call", "error", "message"),
     [
         (lambda x: Moments.of(to_device(x.astype(int))), TypeError, r"^x: dtype int64, must be float32 or float64"),
-        (lambda x: Moments.of(to_device(x[0])), ValueError, r"^x: shape \(4,\), must have at least 2 axes"),
+        (lambda x: Moments.of(to_device(x[0, 0])), ValueError, r"^x: shape \(\), must have at least 2 axes"),
         (lambda x: Moments.of(to_device(x), mask=np.ones(9, bool)), TypeError, r"^mask: numpy.ndarray, must be"),
         (lambda x: StandardScaler().fit(to_device(x.astype(int))), TypeError, r"^X: dtype int64, must be float32"),
         (lambda x: MinMaxScaler().fit(to_device(x[0])), ValueError, r"^X: shape \(4,\), must have 2 axes"),
-        (lambda x: MinMaxScaler().fit(to_device(x[:0])), ValueError, r"^X: shape \(0, 4\), must have at least 1"),
+        (lambda x: MinMaxScaler().fit(to_device(x[:0])), ValueError, r"^X: 0 sample\(s\) \(shape=\(0, 4\)\) while"),
         (lambda x: StandardScaler().fit(x).transform(to_device(x[:, 1:])), ValueError, "^X has 3 features, but"),
         (lambda x: StandardScaler().fit(to_device(x), sample_weight=[1]), ValueError, "^sample_weight: shape"),
         (lambda x: MinMaxScaler().fit(to_device(x / np.float32(0))), ValueError, "^X: infinity in it"),

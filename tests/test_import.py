@@ -33,6 +33,16 @@ def test_nothing_is_imported_beside_numpy_numba_and_llvmlite():
     assert not {name for name in own if name.startswith("numba.cuda")}
 
 
+def test_arrays_on_a_gpu_import_nothing_of_scikit_learn():
+    """The first call on one imports `numbanorm.cuda.functions`."""
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    command = (
+        "import sys; import numbanorm, numbanorm.cuda.functions\n"
+        "print('numbanorm.cuda.tables' in sys.modules, [name for name in sys.modules if name.startswith('sklearn')])"
+    )
+    assert python(command).strip() == "True []"
+
+
 def test_nothing_is_compiled_at_import():
     command = (
         "from numba.core import event\n"

@@ -194,6 +194,69 @@ def test_update_is_as_merging():
     assert_moments(turned.update(np.moveaxis(x, 1, 0)[:, 30:], channel_axis=0), expected(x))
 
 
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("shape", "channel_axis"), [((300, 3), 1), ((20, 3, 30), 1), ((3, 400), 0), ((2, 3, 1000), 1)])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.float16])
+def test_nan_left_out_on_request(shape, channel_axis, masked, dtype):
+    x = values(shape, dtype, 5.0)
+    x[values(shape, seed=1) > 1] = np.nan
+    mask = values(np.delete(shape, channel_axis), seed=7) < 0.5 if masked else None
+    moments = Moments.of(x, channel_axis=channel_axis, mask=mask, nan_policy="omit")
+    own = np.moveaxis(x, channel_axis, -1)
+    own = own.reshape(-1, own.shape[-1]) if mask is None else own[mask]
+    for c, column in enumerate(own.T):
+        count, mean, m2 = expected(column[~np.isnan(column)][:, None])
+        one = Moments(moments.count[c], moments.mean[c], moments.m2[c])
+        assert_moments(one, (count, mean, m2))
+    assert np.isnan(Moments.of(x, channel_axis=channel_axis, mask=mask).mean).all()
+    parts = Moments.of(np.moveaxis(x, channel_axis, 1)[:2], nan_policy="omit")
+    parts.update(np.moveaxis(x, channel_axis, 1)[2:], nan_policy="omit")
+    if not masked and channel_axis == 1:
+        np.testing.assert_allclose(parts.mean, moments.mean, rtol=1e-12)
+        np.testing.assert_array_equal(parts.count, moments.count)
+
+
+def test_infinity_is_not_left_out():
+    moments = Moments.of(np.array([[1.0, np.inf], [np.nan, 2.0]]), nan_policy="omit")
+    np.testing.assert_array_equal(moments.count, [1, 2])
+    assert moments.mean[0] == 1
+    assert not np.isfinite(moments.mean[1])
+
+
+def test_one_axis_is_one_channel():
+    x = values(100, offset=3.0)
+    mask = values(100, seed=1) < 0
+    assert_moments(Moments.of(x), expected(x[:, None]))
+    assert_moments(Moments.of(x[::2]).update(x[1::2]), expected(x[:, None]))
+    assert_moments(Moments.of(x, mask=mask), expected(x[:, None], mask=mask))
+    assert_moments(Moments.of([x[:30], x[30:]]), expected(x[:, None]))
+    with pytest.raises(ValueError, match=r"^mask: shape \(2,\), must be \(100,\)"):
+        Moments.of(x, mask=mask[:2])
+
+
+def test_equal_moments():
+    x = values((30, 3), offset=1e6)
+    moments = Moments.of(x)
+    assert moments == Moments.of(x.copy())
+    assert moments == pickle.loads(pickle.dumps(moments))
+    assert moments != Moments.of(x + 1)
+    assert moments != Moments.of(x[:, :2])
+    assert moments != Moments(moments.count, moments.mean, 2 * moments.m2)
+    assert moments != Moments(moments.count + 1, moments.mean, moments.m2)
+    assert moments != 3
+    assert Moments(0, [1, 2], 0) == Moments(0, [3, np.nan], 0)  # of no value
+    assert Moments.of(x * np.float64(np.nan)) == Moments.of(x * np.float64(np.nan))
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(moments)
+
+
+def test_a_short_repr():
+    text = repr(Moments.of(values((20, 768))))
+    assert len(text) < 250
+    assert text.startswith("Moments(count=[20. 20. 20. ... 20. 20. 20.], mean=[")
+    assert "\n" not in text
+
+
 def test_var_and_std():
     x = values((20, 3), np.float64)
     moments = Moments.of(x)
@@ -252,7 +315,8 @@ def test_blocks_are_asked_for_one_at_a_time():
 @pytest.mark.parametrize(
     ("x", "error", "message"),
     [
-        (np.ones(3), ValueError, r"^x: shape \(3,\), must have at least 2 axes"),
+        (np.float64(3), TypeError, "^x: numpy.float64, must be a numpy.ndarray"),
+        (np.array(3.0), ValueError, r"^x: shape \(\), must have at least 2 axes"),
         (np.ones((3, 2), complex), TypeError, "^x: dtype complex128, must be of real numbers; pass the real"),
         (np.array([["a"]]), TypeError, "^x: dtype <U1, must be of real numbers"),
         (np.ones((3, 2), object), TypeError, "^x: dtype object, must be of real numbers; pass np.asarray"),
@@ -277,6 +341,10 @@ def test_wrong_arguments():
         Moments.of(x, mask=np.ones(3))
     with pytest.raises(TypeError, match=r"^mask: beside an iterable of blocks, must be None"):
         Moments.of([x], mask=np.ones(3, bool))
+    with pytest.raises(ValueError, match=r"^nan_policy: 'raise', must be 'propagate' or 'omit'"):
+        Moments.of(x, nan_policy="raise")
+    with pytest.raises(ValueError, match=r"^nan_policy: \[\], must be"):
+        Moments.of(x, nan_policy=[])
     with pytest.raises(ValueError, match=r"^channel_axis: 2, must be in"):
         Moments.of(x, channel_axis=2)
     with pytest.raises(TypeError, match=r"^other: int, must be Moments"):

@@ -88,7 +88,7 @@ def test_any_dtype(scaler, dtype):
     scaler = new(scaler)
     y = scaler.fit(X).transform(X)
     assert y.dtype == (np.dtype(dtype).newbyteorder("=") if np.dtype(dtype).kind == "f" else np.float64)
-    unit = 2e-3 if dtype == "float16" else 1e-5 if dtype in ("bool", "int8") else 1e-12
+    unit = 2e-3 if dtype == "float16" else 1e-12
     expected, _ = normalized(X, scaler)
     assert_within(y, expected, unit * np.fmax(1, np.abs(expected)))
 
@@ -210,7 +210,8 @@ def test_attributes_set_by_hand(scaler):
         fitted.min_ += 5
         np.testing.assert_allclose(fitted.transform(X), y + 5, rtol=0, atol=1e-5)
         fitted.data_min_[:] = -100
-        assert (fitted.partial_fit(more).data_min_ > -10).all()
+        np.testing.assert_allclose(fitted.transform(X), y + 5, rtol=0, atol=1e-5)
+        assert (fitted.partial_fit(more).data_min_ == -100).all()
 
 
 def test_parameters_set_after_a_fit():
@@ -375,8 +376,10 @@ def test_wrong_parameters(scaler, error, message):
         (np.ones((5, 1)), r"^sample_weight: shape \(5, 1\), must be \(5,\)"),
         ([1, 1, 1, 1, -1], "^sample_weight: must be finite and not negative"),
         ([1, 1, 1, 1, np.nan], "^sample_weight: must be finite and not negative"),
-        (5 * ["a"], r"^sample_weight: dtype <U1, must be of real numbers"),
-        (5 * [1j], r"^sample_weight: dtype complex128, must be of real numbers"),
+        (5 * ["a"], r"^sample_weight: list, must be an array of real numbers: could not convert string"),
+        (5 * [1j], r"^sample_weight: list, must be an array of real numbers: Complex data not supported"),
+        (np.ma.ones(5), r"^sample_weight: numpy.ma.MaskedArray, must be a plain array"),
+        (5 * [1e308], r"^sample_weight: 1e\+308 in it, too large for the sum of weighted squares"),
         ([1, [2], 3, 4, 5], r"^sample_weight: list, must be an array of real numbers"),
         (np.zeros(5), "^sample_weight: zero for all samples, must be positive for one"),
     ],
@@ -440,7 +443,7 @@ for call, error in [
     (lambda: scaler.set_params(copies=1), ValueError),
     (lambda: scaler.fit([1, 2]), ValueError),
     (lambda: scaler.fit(np.empty((0, 3))), ValueError),
-    (lambda: scaler.fit([["a"]]), TypeError),
+    (lambda: scaler.fit([["a"]]), ValueError),
     (lambda: scaler.fit(np.ma.ones((3, 2))), TypeError),
     (lambda: scaler.fit(X).transform(X[:, :2].tolist()), ValueError),
 ]:

@@ -29,6 +29,8 @@ SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1
 SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever
 LINES = 1024  # to one sum of float64, before it is added to the sum of all: so that errors do not grow with the count
 PASSES = 3  # over values whose first shifts are far from the mean; the second is near it
+SMALL = 2.0**-400  # below: float64 may not hold squares, nor sums of them, to their last digit
+LOST = 2.0**-1000  # a sum of squares that is not 0
 OFFSET = 4.0  # times their spread: samples farther from 0 than that have a mean worth taking off
 
 
@@ -169,6 +171,36 @@ def total(partials):
     return result
 
 
+@loop
+def _differs(size, row, m):
+    """Whether a value is not m."""
+    found = False
+    for k in range(size):
+        found |= item(row, k) != m
+    return found
+
+
+@block
+def keep_lost_squares(x, tile, m, sum_dd):
+    """Make sums of squares LOST where all squares fell below float64, so that they are not taken for those of equal
+    values. Nearly all channels are told by their sum or m; the values of the others are in the cache.
+    """
+    compact()
+    (n0, n1), (c0, _), (l0, l1) = tile
+    C, L = x.shape[1:]
+    suspects, count = np.empty(m.size, np.intp), 0
+    for j in range(m.size):
+        suspects[count] = j
+        count += sum_dd[j] == 0.0 and abs(m[j]) < SMALL
+    if count == 0:
+        return
+    for n in range(n0, n1):
+        for i in range(count):
+            j = suspects[i]
+            if _differs(l1 - l0, pointer(x, (n * C + c0 + j) * L + l0), m[j]):
+                sum_dd[j] = LOST
+
+
 @range_kernel
 def sums_apart(lo, hi, far, steps, x, m, partials):
     """Tiles lo to hi: the sums of d and d * d, in float64, into partials (pieces, 2, C), zero before."""
@@ -176,7 +208,10 @@ def sums_apart(lo, hi, far, steps, x, m, partials):
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
         c0, c1 = tile[1]
-        add_channel_sums_apart(x, tile, far, m[c0:c1], (partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]))
+        sum_d, sum_dd = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1]
+        add_channel_sums_apart(x, tile, far, m[c0:c1], (sum_d, sum_dd))
+        if x.itemsize == 8:
+            keep_lost_squares(x, tile, m[c0:c1], sum_dd)
 
 
 _sums_apart = parallel_for(sums_apart)
@@ -184,7 +219,9 @@ _sums_apart = parallel_for(sums_apart)
 
 @launcher
 def channel_moments_apart(engine, far, x, mean, low, m2):
-    """Of each channel of x (N, C, L), of one value or more: the mean, as mean + low, and M2; all (C,), float64."""
+    """Of each channel of x (N, C, L), of one value or more: the mean, as mean + low, and M2; all (C,), float64. M2 is
+    above 0 unless all values are equal, but if it is below SMALL**2, squares may have fallen below float64.
+    """
     compact()
     N, C, L = x.shape
     steps = sum_steps(x)

@@ -5,7 +5,7 @@ import numpy as np
 from numbanorm._math import affine, choose
 from numbanorm.cpu.channels import applying
 from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
-from numbanorm.cpu.moments import PASSES, channel_shift, finish_moments, total
+from numbanorm.cpu.moments import LOST, PASSES, channel_shift, finish_moments, total
 from numbanorm.cpu.parallel import parallel_for
 from numbanorm.cpu.simd import LINES_AHEAD, elementwise_with_state
 from numbanorm.cpu.streaming import expect, expect_at, finish_stores
@@ -113,44 +113,58 @@ def channel_extremes(engine, x, low, high):
             low[c], high[c] = min(low[c], partials[i, 0, c]), max(high[c], partials[i, 1, c])
 
 
+@loop
+def _below(channels, c):
+    """How many of these channels come before channel c."""
+    count = 0
+    while count < channels.size and channels[count] < c:
+        count += 1
+    return count
+
+
 @range_kernel
-def weighted_sums(lo, hi, steps, x, weights, m, partials):
-    """Tiles lo to hi: the sums of w, w * d and w * d * d of all values that are not NaN, into partials (pieces, 3, C),
-    zero before. weights: one for each of N * L positions; empty: ones.
+def weighted_sums(lo, hi, steps, x, channels, scale, weights, m, partials):
+    """Tiles lo to hi: the sums of w, w * d and w * d * d, with d = x * scale - m, of all values that are not NaN, into
+    partials (pieces, 3, channels), zero before. channels: ascending; m: one for each. weights: one for each of N * L
+    positions; empty: ones.
     """
     compact()
     L = x.shape[2]
     for i in range(lo, hi):
         ((n0, n1), (c0, c1), (l0, l1)), piece = tile_of(x, steps, i)
-        sums = partials[piece]
+        first, last, sums = _below(channels, c0), _below(channels, c1), partials[piece]
         for n in range(n0, n1):
-            for c in range(c0, c1):
+            for j in range(first, last):
                 for k in range(l0, l1):
-                    d = x[n, c, k] - m[c]
-                    w = weights[n * L + k] if weights.size > 0 else 1.0
-                    if d == d and w > 0.0:
-                        sums[0, c] += w
-                        sums[1, c] += w * d
-                        sums[2, c] += w * d * d
+                    value = x[n, channels[j], k] * scale
+                    d, w = value - m[j], weights[n * L + k] if weights.size > 0 else 1.0
+                    if value == value and w > 0.0:
+                        sums[0, j] += w
+                        sums[1, j] += w * d
+                        dd = w * d * d
+                        sums[2, j] += dd if dd > 0.0 or d == 0.0 else LOST
 
 
 _weighted_sums = parallel_for(weighted_sums)
 
 
 @launcher
-def weighted_moments(engine, x, weights, count, mean, low, m2):
-    """As `moments.channel_moments_apart`, of what is not NaN, with weights; count is the sum of those that count."""
+def weighted_moments(engine, x, channels, scale, weights, count, mean, low, m2):
+    """As `moments.channel_moments_apart`, of what is not NaN, times a scale, with weights; of some channels of x, in
+    ascending order. count is the sum of the weights that count.
+    """
     compact()
     C = x.shape[1]
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
-    partials = np.empty((pieces, 3, C))
-    channel_shift(x, (0, C), mean)
-    for c in range(C):
-        mean[c] = mean[c] if abs(mean[c]) < np.inf else 0.0
+    partials, shift = np.empty((pieces, 3, channels.size)), np.empty(C)
+    channel_shift(x, (0, C), shift)
+    for j in range(channels.size):
+        m = shift[channels[j]] * scale
+        mean[j] = m if abs(m) < np.inf else 0.0
     for _ in range(PASSES):
         partials[:] = 0
-        _weighted_sums(engine, tiles, grain, (steps, x, weights, mean, partials))
+        _weighted_sums(engine, tiles, grain, (steps, x, channels, scale, weights, mean, partials))
         sums = total(partials)
         count[:] = sums[0]
         if finish_moments(sums[1], sums[2], count, mean, low, m2):

@@ -9,9 +9,11 @@ from typing import Any
 import numpy as np
 
 from numbanorm import _checks
-from numbanorm._types import Array, Forward, Gradients, Shape
-from numbanorm.cuda import batchnorm, layernorm, phases, statistics
+from numbanorm._states import State
+from numbanorm._types import Forward, Gradients, Shape
+from numbanorm.cuda import batchnorm, layernorm, phases
 from numbanorm.cuda.call import Call, Layout, Run
+from numbanorm.cuda.measured import measured
 from numbanorm.cuda.tables import column_extremes, column_moments, scaled, table
 
 __all__ = [
@@ -170,14 +172,16 @@ def batch_norm_backward(
     return Gradients(call.deliver(dx, target, lies.strides), dweight, dbias)
 
 
-def moments(x: Any, channel_axis: Any, mask: Any) -> tuple[Array, ...]:
+def moments(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
     """The state of each channel, on the host."""
     call = Call(x, mask=mask)
+    if call.x.array.ndim == 1:
+        call.x = call.x._replace(array=call.x.array[:, None])
     axis = _checks.channel_axis(channel_axis, call.x.array)
     lies = _layout(call, (axis,))
     _check_mask(call, axis)
-    own_mask, own_x = call.run("mask", lies.others, _BOOL), call.run("x", lies.strides, lies.split.dtype)
-    return statistics.channel_moments(call, own_x, own_mask, *lies.split.planes)
+    own_x, own_mask = call.run("x", lies.strides, lies.split.dtype), call.run("mask", lies.others, _BOOL)
+    return measured(call, own_x, lies.split.planes, own_mask, omit_nan)
 
 
 def batch_norm_backward_reduce(dy: Any, x: Any, mean: Any, rstd: Any, channel_axis: Any, mask: Any) -> tuple[Any, Any]:

@@ -152,7 +152,7 @@ def seen_from_here(name: str, value: Any, library: Library) -> Seen:
     """An array of a library."""
     try:
         found = seen_at(*library.place(value))
-    except TypeError as error:
+    except (TypeError, RuntimeError) as error:  # the latter of PyTorch, as for sparse tensors
         raise TypeError(f"{name}: {error}{on_gpu(name, value)}") from None
     if found.array.dtype.type not in FLOATS and name != "mask":
         advice = on_gpu(name, value)

@@ -16,7 +16,7 @@ from numbanorm.cuda.batchnorm import NONE, plan_of
 from numbanorm.cuda.call import block_for, type_of
 from numbanorm.cuda.channels import channel_states, piece_moments
 from numbanorm.cuda.launch import Kernel, device
-from numbanorm.cuda.memory import each, load, registers
+from numbanorm.cuda.memory import each, is_set, load, registers
 from numbanorm.cuda.moments import FIELDS, merge, states, summed_moments
 from numbanorm.cuda.reduce import larger
 from numbanorm.cuda.vectors import holds, number, select
@@ -27,15 +27,17 @@ TERMS = 4  # vectors that a thread loads before it uses them
 
 
 @lru_cache(None)
-def weighted_piece_moments(dtype, way, weighted):
-    """`piece_moments` of what is not NaN, with weights (N, L), or ones."""
+def weighted_piece_moments(dtype, way, weights_dtype):
+    """`piece_moments` of what is not NaN, with weights (N, L): float64, or a mask; None: ones."""
     share, deliver, position = way.share, way.deliver(1, merge), way.source.position
 
     @device
     def weight_of(value, place, geometry, weights):
         weight = number(1.0, value, 1)
-        if weighted:
+        if weights_dtype is KEPT:
             weight = load(weights, position(place, geometry), 1)
+        elif weights_dtype is not None:
+            weight = select(is_set(weights, position(place, geometry)), weight, 0.0)
         return select(value <= value, weight, 0.0)
 
     moments_of = summed_moments(1, TERMS, way.source, weight_of)
@@ -45,7 +47,7 @@ def weighted_piece_moments(dtype, way, weighted):
         first, end, step, _, geometry = share(block, N, C, L, chunk, tiles)
         deliver(moments_of(partials, x, weights, first, end, step, geometry), partials, block, C, L, tiles)
 
-    pointers = types.CPointer(dtype), types.CPointer(KEPT), types.CPointer(KEPT)
+    pointers = types.CPointer(dtype), types.CPointer(weights_dtype or KEPT), types.CPointer(KEPT)
     return Kernel(kernel, (*pointers, *[types.int64] * 5))
 
 
@@ -112,9 +114,9 @@ def channel_moments(call, x, mask, N, C, L):
 
 
 def weighted_channel_moments(call, x, weights, N, C, L):
-    """`channel_moments` of what is not NaN, with weights (N, L), or none: ones."""
+    """`channel_moments` of what is not NaN, with weights (N, L), which may be a mask, or none: ones."""
     plan = plan_of(N, C, L, NONE, x, most_lanes=1)
-    kernel = weighted_piece_moments(type_of(x.dtype), plan.way, weights.size > 0)
+    kernel = weighted_piece_moments(type_of(x.dtype), plan.way, type_of(weights.dtype) if weights.size else None)
     return _moments(_wholes(call, kernel, plan, merge, FLOAT64, (x, weights), N, C, L))
 
 
@@ -137,4 +139,5 @@ def _wholes(call, kernel, plan, merged, dtype, given, N, C, L):
 
 def _moments(wholes):
     count, mean, low, m2, m2_low, unit = wholes
-    return count, mean * unit, low * unit, m2 * unit * unit, m2_low * unit * unit
+    with np.errstate(all="ignore"):
+        return count, mean * unit, low * unit, m2 * unit * unit, m2_low * unit * unit

@@ -8,20 +8,20 @@ from typing import Any
 import numpy as np
 
 from numbanorm import _checks, _table_checks
-from numbanorm._estimators import set_columns
 from numbanorm._states import Extremes, Linear, State
 from numbanorm._types import Array, Shape
 from numbanorm.cuda import scalers, statistics
 from numbanorm.cuda.batchnorm import NONE
 from numbanorm.cuda.call import Call, Run
 from numbanorm.cuda.libraries import library_of, seen_from_here
+from numbanorm.cuda.measured import FLOAT64, measured, multiplied
 
 
 def table(scaler: Any, X: Any, reset: bool = False) -> Any:
     """X, of float32 or float64 and two axes, whose columns are those of the scaler, or become so."""
     own = seen_from_here("X", X, library_of("X", X)).array
     _checks.array("X", own)
-    set_columns(scaler, _table_checks.filled_table(own), None, reset)
+    _table_checks.set_columns(scaler, _table_checks.filled_table(own), None, reset)
     return X
 
 
@@ -29,13 +29,12 @@ def column_moments(X: Any, sample_weight: Any) -> State:
     """Of each column, of all values but NaN; with weights, of the host, count is the sum of theirs."""
     weights = None if sample_weight is None else _table_checks.weights(sample_weight, X.shape[0])
     call, x, planes = _run_of(X)
-    if weights is None:
-        found = State(*statistics.channel_moments(call, x, NONE, *planes))
-        if np.isfinite(found.m2).all():
-            return found
-    _extremes(call, x, planes)  # raises if there is an infinity
+    if weights is not None:
+        _extremes(call, x, planes)  # raises if there is an infinity, also of weight 0
     (own,) = [NONE] if weights is None else call.send(statistics.FLOAT64, weights)
-    return State(*statistics.weighted_channel_moments(call, x, own, *planes))
+    state = measured(call, x, planes, own, omit_nan=True)
+    _table_checks.finite_moments(state, weights)
+    return state
 
 
 def column_extremes(X: Any) -> Extremes:
@@ -49,12 +48,30 @@ def scaled(X: Any, linear: Linear, in_place: bool) -> Any:
     own = in_place and seen_from_here("X", X, library_of("X", X)).array.flags.writeable
     call = Call(X, out=X if own else None)
     lies = call.layout((1,))
-    dtype = lies.split.dtype
-    x, (y, target) = call.run("x", lies.strides, dtype), call.target(lies.strides)
-    m, scale, offset = call.send(dtype, *linear.factors(dtype))
-    given = x, m, scale, offset, linear.low, linear.high
-    scalers.scale_channels(call, *given, target, *lies.split.planes)
+    dtype, planes = lies.split.dtype, lies.split.planes
+    low, high = linear.limits(dtype)
+    y, target = call.target(lies.strides)
+    if linear.fits(dtype):
+        x, (m, scale, offset) = call.run("x", lies.strides, dtype), call.send(dtype, *linear.factors(dtype))
+        given = x, m, scale, offset, low, high, target
+        scalers.scale_channels(call, *given, *planes)
+    else:
+        strides = tuple(step // dtype.itemsize * FLOAT64.itemsize for step in lies.strides)
+        call.copy(_in_float64(call, call.run("x", strides, FLOAT64), linear, low, high, planes), target)
     return call.deliver(y, target, lies.strides)
+
+
+def _in_float64(call: Call, x: Run, linear: Linear, low: float, high: float, planes: Shape) -> Run:
+    """What `linear` makes of x, where the dtype of the table does not hold its scale, or its units are not all 1."""
+    (y,) = call.scratch(FLOAT64, x.size)
+    if not linear.is_plain():
+        x = multiplied(call, x, y, 1 / np.broadcast_to(linear.x_unit, linear.scale.shape), planes)
+    m, scale, offset = call.send(FLOAT64, *linear.factors(FLOAT64))
+    y_unit = np.broadcast_to(linear.y_unit, linear.scale.shape)
+    plain = bool((y_unit == 1).all())
+    given = x, m, scale, offset, *((low, high) if plain else (-np.inf, np.inf)), y
+    scalers.scale_channels(call, *given, *planes)
+    return y if plain else multiplied(call, y, y, y_unit, planes, low, high)
 
 
 def _run_of(X: Any) -> tuple[Call, Run, Shape]:
