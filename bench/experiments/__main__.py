@@ -22,10 +22,11 @@ def main() -> None:
     results = measure(console, options.experiments, options.seeds)
     page.table(results).show(console)
     for result in results:
-        for finding in result.module.findings(result.runs) if result.runs else [f"not run: {result.missing}"]:
+        for finding in result.findings:
             console.print(f"[bold]{result.name}[/bold]: {finding}", highlight=False, soft_wrap=True)
     for result in results:
-        save(result)
+        if result.runs:
+            save(result)
     console.print(f"Pictures and all figures: {FOLDER}")
     missing = [result.name for result in results if result.missing]
     if options.readme and missing:
@@ -65,18 +66,14 @@ def save(result: Result) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     record = environment() | {
         "experiment": result.name,
-        "missing": result.missing,
         "holds": result.holds,
         "checks": [check._asdict() | {"worst": check.worst, "holds": check.holds} for check in result.checks],
-        "findings": result.module.findings(result.runs) if result.runs else [],
+        "findings": result.findings,
         "seconds": result.seconds,
         "runs": result.runs,
     }
     (FOLDER / f"{result.name}.json").write_text(json.dumps(record, indent=1))
-    picture = FOLDER / f"{result.name}.png"
-    picture.unlink(missing_ok=True)
-    if result.runs:
-        result.module.draw(result.runs).savefig(picture, dpi=90)
+    result.module.draw(result.runs).savefig(FOLDER / f"{result.name}.png", dpi=90)
 
 
 if __name__ == "__main__":

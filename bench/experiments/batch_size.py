@@ -76,9 +76,9 @@ def findings(runs: list[dict]) -> list[str]:
         "Test errors: "
         + "; ".join(f"batches of {size} BN {b:.1%}, LN {x:.1%}" for size, b, x in zip(SIZES, bn, ln, strict=True))
         + ".",
-        f"With batches of 2 BN's error is {calibrated[0]:.1%} with exact population statistics, and {pairs:.1%} if the "
-        f"test images are normalised in pairs, as in training: it is the training that fails, not only the running "
-        f"estimate. At a rate of {SLOWLY} it is {slowly:.1%}.",
+        f"After the last step with batches of 2, BN's error is {calibrated[0]:.1%} with exact population statistics and "
+        f"{pairs:.1%} if the test images are normalised in pairs, as in training: it is the training that fails, not "
+        f"only the running estimate. At a rate of {SLOWLY} it is {slowly:.1%}.",
         f"After four epochs with batches of 128 LN has {ln[-1]:.1%} and BN {bn[-1]:.1%}, no difference that 1,000 test "
         f"images could tell; the paper of Ba et al. is about speed there.",
     ]

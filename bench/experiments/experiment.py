@@ -62,6 +62,10 @@ class Result(NamedTuple):
         return self.module.checks(self.runs) if self.runs else []
 
     @property
+    def findings(self) -> list[str]:
+        return self.module.findings(self.runs) if self.runs else [f"Not run: {self.missing}."]
+
+    @property
     def holds(self) -> bool:
         return all(check.holds for check in self.checks)
 

@@ -86,8 +86,8 @@ def findings(runs: list[dict]) -> list[str]:
     flat = {s: mean(r[name][s]["saturated"] for r in runs for name in SETS) for s in SCALERS}
     return [
         *sentences,
-        "**Beside the article's reason**: raw rows for training and for tests come from one distribution, too. What "
-        "scaling mends is that the largest features saturate the sigmoids: before the first step, of the hidden values "
+        "**Beside the article's reason**: raw rows for training and for tests come from one distribution, too. But the "
+        "largest features saturate the sigmoids: before the first step, of the hidden values "
         + ", ".join(f"{share:.0%} with {scaling} inputs" for scaling, share in flat.items())
         + " are within 0.01 of 0 or 1.",
     ]

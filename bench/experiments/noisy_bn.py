@@ -19,16 +19,16 @@ import numpy as np
 from bench.experiments import pictures
 from bench.experiments.data import mnist
 from bench.experiments.experiment import Check, mean
+from bench.experiments.sigmoid_mnist import BATCH, LARGE_STD, RATE, WIDTHS
 from bench.experiments.training import NORMS, batches, late, learn
 from bench.network import Layer, perceptron
 from numbanorm import BatchNorm
 
 FAST = True
-WIDTHS = (784, 100, 100, 100, 10)
-BATCH, RATE, STEPS, EVERY = 60, 0.1, 600, 20
+STEPS, EVERY = 600, 20
 MEAN, STD, SPREAD = 0.5, 1.25, 0.1
 PROBE = 200  # images, always the same
-LARGE_STD = 0.3  # of first weights with which a network without a norm learns, too
+DRAWN = ("none", "BatchNorm", "noisy BatchNorm")
 
 
 class Noisy(Layer):
@@ -57,9 +57,6 @@ class Noisy(Layer):
         dx = self.norm.backward(dy * self.s)
         self.grads = self.norm.grads
         return dx
-
-
-DRAWN = ("none", "BatchNorm", "noisy BatchNorm")
 
 
 def run(seed: int) -> dict:

@@ -1,6 +1,5 @@
 """The table of all checks, and the page that shows every claim beside its picture and its verdict."""
 
-import math
 import re
 from pathlib import Path
 
@@ -72,20 +71,16 @@ def _verdict(result: Result) -> str:
     return "confirmed" if result.holds else "**not confirmed**"
 
 
-def _findings(result: Result) -> list[str]:
-    return result.module.findings(result.runs) if result.runs else [f"Not run: {result.missing}."]
-
-
 def _marks(result: Result) -> list[str]:
     """What findings that speak against the claim or beside it are marked with, each once."""
-    return list(dict.fromkeys(re.findall(r"\*\*(.+?)\*\*", " ".join(_findings(result)))))
+    return list(dict.fromkeys(re.findall(r"\*\*(.+?)\*\*", " ".join(result.findings))))
 
 
 def _section(result: Result) -> str:
     title, about = experiment.text(result.name)
     checks = Table("", ["check", "worst of all seeds", "must be", "verdict"], [_cells(c) for c in result.checks])
     picture = f"![{title}]({_picture(result).relative_to(FOLDER)})\n\n" if result.runs else ""
-    findings = "\n".join(f"- {finding}" for finding in _findings(result))
+    findings = "\n".join(f"- {finding}" for finding in result.findings)
     heading = f'<a id="{result.name}"></a>\n\n## {title}\n'
     if result.runs:
         findings += f"\n- The longest of {len(result.runs)} runs took {max(result.seconds):.2g} s on one core."
@@ -99,14 +94,7 @@ def _picture(result: Result) -> Path:
 def _cells(check: Check) -> list[str]:
     return [
         check.text,
-        _figure(check.worst),
-        f"{check.sign} {_figure(check.bound)}",
+        f"{check.worst:.3g}",
+        f"{check.sign} {check.bound:.3g}",
         "holds" if check.holds else "FAILS",
     ]
-
-
-def _figure(value: float) -> str:
-    """Three digits that count."""
-    if value == 0 or not math.isfinite(value):
-        return f"{value:g}"
-    return f"{value:.3g}"
