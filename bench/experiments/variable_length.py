@@ -135,9 +135,9 @@ def findings(runs: list[dict]) -> list[str]:
         "the last states of those that have ended do better, and with batches of 32 padded BN is "
         f"{at[32]['padded BatchNorm'] - at[32]['LayerNorm']:+.1%} beside LN.",
         f"Longer than all in training: {len(frames)} of the test utterances, of {', '.join(map(str, frames))} frames, "
-        f'too few to tell anything. The network refuses it: "{runs[0]["error beyond training"]}". With the statistics of '
-        "the last step, the policy of Cooijmans et al. (masked BN has none there, as one utterance alone gets so far), "
-        "so many are right, by seed: "
+        f'too few to tell anything. The network refuses it: "{runs[0]["error beyond training"]}". With the statistics '
+        "of the last step, the policy of Cooijmans et al. (masked BN has none there, as one utterance alone gets so "
+        "far), so many are right, by seed: "
         + ", ".join(f"{kind} {' '.join(map(str, counts))}" for kind, counts in right.items())
         + ".",
     ]
