@@ -87,7 +87,7 @@ def _section(result: Result) -> str:
     findings = "\n".join(f"- {finding}" for finding in result.findings)
     heading = f'<a id="{result.name}"></a>\n\n## {title}\n'
     if result.runs:
-        findings += f"\n- The longest of {len(result.runs)} runs took {max(result.seconds):.2g} s on one core."
+        findings += f"\n- The longest of {len(result.runs)} runs took {max(result.seconds):.2g} s of one core."
     return f"{heading}\n{about}\n\n{picture}{checks.markdown() if result.runs else ''}\n\n{findings}\n"
 
 
