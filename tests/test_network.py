@@ -162,6 +162,21 @@ def test_steps_lower_the_loss():
     assert losses[-1] < 0.7 * losses[0]
 
 
+@pytest.mark.parametrize("first", [Linear(6, 5, np.random.default_rng(0)), Convolution(2, 5, np.random.default_rng(0))])
+def test_a_step_descends_the_gradients_of_a_backward_pass(first):
+    """Of the first layer as well, whose dx it leaves out."""
+    x = values((7, 6) if type(first) is Linear else (7, 4, 4, 2))
+    labels, rate = np.arange(7) % 3, 0.5
+    network = Network([first, Flat(), Linear(5, 3, np.random.default_rng(0))])
+    _, dy = cross_entropy(network(x), labels)
+    network.backward(dy)
+    expected = [p - rate * layer.grads[key] for layer in network.layers for key, p in layer.parameters().items()]
+    network.step(x, labels, rate)
+    parameters = [p for layer in network.layers for p in layer.parameters().values()]
+    for parameter, right in zip(parameters, expected, strict=True):
+        np.testing.assert_array_equal(parameter, right)
+
+
 def test_evaluation_leaves_everything_as_it_was():
     network = perceptron((6, 5, 3), BatchNorm, np.random.default_rng(0))
     x, labels, norm = values((30, 6), offset=2), np.arange(30) % 3, network.layers[1]

@@ -48,6 +48,9 @@ class Convolution(Linear):
             dx[:, i : i + 2 * H : 2, j : j + 2 * W : 2] += patches[:, :, :, i, j]
         return dx
 
+    def differentiate(self, dy):
+        super().differentiate(dy.reshape(-1, dy.shape[-1]))
+
 
 class Flat(Layer):
     """Each image as a row."""
