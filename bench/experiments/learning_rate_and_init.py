@@ -61,7 +61,7 @@ def checks(runs: list[dict]) -> list[Check]:
 def findings(runs: list[dict]) -> list[str]:
     rates, stds = ({n: [mean(r[n][s][i] for r in runs) for i in range(4)] for n in NORMS} for s in ("rates", "stds"))
     return [
-        "**Beside the article**: where its rate and weights suit it, the network without a norm is no worse. At a "
+        "**Beside the article**: where its rate and weights suit it, the network without a norm does as well. At a "
         f"rate of 3 it has {rates['none'][2]:.1%}, with BN {rates['BatchNorm'][2]:.1%}; with weights of 0.3 it has "
         f"{stds['none'][1]:.1%}, with BN {stds['BatchNorm'][1]:.1%}. BN widens the range in which training works.",
         f"LN widens it less: {rates['LayerNorm'][0]:.1%} at a rate of 0.01 and {rates['LayerNorm'][3]:.1%} at "
