@@ -37,8 +37,12 @@ class Linear(Layer):
         return x @ self.weight + self.bias
 
     def backward(self, dy):
-        self.grads = {"weight": self.x.T @ dy, "bias": dy.sum(0)}
+        self.differentiate(dy)
         return dy @ self.weight.T
+
+    def differentiate(self, dy) -> None:
+        """The parameters' gradients alone. A network's first layer needs no more, and dx costs as much as these."""
+        self.grads = {"weight": self.x.T @ dy, "bias": dy.sum(0)}
 
 
 class Sigmoid(Layer):
@@ -64,7 +68,7 @@ class Relu(Layer):
 
 
 class Network(Layer):
-    """Layers one after the other, the last of which gives a score for each class."""
+    """Layers one after the other: a linear one first, and a last one that gives a score for each class."""
 
     def __init__(self, layers: list) -> None:
         super().__init__()
@@ -87,8 +91,11 @@ class Network(Layer):
 
     def step(self, x, labels, rate: float) -> float:
         """One step of gradient descent; the loss before it."""
-        loss, gradient = cross_entropy(self(x), labels)
-        self.backward(gradient)
+        loss, dy = cross_entropy(self(x), labels)
+        first, *others = self.layers
+        for layer in reversed(others):
+            dy = layer.backward(dy)
+        first.differentiate(dy)
         for layer in self.layers:
             for key, parameter in layer.parameters().items():
                 parameter -= rate * layer.grads[key]

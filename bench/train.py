@@ -14,6 +14,7 @@ from rich.progress import Progress
 from threadpoolctl import threadpool_limits
 
 from bench.environment import RESULTS, append
+from bench.experiments.data import Data, split
 from bench.network import perceptron
 from bench.tables import Table
 from numbanorm import BatchNorm, LayerNorm
@@ -23,15 +24,6 @@ WIDTHS = (64, 128, 128, 128, 10)
 STEPS, EVERY, SHOWN = 600, 20, (0, 40, 100, 200, 400, 600)
 BATCH, RATE, SEED = 64, 0.3, 0
 TEST_SHARE = 0.2
-
-
-class Data(NamedTuple):
-    """The digits: images (n, 64) from 0 to 1 and labels (n,), to train on and to test on."""
-
-    images: np.ndarray
-    labels: np.ndarray
-    test_images: np.ndarray
-    test_labels: np.ndarray
 
 
 class Run(NamedTuple):
@@ -48,10 +40,7 @@ def load() -> Data:
     from sklearn.datasets import load_digits
 
     images, labels = load_digits(return_X_y=True)
-    order = np.random.default_rng(SEED).permutation(labels.size)
-    images, labels = (images[order] / 16).astype(np.float32), labels[order]
-    held_out = int(TEST_SHARE * labels.size)
-    return Data(images[held_out:], labels[held_out:], images[:held_out], labels[:held_out])
+    return split((images / 16).astype(np.float32), labels, int(TEST_SHARE * labels.size), SEED)
 
 
 def train_all(console: Console) -> dict[str, Run]:
@@ -72,10 +61,10 @@ def _train(norm, data: Data, advance) -> Run:
     for step in range(STEPS + 1):
         if step % EVERY == 0:
             run.steps.append(step)
-            run.losses.append(network.evaluate(data.images, data.labels)[0])
-            run.accuracies.append(network.evaluate(data.test_images, data.test_labels)[1])
+            run.losses.append(network.evaluate(data.x, data.labels)[0])
+            run.accuracies.append(network.evaluate(data.test_x, data.test_labels)[1])
         if step < STEPS:
-            images, labels = data.images[batches[step]], data.labels[batches[step]]
+            images, labels = data.x[batches[step]], data.labels[batches[step]]
             start = time.perf_counter()
             network.step(images, labels, RATE)
             times.append(time.perf_counter() - start)

@@ -22,10 +22,11 @@ def main() -> None:
     results = measure(console, options.experiments, options.seeds)
     page.table(results).show(console)
     for result in results:
-        for finding in result.module.findings(result.runs) if result.runs else [f"not run: {result.missing}"]:
+        for finding in result.findings:
             console.print(f"[bold]{result.name}[/bold]: {finding}", highlight=False, soft_wrap=True)
     for result in results:
-        save(result)
+        if result.runs:
+            save(result)
     console.print(f"Pictures and all figures: {FOLDER}")
     missing = [result.name for result in results if result.missing]
     if options.readme and missing:
@@ -42,15 +43,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m bench.experiments", description=__doc__)
     parser.add_argument("experiments", nargs="*", metavar="name", help=f"all if none is named: {', '.join(NAMES)}")
     parser.add_argument("--fast", action="store_true", help="those that take seconds")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each, with seeds 0 to N - 1 (3)")
+    parser.add_argument("--seeds", type=int, default=5, metavar="N", help="runs of each, with seeds 0 to N - 1 (5)")
     parser.add_argument("--check", action="store_true", help="exit with 1 if an inequality does not hold")
     parser.add_argument("--require-data", action="store_true", help="exit with 1, too, if data are not installed")
     parser.add_argument("--readme", action="store_true", help="also write bench/experiments/README.md and its pictures")
     options = parser.parse_args()
     if unknown := set(options.experiments) - set(NAMES):
         parser.error(f"name: {', '.join(sorted(unknown))}, must be among {', '.join(NAMES)}")
-    if options.seeds < 1:
-        parser.error(f"--seeds: {options.seeds}, must be at least 1")
+    if options.seeds < 2:
+        parser.error(f"--seeds: {options.seeds}, must be at least 2: one run does not tell what chance does")
     if options.readme and (options.experiments or options.fast):
         parser.error("--readme: writes of all experiments, not together with names or --fast")
     names = dict.fromkeys(options.experiments or NAMES)
@@ -65,18 +66,14 @@ def save(result: Result) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     record = environment() | {
         "experiment": result.name,
-        "missing": result.missing,
         "holds": result.holds,
-        "checks": [check._asdict() | {"worst": check.worst, "holds": check.holds} for check in result.checks],
-        "findings": result.module.findings(result.runs) if result.runs else [],
+        "checks": [c._asdict() | {"mean": c.mean, "error": c.error, "holds": c.holds} for c in result.checks],
+        "findings": result.findings,
         "seconds": result.seconds,
         "runs": result.runs,
     }
     (FOLDER / f"{result.name}.json").write_text(json.dumps(record, indent=1))
-    picture = FOLDER / f"{result.name}.png"
-    picture.unlink(missing_ok=True)
-    if result.runs:
-        result.module.draw(result.runs).savefig(picture, dpi=90)
+    result.module.draw(result.runs).savefig(FOLDER / f"{result.name}.png", dpi=90)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.experiments import pictures
 from bench.experiments.data import mnist
-from bench.experiments.experiment import Check, mean
+from bench.experiments.experiment import Check, mean, spread
 from bench.experiments.training import accuracies, batches, calibrate, late
 from bench.network import Relu, perceptron
 from numbanorm import BatchNorm, LayerNorm
@@ -39,7 +39,7 @@ def run(seed: int) -> dict:
 
 def _train(norm, size: int, rate: float, seed: int) -> dict:
     """Test errors with running statistics, with population statistics, and with each batch's own as in training."""
-    data, rng = mnist(), np.random.default_rng(seed)
+    data, rng = mnist(seed), np.random.default_rng(seed)
     network, epoch = perceptron(WIDTHS, norm, rng, activation=Relu), len(data.x) // size
     curve = accuracies(network, data, batches(len(data.x), size, EPOCHS * epoch, rng), rate, epoch // LOOKS)
     own = [
@@ -59,28 +59,28 @@ def checks(runs: list[dict]) -> list[Check]:
     bn, ln = ([r[name] for r in runs] for name in ("BatchNorm", "LayerNorm"))
     return [
         Check("test error, BN with batches of 2 - of 32", [r[two] - r[many] for r in bn], ">=", 0.15),
-        Check("difference of the same, LN", [abs(r[two] - r[many]) for r in ln], "<=", 0.02),
-        Check(
-            "mean over seeds with batches of 32, BN - LN",
-            [mean(r[many] for r in bn) - mean(r[many] for r in ln)],
-            "<=",
-            0,
-        ),
+        Check("the same, LN", [r[two] - r[many] for r in ln], "<=", 0.05),
     ]
 
 
 def findings(runs: list[dict]) -> list[str]:
     bn, ln, calibrated = ([mean(r[n][i] for r in runs) for i in range(len(SIZES))] for n in (*NORMS, "calibrated"))
+    differences = [
+        f"batches of {size} {spread([r['BatchNorm'][i] - r['LayerNorm'][i] for r in runs])}"
+        for i, size in enumerate(SIZES)
+        if size >= 8
+    ]
     pairs, slowly = (mean(r[key] for r in runs) for key in ("pairs", "slowly"))
     return [
         "Test errors: "
         + "; ".join(f"batches of {size} BN {b:.1%}, LN {x:.1%}" for size, b, x in zip(SIZES, bn, ln, strict=True))
         + ".",
-        f"With batches of 2 BN's error is {calibrated[0]:.1%} with exact population statistics, and {pairs:.1%} if the "
-        f"test images are normalised in pairs, as in training: it is the training that fails, not only the running "
-        f"estimate. At a rate of {SLOWLY} it is {slowly:.1%}.",
-        f"After four epochs with batches of 128 LN has {ln[-1]:.1%} and BN {bn[-1]:.1%}, no difference that 1,000 test "
-        f"images could tell; the paper of Ba et al. is about speed there.",
+        f"After the last step with batches of 2, BN's error is {calibrated[0]:.1%} with exact population statistics "
+        f"and {pairs:.1%} if the test images are normalised in pairs, as in training: it is the training that fails, "
+        f"not only the running estimate. At a rate of {SLOWLY} it is {slowly:.1%}.",
+        "**Beside the article**: that LN is not as good as BN with large batches is a small difference here, if it is "
+        f"one. BN's test error less LN's, and its standard error: {'; '.join(differences)}. With 128 the paper of Ba "
+        "et al. compares the speed.",
     ]
 
 

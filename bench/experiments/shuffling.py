@@ -35,7 +35,7 @@ def run(seed: int) -> dict:
 
 
 def _train(norm, kind: str, seed: int) -> dict:
-    data, rng = mnist(), np.random.default_rng(seed)
+    data, rng = mnist(seed), np.random.default_rng(seed)
     network = perceptron(WIDTHS, norm, rng, activation=Relu)
     order = batches(len(data.x), BATCH, STEPS, rng) if kind == "shuffled" else _one_class(data.labels, rng)
     curve = accuracies(network, data, order, RATE, EVERY)
@@ -91,7 +91,7 @@ def findings(runs: list[dict]) -> list[str]:
         f"shuffled and with one class, they have {first['none']} without a norm and {first['LayerNorm']} with LN.",
         f"What BN learnt from batches of one class it knows by the statistics of such batches alone: with those of all "
         f"training data {calibrated:.1%}, but {own:.1%} if the test images of each digit are normalised among "
-        f"themselves.",
+        "themselves.",
     ]
 
 
