@@ -77,6 +77,8 @@ def _merged(a: State, b: State) -> State:
         m2, rest_too = two_sum.py_func(m2, apart * apart * (a.counts * share))
         m2, m2_low = two_sum.py_func(m2, a.m2_low + b.m2_low + rest + rest_too)
         both = State(count, mean, low, m2, m2_low)
+    if (a.counts > 0).all() and (b.counts > 0).all():
+        return both
     choices = zip(a[:5], b[:5], both, strict=False)
     return State(*(np.where(b.counts == 0, x, np.where(a.counts == 0, y, z)) for x, y, z in choices))
 

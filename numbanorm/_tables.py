@@ -21,14 +21,14 @@ __all__ = ["column_extremes", "column_moments", "scaled", "table"]
 def column_moments(X: Array, sample_weight: Any) -> State:
     """Of each column, of all values but NaN; with weights, count is the sum of theirs."""
     weights = None if sample_weight is None else _table_checks.weights(sample_weight, len(X))
-    state = nothing(X.shape[1])
+    state = None
     for rows, block, seen in _blocks(X, working_dtype(X)):
         if weights is not None:
             _extremes(seen, block)  # raises if there is an infinity, also of weight 0
         found = measured(seen, block, omit_nan=True, weights=None if weights is None else weights[rows])
         _table_checks.finite_moments(found, weights)
-        state = merged(state, found)
-    return state
+        state = found if state is None else merged(state, found)
+    return nothing(X.shape[1]) if state is None else state
 
 
 def column_extremes(X: Array) -> Extremes:

@@ -278,7 +278,6 @@ def test_complex_numbers_are_two_calls():
         np.array(3),
         np.ma.masked,
     ],
-    ids=repr,
 )
 def test_no_advice_where_nothing_would_work(x):
     message = refusal(layer_norm, x)
