@@ -10,7 +10,7 @@ from numbanorm.cpu.ranges import least_rstd
 
 
 def scaled_backward(kernel: Any, arrays: tuple[Array, Array, Array, Array], *rest: Any, dx: Array | None) -> None:
-    """Run a kernel that refused its `arrays` (dy, x, mean, rstd) on x times a power of two, in copies.
+    """Run a kernel that refused its `arrays` (dy, x, mean, rstd) on copies of x, mean and rstd, times a power of two.
 
     x_hat is the same then, so are all sums, and dx, which is rstd times something, is multiplied at the end.
     """

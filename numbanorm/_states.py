@@ -137,6 +137,11 @@ def _of_unit(state: State, unit: Array | float) -> State:
         return State(state.counts, state.mean * unit, state.low * unit, state.m2, state.m2_low, units)
 
 
+def _unless_0(rest: Array, operation: np.ufunc, scale: Array) -> Array:
+    """A remainder divided by or times a scale, which may be 0 or infinite where somebody has set it."""
+    return np.where(rest == 0, 0.0, operation(rest, scale))
+
+
 class Extremes(NamedTuple):
     """Of each column, NaN where it has no value."""
 
@@ -199,7 +204,7 @@ class Linear(NamedTuple):
         """
         with np.errstate(all="ignore"):
             shift = self.shift.astype(dtype)
-            center = self.center - (self.shift - shift) / self.scale
+            center = self.center - _unless_0(self.shift - shift, np.divide, self.scale)
             m = center.astype(dtype)
-            offset = shift - (center - m + self.rest) * self.scale
+            offset = shift - _unless_0(center - m + self.rest, np.multiply, self.scale)
             return m, self.scale.astype(dtype), offset.astype(dtype)

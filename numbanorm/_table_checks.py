@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from numbanorm import _checks
+from numbanorm._advice import instead
 from numbanorm._states import State
 from numbanorm._types import Array
 
@@ -30,7 +31,8 @@ def _real(name: str, value: Any) -> Array:
         raise ValueError(f"{name}: {kind}, must be of numbers that fit into float64: {error}") from error
     except Exception as error:  # a tensor that requires a gradient or is sparse has one of its own
         wrong = ValueError if isinstance(error, ValueError) else TypeError
-        raise wrong(f"{name}: {kind}, must be an array of real numbers: {error}") from error
+        reason = instead(name, value) if kind == "Tensor" else f": {error}"  # PyTorch's own advice may fail in turn
+        raise wrong(f"{name}: {kind}, must be an array of real numbers{reason}") from error
     return found
 
 

@@ -215,6 +215,8 @@ def _state_of(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
         return functions.moments(x, channel_axis, mask, omit_nan)
     _checks.numbers("x", x)
     x = np.asarray(x)  # not a subclass
+    if x.ndim == 0:
+        raise ValueError("x: shape (), must have at least 1 axis")
     x = x[:, None] if x.ndim == 1 else x
     axis = _checks.channel_axis(channel_axis, x)
     positions = np.moveaxis(x, axis, -1)

@@ -95,10 +95,8 @@ def batch_norm_backward_reduce(
         seen = split(x, (1,))
     if x.size > 0:
         statistics = behaved(mean, _checks.FLOAT64), behaved(rstd, _checks.FLOAT64)
-        arrays, kernel = (
-            (seen.load(dy, seen.planes), seen.load(x, seen.planes), *statistics),
-            kernels.batch_norm_backward_reduce,
-        )
+        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), *statistics
+        kernel = kernels.batch_norm_backward_reduce
         if not kernel(engine(), streams(2 * x.nbytes), *arrays, *sums):
             scaled_backward(kernel, arrays, *sums, dx=None)
     return sums
@@ -200,7 +198,8 @@ def _apply(
     if x.size > 0:
         stream = not seen.small and streams(3 * x.nbytes)
         arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), own["mean"], own["rstd"]
-        rest, kernel = (weight, own["sum_dy"], own["sum_dy_xhat"], count, dx), kernels.batch_norm_backward_apply
+        rest = weight, own["sum_dy"], own["sum_dy_xhat"], count, dx
+        kernel = kernels.batch_norm_backward_apply
         if not kernel(engine(), stream, *arrays, *rest):
             scaled_backward(kernel, arrays, *rest, dx=dx)
     return seen.deliver(dx, out)

@@ -133,8 +133,7 @@ class _Subclass(np.ndarray):
 def tolerance(dtype):
     """The contract's 2e-6, 34 units of rounding, for float32; the same in float64.
 
-    There the sums are no more precise than the values, so twice as many; those of `layer_norm` over an axis that is not
-    the last grow less precise with the count, and one huge value among 10,000 takes y beyond that.
+    There the sums are no more precise than the values, so twice as many.
     """
     return 2e-6 if np.dtype(dtype).itemsize == 4 else 68 * 2.0**-53
 

@@ -85,17 +85,47 @@ def test_what_the_superuser_owns(kept, monkeypatch):
     trust._check(status)
 
 
-@pytest.mark.parametrize(("mode", "expected"), [(0o777, False), (0o1777, True), (0o775, True), (0o755, True)])
+@pytest.mark.parametrize(
+    ("mode", "group", "expected"),
+    [
+        *((0o777, os.getegid(), False), (0o1777, os.getegid(), True), (0o755, STRANGER, True)),
+        *((0o775, STRANGER, False), (0o1775, STRANGER, True)),
+    ],
+)
 @pytest.mark.parametrize("is_there", [True, False])
-def test_nobody_else_may_rename_what_leads_there(mode, expected, is_there, tmp_path):
-    """As anyone may in a directory that all can write, unless it is as those for temporary files are."""
+def test_nobody_else_may_exchange_what_leads_there(mode, group, expected, is_there, tmp_path):
+    """As anyone may in a directory that all or others of its group can write, unless it has the sticky bit."""
     directory = tmp_path / "shared" / "own" / "kernels"
     directory.mkdir(parents=True) if is_there else directory.parents[1].mkdir()
+    give(directory.parents[1], -1, group)
     directory.parents[1].chmod(mode)
     assert is_trusted_directory(directory) == expected
     link = tmp_path / "link"
     link.symlink_to(directory)
     assert is_trusted_directory(link) == expected
+
+
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_nobody_else_owns_what_leads_there(through_a_link, tmp_path):
+    """As a user does if the superuser works with that user's HOME, and could lead to anywhere."""
+    directory = tmp_path / "cache" / "own"
+    directory.mkdir(parents=True)
+    assert is_trusted_directory(directory)
+    if through_a_link:
+        (tmp_path / "link").symlink_to(directory.parent)
+        assert is_trusted_directory(tmp_path / "link" / "own")
+        give(tmp_path / "link", STRANGER, -1)
+        assert not is_trusted_directory(tmp_path / "link" / "own")
+    else:
+        give(directory.parent, STRANGER, -1)
+        assert not is_trusted_directory(directory)
+
+
+def give(path, user, group):
+    if (user, group) != (-1, os.getegid()):
+        if os.geteuid() != 0:
+            pytest.skip("only the superuser can give a file away")
+        os.chown(path, user, group, follow_symlinks=False)
 
 
 def is_trusted_directory(directory):
@@ -152,9 +182,7 @@ def others_can_rename(directory, file):
 
 
 def belongs_to_somebody_else(directory, file):
-    if os.geteuid() != 0:
-        pytest.skip("only the superuser can give a file away")
-    os.chown(file, STRANGER, -1)
+    give(file, STRANGER, -1)
 
 
 @pytest.mark.parametrize(
@@ -198,5 +226,5 @@ def test_what_would_not_be_read_is_not_kept(copy, tmp_path):
     output = run(path=copy, errors=False, NUMBA_CACHE_DIR=str(tmp_path / "set"))
     assert output.startswith("1.5 compiled")
     assert output.count("Warning") == 1
-    assert "others can rename what leads there" in output
+    assert "others can exchange what leads there" in output
     assert list((tmp_path / "set").iterdir()) == []

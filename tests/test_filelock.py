@@ -13,22 +13,23 @@ from numbanorm.cpu import filelock
 pytestmark = pytest.mark.skipif(filelock.fcntl is None, reason="no locks of files")
 
 HOLDER = """
-import fcntl, sys, time
+import fcntl, sys
 file = open(sys.argv[1], "w")
 fcntl.lockf(file, fcntl.LOCK_EX)
 print("held", flush=True)
-time.sleep(float(sys.argv[2]))
+sys.stdin.readline()
 """
 
 
 @pytest.fixture
 def hold(tmp_path):
-    """Let another process hold a lock for so many seconds."""
+    """Let another process hold a lock until it is told to end."""
     started = []
 
-    def start(seconds):
+    def start():
         path = tmp_path / "kernel.lock"
-        process = subprocess.Popen([sys.executable, "-c", HOLDER, path, str(seconds)], stdout=subprocess.PIPE)
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        process = subprocess.Popen([sys.executable, "-c", HOLDER, path], **pipes)
         started.append(process)
         assert process.stdout.readline() == b"held\n"
         return path, process
@@ -36,7 +37,9 @@ def hold(tmp_path):
     yield start
     for process in started:
         process.kill()
-        process.communicate()
+        process.wait()
+        process.stdout.close()
+        process.stdin.close()
 
 
 def test_a_lock_that_nobody_has(tmp_path):
@@ -47,8 +50,9 @@ def test_a_lock_that_nobody_has(tmp_path):
     assert not path.exists()
 
 
-def test_another_process_has_the_lock(hold):
-    path, process = hold(0.5)
+def test_another_process_has_the_lock(hold, monkeypatch):
+    path, process = hold()
+    monkeypatch.setattr(filelock, "sleep", lambda _: process.stdin.close())
     with filelock.locked(path) as waited:
         assert waited
         assert process.wait(5) == 0
@@ -56,7 +60,7 @@ def test_another_process_has_the_lock(hold):
 
 
 def test_a_lock_dies_with_its_process(hold):
-    path, process = hold(1000)
+    path, process = hold()
     process.kill()
     with filelock.locked(path):
         assert process.wait(5) != 0
@@ -65,7 +69,7 @@ def test_a_lock_dies_with_its_process(hold):
 def test_a_process_that_holds_a_lock_and_is_stopped(hold, monkeypatch):
     """Others compile by themselves, after a while, and leave it its lock."""
     monkeypatch.setattr(filelock, "PATIENCE", 0.3)
-    path, process = hold(1000)
+    path, process = hold()
     begin = time.monotonic()
     with filelock.locked(path) as waited:
         assert waited

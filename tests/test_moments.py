@@ -316,7 +316,7 @@ def test_blocks_are_asked_for_one_at_a_time():
     ("x", "error", "message"),
     [
         (np.float64(3), TypeError, "^x: numpy.float64, must be a numpy.ndarray"),
-        (np.array(3.0), ValueError, r"^x: shape \(\), must have at least 2 axes"),
+        (np.array(3.0), ValueError, r"^x: shape \(\), must have at least 1 axis"),
         (np.ones((3, 2), complex), TypeError, "^x: dtype complex128, must be of real numbers; pass the real"),
         (np.array([["a"]]), TypeError, "^x: dtype <U1, must be of real numbers"),
         (np.ones((3, 2), object), TypeError, "^x: dtype object, must be of real numbers; pass np.asarray"),

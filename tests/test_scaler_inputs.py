@@ -8,6 +8,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+import numbanorm
 from numbanorm import MinMaxScaler, Moments, StandardScaler
 from tests.cases import values
 from tests.test_scalers import SCALERS, new
@@ -184,9 +185,20 @@ def test_changed_extremes_act_as_in_scikit_learn(change):
         own.partial_fit(more)
         other.partial_fit(more)
         np.testing.assert_allclose(own.data_min_, other.data_min_)
-    assert (
-        own.set_params(feature_range=(0, 9)).transform(X).max() <= other.transform(X).max() + 1e-12
-    )  # as it was fitted
+    np.testing.assert_allclose(own.set_params(feature_range=(0, 9)).transform(X), other.transform(X), rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("kind", "scale"), [("MinMaxScaler", 0.0), ("StandardScaler", np.inf)])
+def test_a_column_that_a_scale_set_by_hand_drops(kind, scale, dtype):
+    sklearn = pytest.importorskip("sklearn.preprocessing")
+    X = values((5, 2), dtype, 5.0)
+    own, other = getattr(numbanorm, kind)().fit(X), getattr(sklearn, kind)().fit(X)
+    for scaler in (own, other):
+        scaler.scale_ = np.array([0.5, scale])
+    y, expected = own.transform(X), other.transform(X)
+    np.testing.assert_array_equal(y[:, 1], expected[:, 1].astype(dtype))
+    np.testing.assert_allclose(y[:, 0], expected[:, 0], rtol=0, atol=8 * np.finfo(dtype).eps)  # x is near 5
 
 
 # --- scikit-learn's callbacks ---

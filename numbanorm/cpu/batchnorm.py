@@ -159,7 +159,7 @@ def _apply_all(engine, streams, x, m, scale, offset, y):
 
 @block
 def _apply_all_scaled(engine, streams, x, scale, m, factor, offset, y):
-    """`_apply_all` of x * scale."""
+    """`_apply_all` of x * scale, as `channels.apply_scaled_tile` does it for a tile."""
     compact()
     zero = np.zeros_like(scale)
     _apply_all(engine, False, x, zero, scale, zero, y)

@@ -32,7 +32,9 @@ def locked(path):
     finally:
         if held:
             with suppress(OSError):
-                os.unlink(path)  # who waits for it has it open, and then finds that there is nothing left to do
+                # Who waits for it has it open, and then finds that nothing is left to do, or holds a file that is gone.
+                if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
+                    os.unlink(path)
         os.close(descriptor)
 
 

@@ -138,6 +138,9 @@ plain = register_jitable(error_model="numpy")
 range_kernel = compiled(Kept, nogil=True, error_model="numpy")
 launcher = compiled(Kept, nogil=True, error_model="numpy")
 
+# The same, while no other thread runs Python, so that none forks.
+python_locked = compiled(Kept, error_model="numpy")
+
 # Loops of `prange`.
 parallel = compiled(Kept, parallel=True)
 

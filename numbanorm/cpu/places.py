@@ -1,4 +1,6 @@
-"""The directories in which kernels are kept, and how files come there: whole or not at all, whoever writes them too."""
+"""The directories in which kernels are kept. Files appear there whole or not at all, even when several processes write
+the same one.
+"""
 
 import errno
 import functools

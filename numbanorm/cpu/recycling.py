@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numbanorm.cpu.atomic import WORD, load, pause, replace, store
-from numbanorm.cpu.jit import block, launcher
+from numbanorm.cpu.jit import block, launcher, python_locked
 
 # The words of a pool.
 CONTEXT, MALLOC, CALLOC, REALLOC, FREE = range(5)  # NumPy's own allocator, which memory comes from and goes to
@@ -79,7 +79,7 @@ def free(pool, data, nbytes):
         _release(pool, begin, capacity)
 
 
-@launcher
+@python_locked
 def set_limit(pool, limit):
     """Let so many bytes wait from now on."""
     while not replace(pool, TAKEN, 0, 1):
@@ -153,7 +153,7 @@ def _trim(pool):
 
 @block
 def _index_for(pool, capacity):
-    """The index of a size, which takes the place of none or of the oldest one if it had no place yet."""
+    """The place of a size: its own, a free one, or that of the size that came back longest ago, whose blocks go."""
     i = _index(pool, capacity)
     if i < 0:
         i = _index(pool, 0)

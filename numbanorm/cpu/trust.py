@@ -26,8 +26,8 @@ def check_directory(directory):
     """Raise Distrusted, unless a directory can be trusted. One that is not there yet is judged by what leads there."""
     if pwd is None:
         return
-    if any(_lets_others_rename(parent) for parent in {*directory.absolute().parents, *directory.resolve().parents}):
-        raise Distrusted("others can rename what leads there")
+    if any(_can_be_exchanged(parent) for parent in {*directory.absolute().parents, *directory.resolve().parents}):
+        raise Distrusted("others can exchange what leads there")
     try:
         link, status = directory.lstat(), directory.stat()
     except FileNotFoundError:
@@ -68,9 +68,33 @@ def _is_private_group(group_id, user_id):
     return group.gr_name == user.pw_name and set(group.gr_mem) <= {user.pw_name}
 
 
-def _lets_others_rename(directory):
+def _can_be_exchanged(parent):
+    """Whether others can put another directory in the place of one below, or another link in the place of this one."""
     try:
-        mode = directory.stat().st_mode
+        link, status = parent.lstat(), parent.stat()
     except OSError:  # not there, or not to be entered
         return False
-    return bool(mode & stat.S_IWOTH and not mode & stat.S_ISVTX)
+    if {link.st_uid, status.st_uid} - {os.geteuid(), 0, _unknown_user()}:
+        return True
+    mode = status.st_mode
+    by_others = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _has_no_other_member(status.st_gid, status.st_uid))
+    return bool(by_others and not mode & stat.S_ISVTX)
+
+
+def _unknown_user():
+    """To whom the superuser's directories seem to belong in a sandbox with users of its own."""
+    try:
+        with open("/proc/sys/kernel/overflowuid") as file:
+            return int(file.read())
+    except (OSError, ValueError):
+        return 0
+
+
+def _has_no_other_member(group_id, user_id):
+    """Whether a group is one user's and the superuser's alone, as far as this system lists its users."""
+    try:
+        user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
+    except KeyError:
+        return False
+    members = {*group.gr_mem, *(other.pw_name for other in pwd.getpwall() if other.pw_gid == group_id)}
+    return members <= {user.pw_name, "root"}
