@@ -9,7 +9,7 @@ import math
 
 from numba.extending import intrinsic
 
-from numbanorm.cpu.jit import inner
+from numbanorm.cpu.jit import inner, plain
 
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
 scalar = inner(fastmath={"contract"})
@@ -52,6 +52,14 @@ def sums_are_exact(delta, var, eps):
     return (delta * delta <= 4.0 * var) & (var + eps >= LEAST) & (var + eps < math.inf)
 
 
+@plain
+def dtype_range(itemsize):
+    """step, most: a dtype of so many bytes holds squares and 1 / std where the variance is from 1 / most to most, and
+    times step or 1 / step any values come to lie well within that.
+    """
+    return (2.0**100, 2.0**200) if itemsize == 4 else (2.0**600, 2.0**960)
+
+
 @scalar
 def range_scale(m, var, itemsize):
     """A power of two: times it, values near m of variance `var` (eps included) have squares and a 1 / std that their
@@ -60,7 +68,7 @@ def range_scale(m, var, itemsize):
     Values that differ spread by 2**-24 (float64: 2**-53) of m or more, so a small spread means a small m. Where m is
     not small then, all values are equal, and need no scale.
     """
-    step, most = (2.0**100, 2.0**200) if itemsize == 4 else (2.0**600, 2.0**960)
+    step, most = dtype_range(itemsize)
     if var * most < 1.0:
         return step if m * m * math.sqrt(most) < 1.0 else 1.0
     return 1.0 if var <= most else 1.0 / step  # also where squares overflowed to NaN
@@ -70,6 +78,12 @@ def range_scale(m, var, itemsize):
 def reciprocal_std(var, eps):
     """rstd = 1 / sqrt(var + eps)."""
     return 1.0 / math.sqrt(var + eps)
+
+
+@scalar
+def unscaled(m, delta, rstd, scale):
+    """The mean and rstd of values, of which m + delta and rstd are those times scale."""
+    return (m + delta) / scale, rstd * scale
 
 
 @scalar

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from numbanorm._math import dtype_range
 from numbanorm._types import Array
 from numbanorm.cpu.parallel import engine
 from numbanorm.cpu.ranges import least_rstd
@@ -15,9 +16,9 @@ def scaled_backward(kernel: Any, arrays: tuple[Array, Array, Array, Array], *res
     x_hat is the same then, so are all sums, and dx, which is rstd times something, is multiplied at the end.
     """
     dy, x, mean, rstd = arrays
-    step = 2.0**-100 if x.itemsize == 4 else 2.0**-600
+    step, _ = dtype_range(x.itemsize)
     far = (rstd > 0) & (rstd < least_rstd(x.itemsize))
-    scale = np.where(far, step, 1.0).astype(rstd.dtype)
+    scale = np.where(far, 1 / step, 1.0).astype(rstd.dtype)
     over = np.expand_dims(scale, 1).astype(x.dtype)  # beside x: statistics lack its second axis, or have it alone
     with np.errstate(all="ignore"):
         kernel(engine(), False, dy, x * over, mean * scale, rstd / scale, *rest)

@@ -4,6 +4,7 @@ import compileall
 import os
 import py_compile
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -389,6 +390,8 @@ def test_one_process_compiles_and_another_waits_for_it(is_killed, tmp_path):
         first.stdin.write("\n")
         first.stdin.flush()
         wait_for_a_lock(tmp_path)
+        if is_killed:
+            first.send_signal(signal.SIGSTOP)  # before it can end
         second.stdin.write("\n")
         second.stdin.flush()
         if is_killed:

@@ -63,8 +63,8 @@ def test_a_device_that_is_not_there_is_told_once(tmp_path):
 
 def test_the_time_limit_ends_whatever_was_started(tmp_path):
     start = time.monotonic()
-    found = told(tmp_path, Stage("one", STEPS, 1, ("waits",)), Stage("two", STEPS, 2, ("right",)), budget=18)
-    assert time.monotonic() - start < 18
+    found = told(tmp_path, Stage("one", STEPS, 1, ("waits",)), Stage("two", STEPS, 1, ("right",)), budget=30)
+    assert time.monotonic() - start < 30
     first, at_the_limit, later = found
     assert later["stage"] == "two"
     assert later["ok"] is True

@@ -9,6 +9,7 @@ from numbanorm._math import (
     range_scale,
     reciprocal_std,
     sum_dy_x_hat,
+    unscaled,
 )
 from numbanorm.cpu.jit import block, compact, loop
 from numbanorm.cpu.loops import (
@@ -96,7 +97,8 @@ def finish_scaled(scale, m, delta, var, weight, bias, eps, mean, rstd, factor, o
         own = np.float64(scale[c])
         if own != 1:
             exact_rstd = reciprocal_std(var[c], eps * own * own)
-            mean[c], rstd[c], var[c] = (m[c] + delta[c]) / own, exact_rstd * own, var[c] / own / own
+            mean[c], rstd[c] = unscaled(m[c], delta[c], exact_rstd, own)
+            var[c] = var[c] / own / own
             factor[c], offset[c] = affine_of_d(delta[c], exact_rstd, weight[c], bias[c])
 
 

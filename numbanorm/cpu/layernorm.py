@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact
+from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact, unscaled
 from numbanorm.cpu.jit import block, compact, launcher, loop, range_kernel
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
@@ -169,7 +169,7 @@ def _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd):
             own_m, own_delta, exact_rstd, scale = far_row_moments(cols, row, near, eps, x.itemsize)
             own[k], own[GROUP + k], own[2 * GROUP + k] = own_m, exact_rstd, own_delta * exact_rstd
             if mean.size > 0:
-                mean[first + k], rstd[first + k] = (own_m + own_delta) / scale, exact_rstd * scale
+                mean[first + k], rstd[first + k] = unscaled(own_m, own_delta, exact_rstd, scale)
         own[3 * GROUP + k] = scale
         scaled |= scale != 1.0
     return scaled
@@ -301,7 +301,7 @@ def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
             own_scale = np.float64(scale[j]) if scaled else 1.0
             exact_rstd = reciprocal_std(var[j], eps * own_scale * own_scale)
             if mean.size > 0:
-                mean[n, l0 + j], rstd[n, l0 + j] = (m[j] + delta[j]) / own_scale, exact_rstd * own_scale
+                mean[n, l0 + j], rstd[n, l0 + j] = unscaled(m[j], delta[j], exact_rstd, own_scale)
             own_rstd[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
         for k in range(count):
             start = (n * count + k) * L + l0

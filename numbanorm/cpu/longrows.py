@@ -7,7 +7,7 @@ piece, then written in blocks of columns, each of which adds up its own paramete
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact
+from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact, unscaled
 from numbanorm.cpu.jit import block, compact, launcher, loop, plain, range_kernel
 from numbanorm.cpu.loops import (
     GRADIENT_SUMS,
@@ -107,7 +107,7 @@ def layer_norm_forward_long(engine, streams, x, weight, bias, eps, y, mean, rstd
             m[r], delta, exact_rstd, own_scale = far_row_moments(cols, row, near, eps, x.itemsize)
         own_rstd[r], mean_h[r], scale[r] = exact_rstd, delta * exact_rstd, own_scale
         if mean.size > 0:
-            mean[r], rstd[r] = (m[r] + delta) / own_scale, exact_rstd * own_scale
+            mean[r], rstd[r] = unscaled(m[r], delta, exact_rstd, own_scale)
     blocks = rows * blocks_to(cols, edge_of(y, cols))
     _piece_normalize(engine, blocks, PIECE_VALUES // BLOCK, (streams, x, weight, bias, m, own_rstd, mean_h, scale, y))
 

@@ -5,9 +5,11 @@ The latter are reckoned times a power of two, their *scale* (`range_scale`): m, 
 then, and y is made of x * scale, which is written into y's memory first. What is not so far out has a scale of 1.
 """
 
+import math
+
 import numpy as np
 
-from numbanorm._math import moments, range_scale, reciprocal_std
+from numbanorm._math import dtype_range, moments, range_scale, reciprocal_std
 from numbanorm.cpu.jit import block, compact, plain
 from numbanorm.cpu.loops import scaled_row_sums
 from numbanorm.cpu.moments import add_channel_sums, channel_shift, moments_of_sums
@@ -97,11 +99,6 @@ def channel_moments(x, tile, far, eps, m, delta, var, scale):
     return True
 
 
-@plain
-def _most_var(itemsize):
-    return 2.0**200 if itemsize == 4 else 2.0**960
-
-
 @checking
 def _is_in_range(j, var, eps, least, most):
     own = at(var, j) + eps
@@ -112,14 +109,15 @@ def _is_in_range(j, var, eps, least, most):
 def all_in_range(var, eps, itemsize):
     """Whether `range_scale` is 1 for all of these variances."""
     compact()
-    most = _most_var(itemsize)
+    _, most = dtype_range(itemsize)
     return _is_in_range(var.size, pointer(var, 0), eps, 1.0 / most, most)
 
 
 @plain
 def least_rstd(itemsize):
     """Below it, values may lie farther apart than their dtype holds."""
-    return 2.0**-100 if itemsize == 4 else 2.0**-960
+    _, most = dtype_range(itemsize)
+    return 1.0 / math.sqrt(most)
 
 
 @checking

@@ -3,6 +3,7 @@ can write.
 """
 
 import errno
+import functools
 import os
 import stat
 
@@ -81,6 +82,7 @@ def _can_be_exchanged(parent):
     return bool(by_others and not mode & stat.S_ISVTX)
 
 
+@functools.cache
 def _unknown_user():
     """To whom the superuser's directories seem to belong in a sandbox with users of its own."""
     try:

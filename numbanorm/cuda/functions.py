@@ -13,7 +13,7 @@ from numbanorm._states import State
 from numbanorm._types import Forward, Gradients, Shape
 from numbanorm.cuda import batchnorm, layernorm, phases
 from numbanorm.cuda.call import Call, Layout, Run
-from numbanorm.cuda.measured import measured
+from numbanorm.cuda.statistics import measured
 from numbanorm.cuda.tables import column_extremes, column_moments, scaled, table
 
 __all__ = [
@@ -181,7 +181,8 @@ def moments(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
     lies = _layout(call, (axis,))
     _check_mask(call, axis)
     own_x, own_mask = call.run("x", lies.strides, lies.split.dtype), call.run("mask", lies.others, _BOOL)
-    return measured(call, own_x, lies.split.planes, own_mask, omit_nan)
+    state: State = measured(call, own_x, lies.split.planes, own_mask, omit_nan)
+    return state
 
 
 def batch_norm_backward_reduce(dy: Any, x: Any, mean: Any, rstd: Any, channel_axis: Any, mask: Any) -> tuple[Any, Any]:

@@ -11,6 +11,8 @@ from functools import lru_cache
 import numpy as np
 from numba import types
 
+from numbanorm._states import LARGE, State, replaced
+from numbanorm.cpu.moments import SMALL
 from numbanorm.cuda import cuda
 from numbanorm.cuda.batchnorm import NONE, plan_of
 from numbanorm.cuda.call import block_for, type_of
@@ -106,8 +108,20 @@ def whole_states(dtype, merged):
     return Kernel(kernel, (*[types.CPointer(dtype)] * 2, *[types.int64] * 3))
 
 
+def measured(call, x, planes, weights, omit_nan):
+    """The state of x (N, C, L), here, with weights (N, L), float64 or a mask, or none; with `omit_nan`, as it must be
+    beside weights of float64, of what is not NaN.
+    """
+    if weights.size and weights.dtype == FLOAT64:
+        return weighted_channel_moments(call, x, weights, *planes)
+    state = channel_moments(call, x, weights, *planes)
+    if omit_nan and (missing := ~np.isfinite(state.m2)).any():
+        state = replaced(state, weighted_channel_moments(call, x, weights, *planes), missing)
+    return state
+
+
 def channel_moments(call, x, mask, N, C, L):
-    """count, mean, M2, each of the two in two parts, here, of x (N, C, L); mask: (N, L), or none."""
+    """The state of x (N, C, L), here; mask: (N, L), or none."""
     plan = plan_of(N, C, L, mask, x, most_lanes=LANES)
     kernel = piece_moments(type_of(x.dtype), plan.lanes, plan.way, KEPT)
     return _moments(_wholes(call, kernel, plan, merge, FLOAT64, (x, mask), N, C, L))
@@ -138,6 +152,9 @@ def _wholes(call, kernel, plan, merged, dtype, given, N, C, L):
 
 
 def _moments(wholes):
+    """A state, whose unit is other than 1 only where float64 might not hold squares."""
     count, mean, low, m2, m2_low, unit = wholes
+    kept = np.where((m2 > 0) & ((unit > LARGE) | (unit < SMALL)), unit, 1.0)
     with np.errstate(all="ignore"):
-        return count, mean * unit, low * unit, m2 * unit * unit, m2_low * unit * unit
+        square = (unit / kept) ** 2
+        return State(count, mean * unit, low * unit, m2 * square, m2_low * square, kept)

@@ -14,7 +14,7 @@ from numbanorm.cuda import scalers, statistics
 from numbanorm.cuda.batchnorm import NONE
 from numbanorm.cuda.call import Call, Run
 from numbanorm.cuda.libraries import library_of, seen_from_here
-from numbanorm.cuda.measured import FLOAT64, measured, multiplied
+from numbanorm.cuda.statistics import FLOAT64
 
 
 def table(scaler: Any, X: Any, reset: bool = False) -> Any:
@@ -31,8 +31,8 @@ def column_moments(X: Any, sample_weight: Any) -> State:
     call, x, planes = _run_of(X)
     if weights is not None:
         _extremes(call, x, planes)  # raises if there is an infinity, also of weight 0
-    (own,) = [NONE] if weights is None else call.send(statistics.FLOAT64, weights)
-    state = measured(call, x, planes, own, omit_nan=True)
+    (own,) = [NONE] if weights is None else call.send(FLOAT64, weights)
+    state: State = statistics.measured(call, x, planes, own, omit_nan=True)
     _table_checks.finite_moments(state, weights)
     return state
 
@@ -65,13 +65,24 @@ def _in_float64(call: Call, x: Run, linear: Linear, low: float, high: float, pla
     """What `linear` makes of x, where the dtype of the table does not hold its scale, or its units are not all 1."""
     (y,) = call.scratch(FLOAT64, x.size)
     if not linear.is_plain():
-        x = multiplied(call, x, y, 1 / np.broadcast_to(linear.x_unit, linear.scale.shape), planes)
+        x = _multiplied(call, x, y, 1 / np.broadcast_to(linear.x_unit, linear.scale.shape), planes)
     m, scale, offset = call.send(FLOAT64, *linear.factors(FLOAT64))
     y_unit = np.broadcast_to(linear.y_unit, linear.scale.shape)
     plain = bool((y_unit == 1).all())
     given = x, m, scale, offset, *((low, high) if plain else (-np.inf, np.inf)), y
     scalers.scale_channels(call, *given, *planes)
-    return y if plain else multiplied(call, y, y, y_unit, planes, low, high)
+    return y if plain else _multiplied(call, y, y, y_unit, planes, low, high)
+
+
+def _multiplied(
+    call: Call, x: Run, y: Run, factor: Array, planes: Shape, low: float = -np.inf, high: float = np.inf
+) -> Run:
+    """y, float64, filled with x (N, C, L) times a factor (C,), kept between low and high."""
+    zeros = np.zeros(factor.size)
+    m, scale, offset = call.send(FLOAT64, zeros, factor, zeros)
+    given = x, m, scale, offset, low, high, y
+    scalers.scale_channels(call, *given, *planes)
+    return y
 
 
 def _run_of(X: Any) -> tuple[Call, Run, Shape]:
