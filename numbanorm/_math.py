@@ -54,19 +54,21 @@ def sums_are_exact(delta, var, eps):
 
 @plain
 def dtype_range(itemsize):
-    """step, most: a dtype of so many bytes holds squares and 1 / std where the variance is from 1 / most to most, and
-    times step or 1 / step any values come to lie well within that.
+    """step and most, for a dtype of so many bytes.
+
+    Squares and 1 / std fit the dtype while the variance lies in [1 / most, most]. Values beyond come back into it when
+    they are multiplied by step or 1 / step.
     """
     return (2.0**100, 2.0**200) if itemsize == 4 else (2.0**600, 2.0**960)
 
 
 @scalar
 def range_scale(m, var, itemsize):
-    """A power of two: times it, values near m of variance `var` (eps included) have squares and a 1 / std that their
-    dtype, of so many bytes, holds. It is 1 for nearly all values.
+    """The power of two by which to multiply values near m of variance `var` (eps included), so that their squares and
+    1 / std fit their dtype, of so many bytes. It is 1 for nearly all values.
 
-    Values that differ spread by 2**-24 (float64: 2**-53) of m or more, so a small spread means a small m. Where m is
-    not small then, all values are equal, and need no scale.
+    Different numbers near m are at least 2**-24 (float64: 2**-53) of m apart. So where the spread is small and m is
+    not, all values are equal, and need no scale.
     """
     step, most = dtype_range(itemsize)
     if var * most < 1.0:

@@ -1,8 +1,9 @@
 """Statistics where sums of x's dtype did not do, taken anew in float64: of values far from their first shift, and of
 values whose squares, or 1 / std, leave the range of the dtype.
 
-The latter are reckoned times a power of two, their *scale* (`range_scale`): m, delta, var and rstd are of x * scale
-then, and y is made of x * scale, which is written into y's memory first. What is not so far out has a scale of 1.
+Values of the second kind are multiplied by a power of two, their *scale* (`range_scale`). Then m, delta, var and rstd
+are those of x * scale, and y is computed from x * scale, which is first written into y's memory. All other values have
+a scale of 1.
 """
 
 import math
@@ -58,9 +59,9 @@ def add_wide_sums(x, tile, m, inexact, scale, sums):
 
 @block
 def moments_of_wide_sums(sums, count, eps, inexact, scale, m, delta, var):
-    """delta, var of the channels that were inexact, and of no other: what is near does not depend on them.
+    """delta, var of the inexact channels only, so that an exact channel's bits never depend on its neighbours.
 
-    Whether some need a scale: then they get it, and are the ones to be summed again.
+    Return whether some channels need a scale. These get one, and they alone stay marked as inexact, to be summed again.
     """
     compact()
     again = False
@@ -80,8 +81,9 @@ def moments_of_wide_sums(sums, count, eps, inexact, scale, m, delta, var):
 
 @block
 def channel_moments(x, tile, far, eps, m, delta, var, scale):
-    """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L). Whether some have a scale other
-    than 1; scale is not filled if not.
+    """m, delta, var of each channel of a tile that holds whole channels of x (N, C, L).
+
+    Return whether some channels have a scale other than 1. Only then is scale filled.
     """
     compact()
     count = x.shape[0] * x.shape[2]
@@ -128,6 +130,6 @@ def _is_near(j, rstd, least):
 
 @block
 def all_near(rstd, itemsize):
-    """Whether x - mean, of x of so many bytes to a value, holds for all of these statistics."""
+    """Whether x - mean fits x's dtype, of so many bytes, everywhere, as far as rstd tells."""
     compact()
     return _is_near(rstd.size, pointer(rstd, 0), least_rstd(itemsize))
