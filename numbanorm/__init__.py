@@ -8,7 +8,7 @@ from numbanorm._version import __version__
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
 from numbanorm.cpu.engines import get_num_threads, set_num_threads
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
-from numbanorm.layers import BatchNorm, LayerNorm
+from numbanorm.layers import BatchNorm, LayerNorm, no_grad, set_debug
 from numbanorm.moments import Moments
 from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 
@@ -49,6 +49,8 @@ __all__ = [
     "layer_norm",
     "layer_norm_backward",
     "layer_norm_forward",
+    "no_grad",
     "recycle_memory",
+    "set_debug",
     "set_num_threads",
 ]

@@ -350,14 +350,6 @@ def negative(name: str, value: Array) -> ValueError:
     return ValueError(f"{name}: {np.nanmin(value)} in it, must not be negative")
 
 
-def keys(name: str, value: Any, own: Mapping[str, Array]) -> None:
-    """A mapping with the same keys."""
-    if not isinstance(value, Mapping):
-        raise TypeError(f"{name}: {type(value).__qualname__}, must be a mapping from names to arrays")
-    if value.keys() != own.keys():
-        raise KeyError(f"{name}: keys {sorted(map(str, value))}, must be {sorted(own)}")
-
-
 def converted(name: str, value: Any, own: Array) -> Array:
     """An array of the shape and dtype of the layer's own."""
     if isinstance(value, np.ma.MaskedArray):
@@ -378,6 +370,15 @@ def converted(name: str, value: Any, own: Array) -> Array:
     if own.dtype.kind == "i" and not (given.astype(object) == np.abs(copy)).all():
         raise ValueError(f"{name}: {given}, must be a number of batches")
     return copy
+
+
+def replacement(name: str, value: Any, own: Array) -> None:
+    """A writable array of the shape and dtype of a layer's own."""
+    array(name, value, own.dtype.type, own.shape) if own.dtype.kind == "f" else numbers(name, value)
+    if value.dtype.type is not own.dtype.type:
+        raise TypeError(f"{name}: dtype {value.dtype}, must be {own.dtype}; assign {name}.astype(np.{own.dtype})")
+    _shape(name, value, own.shape)
+    _written(name, value)
 
 
 def mask(value: Any, shape: Shape) -> None:

@@ -16,7 +16,8 @@ from numbanorm.cpu.machine import streams
 from numbanorm.cpu.parallel import engine
 from numbanorm.cpu.tiles import whole_steps
 
-_NO_STATISTIC, _NOT_COUNTED = np.empty(0), np.empty(0, np.int64)
+_NO_STATISTIC = np.empty(0)
+NOT_TRACKED = None, None, np.empty(0, np.int64)  # running mean, running variance and number of batches
 
 
 def batch_norm(
@@ -177,8 +178,8 @@ def batch_norm_forward(
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
         statistics = running_mean, running_var, momentum
         return functions.batch_norm_forward(x, weight, bias, *statistics, channel_axis, eps, mask, out)
-    running = running_mean, running_var
-    return train_forward(x, weight, bias, *running, _NOT_COUNTED, momentum, channel_axis, eps, mask, out)
+    running = running_mean, running_var, NOT_TRACKED[2]
+    return train_forward(x, weight, bias, *running, momentum, channel_axis, eps, mask, out)[0]
 
 
 def batch_norm_backward(
@@ -278,8 +279,11 @@ def train_forward(
     eps: float,
     mask: Array | None,
     out: Array | None,
-) -> Forward:
-    """`batch_norm_forward`, which adds 1 to `batches` (int64) when it updates the running statistics."""
+    skip_nonfinite: bool = False,
+) -> tuple[Forward, bool]:
+    """`batch_norm_forward`, which adds 1 to `batches` (int64) when it updates the running statistics; and what
+    `update_running` returns.
+    """
     seen = see(x, channel_axis, _checks.channel_axes)
     affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
     eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
@@ -301,9 +305,11 @@ def train_forward(
         packed = positions(x, channel_axis)[mask]
         values, mean, rstd, var = _forward(split(packed, (1,)), packed, *affine, eps, None)
         y = unpack(values, mask, channel_axis, x, out)
+    finite = True
     if x.size > 0:
-        _update(running_mean, running_var, batches, momentum, mean, var, count)
-    return Forward(y, mean.astype(seen.dtype), rstd)
+        statistics = mean, var, count, skip_nonfinite
+        finite = update_running(running_mean, running_var, batches, momentum, *statistics)
+    return Forward(y, mean.astype(seen.dtype), rstd), finite
 
 
 def _forward(
@@ -362,21 +368,27 @@ def unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array |
     return full
 
 
-def _update(
+def update_running(
     running_mean: Array | None,
     running_var: Array | None,
     batches: Array,
     momentum: float,
     mean: Array,
     var: Array,
-    count: int,
-) -> None:
-    """All or nothing, whatever a signal handler raises: it gets its turn between steps of Python alone."""
+    count: float,
+    skip_nonfinite: bool = False,
+) -> bool:
+    """Whether the statistics of the batch, mean and var, are finite; if not, with `skip_nonfinite` nothing is updated.
+
+    All or nothing, whatever a signal handler raises: it gets its turn between steps of Python alone.
+    """
     given = running_mean, running_var, batches
     own = [_NO_STATISTIC if a is None else behaved(a, a.dtype.newbyteorder("=")) for a in given]
     apart = any(a is not None and a is not own_a for a, own_a in zip(given, own, strict=True))
     if apart:
         own = [a.copy() for a in own]
-    kernels.update_running(momentum, mean, own[0], var, count / (count - 1), own[1], own[2])
+    factor = count / (count - 1)
+    finite = kernels.update_running(momentum, mean, own[0], var, factor, own[1], own[2], skip_nonfinite)
     if apart:
         list(starmap(setitem, [(a, ..., own_a) for a, own_a in zip(given, own, strict=True) if a is not None]))
+    return bool(finite)

@@ -25,7 +25,7 @@ from numba.core import event
 from numbanorm.cpu.batchnorm import update_running
 running, nothing, none = np.ones(5), np.empty(0), np.empty(0, np.int64)
 with event.install_recorder("numba:compile") as recorder:
-    update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, none)
+    update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, none, False)
 print(running[0], "compiled" if recorder.buffer else "loaded")
 """
 
@@ -198,7 +198,7 @@ def test_no_home_either(copy, tmp_path, home):
 
 def test_nowhere_to_write_is_one_warning(copy):
     not_to_be_written(copy)
-    twice = RUN + "update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, np.ones(5, np.float32), none)"
+    twice = RUN + "update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, np.ones(5, np.float32), none, False)"
     for environment in (
         {"XDG_CACHE_HOME": "/dev/null", "TMPDIR": str(copy / "numbanorm-0")},
         {"NUMBA_CACHE_DIR": "/dev/null"},

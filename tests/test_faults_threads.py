@@ -300,7 +300,7 @@ def test_threads_of_small_stacks_compile(tmp_path):
 
         def call(dtype):
             running, nothing = np.ones(5, dtype), np.empty(0)
-            update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, np.empty(0, np.int64))
+            update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, np.empty(0, np.int64), False)
             np.testing.assert_allclose(running, 0.9 * 1 + 0.1 * 2 * 3, rtol=1e-6)
             done.append(dtype)
 

@@ -88,7 +88,7 @@ from numbanorm.cpu.batchnorm import update_running
 @numba.njit
 def own(running):
     nothing = np.empty(0)
-    update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, np.empty(0, np.int64))
+    update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, np.empty(0, np.int64), False)
     return type(own)
 
 running = np.ones(5)

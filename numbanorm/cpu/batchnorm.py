@@ -4,6 +4,8 @@ The work is cut into tiles of x. Where a tile can hold whole channels and stay i
 launch reads x once; otherwise one launch sums, tile by tile, and a second applies: launchers `*_whole` and `*_parts`.
 """
 
+import math
+
 import numpy as np
 
 from numbanorm._math import sum_dy_x_hat
@@ -138,15 +140,23 @@ def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var
 
 
 @launcher
-def update_running(momentum, mean, running_mean, var, factor, running_var, batches):
+def update_running(momentum, mean, running_mean, var, factor, running_var, batches, skip_nonfinite):
     """Move running statistics towards mean and factor * var (float64), and count the batch: all in one call, which no
     signal interrupts. What nobody wants is empty.
+
+    Whether mean and var are finite; if not, with `skip_nonfinite` nothing is moved or counted.
     """
     compact()
+    finite = True
+    for i in range(mean.size):
+        finite = finite and math.isfinite(mean[i]) and math.isfinite(var[i])
+    if skip_nonfinite and not finite:
+        return False
     average_row(running_mean.size, running_mean, mean, momentum, 1.0)
     average_row(running_var.size, running_var, var, momentum, factor)
     for i in range(batches.size):
         batches[i] += 1
+    return finite
 
 
 @block

@@ -1,0 +1,58 @@
+"""The arrays of a layer, which stay the same objects until others are assigned."""
+
+from collections import UserDict
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from numbanorm import _checks
+from numbanorm._types import Array
+
+
+class LayerArray:
+    """An attribute that holds an array, or None where the layer has none.
+
+    Another array of its shape and dtype takes its place when it is assigned, so that layers can share one; a number
+    that is assigned to an array without axes is written into it. All else is an error.
+    """
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name, self._key = name, f"_{name}"
+
+    def __get__(self, layer: Any, owner: type | None = None) -> Any:
+        return self if layer is None else getattr(layer, self._key)
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        setattr(layer, self._key, assigned(self._name, value, getattr(layer, self._key)))
+
+
+class Grads(UserDict[str, Array]):
+    """The gradients of a layer, by the names of its parameters: always the same names."""
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self.data[name] = assigned(f"grads[{name!r}]", value, self.data.get(name))
+
+    def __delitem__(self, name: str) -> None:
+        raise TypeError(f"grads[{name!r}]: stays; zero_grad() sets it to zero")
+
+
+def zeros_like(parameters: Mapping[str, Array]) -> Grads:
+    """The gradients of a layer before its first backward pass."""
+    grads = Grads()
+    grads.data = {name: np.zeros_like(parameter) for name, parameter in parameters.items()}
+    return grads
+
+
+def assigned(name: str, value: Any, own: Any) -> Any:
+    """What is to be kept when `value` is assigned where `own` is."""
+    if value is own:
+        return own
+    if own is None:
+        raise ValueError(f"{name}: there is none, must stay so; make a layer that has it")
+    if own.ndim == 0 and isinstance(value, Integral):
+        own[...] = _checks.converted(name, value, own)
+        return own
+    _checks.replacement(name, value, own)
+    return value

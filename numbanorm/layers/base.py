@@ -1,0 +1,215 @@
+"""What both layers have: a mode, parameters with gradients, forward and backward passes, and a state."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from itertools import starmap
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+
+from numbanorm import _checks, _overlap
+from numbanorm._types import Array, Shape
+from numbanorm.layers import state as states
+from numbanorm.layers.arrays import Grads, LayerArray, zeros_like
+from numbanorm.layers.saved import AllUnchanged, Saved, Unchanged, samples
+
+NO_FORWARD = (
+    "backward: no forward pass waits for it: the layer was not called, or under no_grad(), or train() or eval() came "
+    "since, or the pass has had its backward; to go through several passes, use what forward_saved returns"
+)
+
+
+class NamedGradient(NamedTuple):
+    """A parameter of a layer and its gradient: arrays that stay the same from step to step."""
+
+    name: str
+    parameter: Array
+    gradient: Array
+
+
+class Layer(ABC):
+    """A layer with a weight and a bias, or one of them, or none."""
+
+    weight = LayerArray()
+    bias = LayerArray()
+    training = True
+
+    def __init__(self, shape: Shape, dtype: np.dtype[Any], weight: bool, bias: bool) -> None:
+        self.dtype = dtype
+        self._weight = np.ones(shape, dtype) if weight else None
+        self._bias = np.zeros(shape, dtype) if bias else None
+        self._begin()
+
+    def _begin(self) -> None:
+        """What is no part of a pickled layer, or of a copy."""
+        self._grads = zeros_like(dict(self.named_parameters()))
+        self._grads_of: bytes | None = None  # samples of the parameters to which the gradients belong; None: zeros
+        self._last: Saved | None = None  # the last forward pass that waits for its backward pass
+
+    def __call__(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
+        """`forward`."""
+        return self.forward(x, copy=copy, out=out)
+
+    @abstractmethod
+    def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
+        """y of x."""
+
+    def backward(self, dy: Any, saved: Saved | None = None, *, out: Any = None) -> Any:
+        """The gradient with respect to x; adds those with respect to the parameters to `grads`.
+
+        Parameters
+        ----------
+        dy : ndarray
+            The gradient with respect to y, of its shape and dtype.
+        saved : Saved, optional
+            What `forward_saved` returned; the last `forward` if left out. Each pass has one backward pass.
+        out : ndarray of x's shape and dtype, optional
+            Receives dx. It may be dy or x itself; it may not overlap an input otherwise.
+
+        Returns
+        -------
+        ndarray
+            dx, of the shape and dtype of x; `out` if given.
+
+        Raises
+        ------
+        RuntimeError
+            No forward pass waits for this; x or the weight has changed since (see `set_debug` for what can be missed);
+            or the parameters have been updated since the gradients that are in `grads`, which `zero_grad` must set to
+            zero first.
+        TypeError, ValueError
+            dy, saved or out is of the wrong type, dtype or shape. In all cases nothing has been written.
+        """
+        waiting = self._waiting(saved)
+        waiting.check()
+        self._check_grads(waiting.parameters)
+        dx, dweight, dbias = waiting.gradients(dy, out)
+        self._add(waiting.parameters, dweight, dbias)
+        waiting.use_up()
+        if waiting is self._last:
+            self._last = None
+        return dx
+
+    def _waiting(self, saved: Any) -> Saved:
+        if saved is None:
+            if self._last is None:
+                raise RuntimeError(NO_FORWARD)
+            return self._last
+        if not isinstance(saved, Saved):
+            raise TypeError(f"saved: {type(saved).__qualname__}, must be what forward_saved returned")
+        if saved.layer is None:
+            raise RuntimeError("saved: has had its backward pass, must be of one that waits for it")
+        if saved.layer is not self:
+            raise ValueError("saved: of a forward pass of another layer, must be of this one")
+        return saved
+
+    def _check_grads(self, parameters: bytes) -> None:
+        if self._grads_of not in (None, parameters) and any(g.any() for g in self._grads.data.values()):
+            raise RuntimeError("grads: of the parameters before an update, must be zero: call zero_grad() after each")
+
+    def _add(self, parameters: bytes, *gradients: Array) -> None:
+        self._grads_of = parameters
+        new = zip((self._weight, self._bias), self._GRADS, gradients, strict=True)
+        own = self._grads.data
+        list(starmap(np.add, [(own[name], g, own[name]) for p, name, g in new if p is not None]))  # all or none
+
+    _GRADS = "weight", "bias"
+
+    def _keep(self, x: Any, copy: bool, out: Any) -> tuple[Unchanged | AllUnchanged, Unchanged | None, bytes]:
+        """x and the weight for `Saved`, before a forward pass writes into `out`."""
+        _checks.flag("copy", copy)
+        if out is not None and not copy and isinstance(out, np.ndarray) and _overlap.overlap(out, x):
+            raise ValueError("out: overlaps x, which backward needs; pass copy=True beside it, or call under no_grad()")
+        kept = (AllUnchanged if isinstance(x, list) else Unchanged)(x, copy)
+        if self._weight is not None:
+            weight = Unchanged(self._weight, copy)
+            return kept, weight, weight.samples
+        return kept, None, b"" if self._bias is None else samples(self._bias)
+
+    @property
+    def grads(self) -> Grads:
+        """The gradients with respect to the parameters, by name: the sums since the last `zero_grad`."""
+        return self._grads
+
+    def zero_grad(self) -> None:
+        """Set the gradients to zero, in their memory."""
+        for gradient in self._grads.data.values():
+            gradient.fill(0)
+        self._grads_of = None
+
+    def parameters(self) -> Iterator[Array]:
+        """The arrays to train; update them in place."""
+        return (parameter for _, parameter in self.named_parameters())
+
+    def named_parameters(self) -> Iterator[tuple[str, Array]]:
+        """Each parameter, with its name before it."""
+        named = ("weight", self._weight), ("bias", self._bias)
+        return ((name, parameter) for name, parameter in named if parameter is not None)
+
+    def named_gradients(self) -> Iterator[NamedGradient]:
+        """Name, parameter and gradient of each, for an optimiser: the arrays stay the same from step to step."""
+        return (NamedGradient(name, parameter, self._grads[name]) for name, parameter in self.named_parameters())
+
+    def train(self, mode: bool = True) -> Self:
+        """Use the statistics of each batch (the mode of a new layer); returns the layer.
+
+        A change of mode drops what was kept for `backward`, but for what `forward_saved` has returned.
+        """
+        _checks.flag("mode", mode)
+        if mode != self.training:
+            self._last = None
+        self.training = bool(mode)
+        return self
+
+    def eval(self) -> Self:
+        """Use the population's statistics where the layer has them; returns the layer."""
+        return self.train(False)
+
+    def _buffers(self) -> dict[str, Array]:
+        return {}
+
+    def _arrays(self) -> dict[str, Array]:
+        return dict(self.named_parameters()) | self._buffers()
+
+    def state_dict(self, prefix: str = "") -> dict[str, Array]:
+        """Copies of the arrays, by the keys that PyTorch uses, with `prefix` before each."""
+        return {prefix + key: value.copy() for key, value in self._arrays().items()}
+
+    def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, prefix: str = "") -> states.LoadedKeys:
+        """Copy arrays in, from `state_dict` of this class or of PyTorch's; all are checked before any is copied.
+
+        Parameters
+        ----------
+        state : mapping from str to array
+            The values may be of any library whose arrays NumPy reads without a copy to the host, and of any dtype that
+            loses no more than precision. A state with running statistics and no ``num_batches_tracked``, as PyTorch
+            had them before 0.4.1, leaves the layer's own count as it is.
+        strict : bool
+            Whether other keys than the layer's are an error; if not, what fits is loaded.
+        prefix : str
+            What stands before the keys of this layer in the state of a whole network, as ``"encoder.norm1."``. Keys
+            that begin otherwise are left alone.
+
+        Returns
+        -------
+        LoadedKeys
+            `missing_keys` and `unexpected_keys`, of which there are none if `strict`.
+
+        Raises
+        ------
+        TypeError
+            Not a mapping, or an array in it is masked or of a dtype that would lose more than precision.
+        KeyError
+            It has other keys than the layer.
+        ValueError
+            An array in it has another shape.
+        """
+        _checks.flag("strict", strict)
+        return states.load(self._arrays(), state, bool(strict), prefix)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {key: value for key, value in self.__dict__.items() if key not in ("_grads", "_grads_of", "_last")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._begin()

@@ -1,0 +1,375 @@
+"""The layer of batch normalization."""
+
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from itertools import starmap
+from operator import setitem
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from numbanorm import _checks
+from numbanorm._types import Array, Forward
+from numbanorm.batchnorm import (
+    NOT_TRACKED,
+    batch_norm,
+    batch_norm_backward,
+    positions,
+    train_forward,
+    update_running,
+)
+from numbanorm.layers import synchronised
+from numbanorm.layers.arrays import LayerArray
+from numbanorm.layers.base import Layer
+from numbanorm.layers.saved import Saved, is_keeping
+from numbanorm.layers.state import STATISTICS
+from numbanorm.layers.synchronised import Parts, Reduce
+from numbanorm.moments import Moments
+
+
+class BatchNorm(Layer):
+    """Batch normalization: `numbanorm.batch_norm_forward` in training, `numbanorm.batch_norm` in evaluation.
+
+    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), per channel: with the statistics of the
+    batch in training, with the running ones in evaluation.
+
+    Parameters
+    ----------
+    num_features : int
+        The number of channels, C.
+    eps : float
+        Added to the variance.
+    momentum : float or None
+        The share of each batch in the running statistics. With None they are the population statistics of Ioffe and
+        Szegedy over all batches so far: the mean of the batches' means, and of their unbiased variances. `calibrate`
+        gives those of all values together, and says how the two differ.
+    affine : bool
+        Whether the layer has a weight, ones at the start, and with `bias` a bias.
+    track_running_stats : bool
+        Whether it has running statistics. If not, evaluation too takes the statistics of the batch.
+    bias : bool
+        Whether it has a bias beside the weight; zeros at the start.
+    channel_axis : int
+        The axis of the channels in x.
+    skip_nonfinite : bool
+        Whether a batch with an infinity or a NaN is left out of the running statistics. If not, they are not finite
+        either from then on, in the channels where it stands, of which a RuntimeWarning tells.
+    all_reduce : callable, optional
+        For a batch that is spread over several processes, each of which calls the layer on its part (of any size, also
+        of none): a function that takes an object that adds up by ``+`` and returns the sum of what all processes gave
+        it, as mpi4py's ``comm.allreduce``. It is called once in `forward`, in training, with `Moments`, and once in
+        `backward`, with a `GradientSums`. `grads` are those of this process's part, as those of all other layers are:
+        add them up over the processes in the same way. It is not pickled or copied with the layer.
+    dtype : dtype
+        Of the parameters, and so of the x that it takes: float32 or float64. The running statistics are float64, so
+        that evaluation too is exact far from zero.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, or an x later on, is of the wrong type, shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import BatchNorm
+    >>> layer = BatchNorm(2, momentum=None)
+    >>> for batch in np.array([[[1, 10], [3, 30]], [[2, 20], [4, 40]]], np.float32):
+    ...     y = layer(batch)
+    >>> layer.running_mean, layer.running_var
+    (array([ 2.5, 25. ]), array([  2., 200.]))
+    """
+
+    running_mean = LayerArray()
+    running_var = LayerArray()
+    num_batches_tracked = LayerArray()
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-5,
+        momentum: float | None = 0.1,
+        affine: bool = True,
+        track_running_stats: bool = True,
+        *,
+        bias: bool = True,
+        channel_axis: int = 1,
+        skip_nonfinite: bool = False,
+        all_reduce: Reduce | None = None,
+        dtype: DTypeLike = np.float32,
+    ) -> None:
+        self.num_features = _checks.channel_count("num_features", num_features)
+        self.eps = _checks.eps(eps)
+        self.momentum = None if momentum is None else _checks.momentum(momentum)
+        self.channel_axis = _checks.any_channel_axis(channel_axis)
+        flags = {"affine": affine, "track_running_stats": track_running_stats, "bias": bias}
+        for name, flag in (flags | {"skip_nonfinite": skip_nonfinite}).items():
+            _checks.flag(name, flag)
+        if all_reduce is not None and not callable(all_reduce):
+            raise TypeError(f"all_reduce: {type(all_reduce).__qualname__}, must be callable or None")
+        self.skip_nonfinite = bool(skip_nonfinite)
+        self.all_reduce = all_reduce
+        super().__init__((self.num_features,), _checks.dtype(dtype), bool(affine), bool(affine and bias))
+        self._running_mean: Any = np.zeros(self.num_features) if track_running_stats else None
+        self._running_var: Any = np.ones(self.num_features) if track_running_stats else None
+        self._num_batches_tracked: Any = np.array(0) if track_running_stats else None
+        self._warned: set[int] = set()  # the channels whose running statistics are known not to be finite
+
+    def forward(self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None) -> Array:
+        """y; keeps x for `backward`, but under `no_grad`, and in training updates the running statistics.
+
+        Parameters
+        ----------
+        x : ndarray
+            Any shape of at least 2 axes, of the layer's dtype. It must not change until `backward`.
+        mask : ndarray of bool, optional
+            Of the shape of x without its channel axis. Where it is False, as at padding, x is left out of the
+            statistics, y is 0, and so will dx be. It must leave two positions in training, and one in evaluation.
+        copy : bool
+            Whether to keep copies of x and the weight, which may change then.
+        out : ndarray of x's shape and dtype, optional
+            Receives y. It may be x itself where nothing is kept, or with `copy`.
+
+        Returns
+        -------
+        ndarray
+            y, of the shape and dtype of x; `out` if given.
+        """
+        if is_keeping():
+            y, self._last = self.forward_saved(x, mask, copy=copy, out=out)
+            return y
+        self._check("x", x)
+        return self._run(x, mask, out)[0]
+
+    def __call__(  # noqa: D102
+        self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None
+    ) -> Array:
+        return self.forward(x, mask, copy=copy, out=out)
+
+    def forward_saved(
+        self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None
+    ) -> tuple[Array, Saved]:
+        """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
+        self._check("x", x)
+        kept = self._keep(x, copy, out)
+        mask = mask.copy() if isinstance(mask, np.ndarray) else mask  # which loaders use again
+        y, pass_back, how = self._run(x, mask, out)
+        return y, Saved(self, *kept, pass_back, how)
+
+    def forward_parts(
+        self, xs: Sequence[Array], masks: Sequence[Array | None] | None = None, *, copy: bool = False
+    ) -> tuple[list[Array], Saved]:
+        """Several parts of one batch (micro-batches), normalised with the statistics of all of them; for training.
+
+        Parameters
+        ----------
+        xs : sequence of ndarray
+            As `forward` takes x; their sizes may differ, and some may be empty.
+        masks : sequence of ndarray or None, optional
+            Of each part.
+        copy : bool
+            Whether to keep copies of xs and the weight, which may change then.
+
+        Returns
+        -------
+        ys : list of ndarray
+        saved : Saved
+            For ``backward(dys, saved)``, which takes a list with dy of each part and returns one of dx.
+        """
+        if not self.training:
+            raise RuntimeError("forward_parts: in evaluation parts need nothing of each other; call the layer on each")
+        xs = list(xs)
+        for i, x in enumerate(xs):
+            self._check(f"xs[{i}]", x)
+        masks = _copies(masks, len(xs))
+        kept = self._keep(xs, copy, None)
+        ys, how = self._synchronised(Parts(xs, masks, self.channel_axis), [None] * len(xs))
+        return ys, Saved(self, *kept, synchronised.backward, how)
+
+    def _check(self, name: str, x: Any) -> None:
+        _checks.of_layer(name, x, self.dtype)
+        _checks.channels(name, x, self.channel_axis, self.num_features)
+
+    def _run(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Callable[..., Any], dict[str, Any]]:
+        """y, and the function that gives the gradients with what it must be given."""
+        if self.training and self.all_reduce is not None:
+            (y,), how = self._synchronised(Parts([x], [mask], self.channel_axis), [out])
+            return y, synchronised.backward_of_one, how
+        if self.training or self._running_mean is None:
+            y, mean, rstd = self._train(x, mask, out)
+        else:
+            y, mean, rstd = self._evaluate(x, mask, out)
+        frozen = not self.training and self._running_mean is not None
+        how = {"mean": mean, "rstd": rstd, "mask": mask, "frozen": frozen, "channel_axis": self.channel_axis}
+        return y, batch_norm_backward, how
+
+    def _train(self, x: Array, mask: Array | None, out: Array | None) -> Forward:
+        running = self._running() if self.training else NOT_TRACKED
+        result, finite = train_forward(
+            x,
+            self._weight,
+            self._bias,
+            *running,
+            self._share,
+            self.channel_axis,
+            self.eps,
+            mask,
+            out,
+            self.skip_nonfinite,
+        )
+        if not finite:
+            self._warn()
+        return result
+
+    def _evaluate(self, x: Array, mask: Array | None, out: Array | None) -> Forward:
+        if mask is not None:
+            _checks.mask(mask, positions(x, self.channel_axis).shape[:-1])
+        mean, var, how = self._running_mean.copy(), self._running_var, {"channel_axis": self.channel_axis}
+        y = batch_norm(x, mean, var, self._weight, self._bias, eps=self.eps, out=out, **how)
+        if mask is not None:
+            positions(y, self.channel_axis)[~mask] = 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return Forward(y, mean, 1.0 / np.sqrt(var + self.eps))
+
+    def _synchronised(self, parts: Parts, outs: list[Array | None]) -> tuple[list[Array], dict[str, Any]]:
+        """y of each part, and what `synchronised.backward` must be given."""
+        all_reduce = self.all_reduce or synchronised.alone
+        found = synchronised.statistics(parts, self.num_features, self.eps, all_reduce)
+        ys = synchronised.forward(parts, found, self._weight, self._bias, self.eps, outs)
+        if found.n > 0 and not self._move(found.mean, found.var, found.n):
+            self._warn()
+        return ys, {"masks": parts.masks, "channel_axis": parts.channel_axis, "found": found, "all_reduce": all_reduce}
+
+    def _move(self, mean: Array, var: Array, count: float) -> bool:
+        return update_running(*self._running(), self._share, mean, var, count, self.skip_nonfinite)
+
+    def _running(self) -> tuple[Array | None, Array | None, Array]:
+        if self._running_mean is None:
+            return NOT_TRACKED
+        return self._running_mean, self._running_var, self._num_batches_tracked.reshape(1)
+
+    @property
+    def _share(self) -> float:
+        """Of the next batch in the running statistics."""
+        if self.momentum is not None or self._running_mean is None:
+            return self.momentum or 0.0
+        return 1.0 / (int(self._num_batches_tracked) + 1)
+
+    def _warn(self) -> None:
+        """Of each channel once."""
+        if self._running_mean is None or self.skip_nonfinite:
+            return
+        lost = ~(np.isfinite(self._running_mean) & np.isfinite(self._running_var))
+        new = sorted({*np.flatnonzero(lost).tolist()} - self._warned)
+        self._warned.update(new)
+        if new:
+            text = f"x: inf or NaN in the channels {new}, whose running statistics are not finite from now on"
+            advice = "skip_nonfinite=True leaves such batches out, reset_running_stats() begins anew"
+            warnings.warn(f"BatchNorm: {text}; {advice}", RuntimeWarning, stacklevel=_frames())
+
+    def reset_running_stats(self) -> None:
+        """Make the running statistics those of a new layer: 0, 1, and no batch."""
+        if self._running_mean is not None:
+            self._set_running(0.0, 1.0, 0)
+
+    def _set_running(self, mean: Any, var: Any, count: int) -> None:
+        pairs = zip(self._buffers().values(), (mean, var, count), strict=True)
+        list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
+        self._warned = set()
+
+    def calibrate(self, batches: Array | Iterable[Array]) -> Self:
+        """Set the running statistics to the mean and the unbiased variance of all values of the batches together.
+
+        With n values of a channel in all, whatever batches they come in [1]_::
+
+            running_mean = sum(x) / n
+            running_var  = sum((x - running_mean)**2) / (n - 1)
+
+        The mean of the batches' own statistics, which `momentum=None` keeps, gives each batch the same weight, whatever
+        its size, and its variance is that within batches, without that of their means. If all values are drawn
+        independently from one population, both are unbiased estimates of its mean and variance, and this one has the
+        smaller error. If batches differ (by class, by source, over time), the mean of their variances is too small by
+        the variance of their means, and only this one estimates the variance of all values.
+
+        Parameters
+        ----------
+        batches : iterable of ndarray, or ndarray
+            What the layer is given, batch by batch; one at a time is needed. Their sizes may differ. Of padded
+            batches, pass the positions that count, as `x[mask]` where the channels are last. With `all_reduce`, those
+            of this process; the statistics are those of all processes then.
+
+        Returns
+        -------
+        BatchNorm
+            The layer. `num_batches_tracked` is the number of the batches.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A batch is of the wrong type or shape, or there are less than two values per channel. The layer is as it was
+            then.
+
+        References
+        ----------
+        .. [1] Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
+           Shift", 2015, section 3.1, has the other one.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numbanorm import BatchNorm
+        >>> layer = BatchNorm(1).calibrate(np.array([[i], [i + 2]], np.float32) for i in (1, 7))
+        >>> layer.running_mean, layer.running_var.round(2)
+        (array([5.]), array([13.33]))
+        """
+        if self._running_mean is None:
+            raise RuntimeError("calibrate: there are no running statistics; make a layer with track_running_stats=True")
+        moments, count = Moments(0, np.zeros(self.num_features), 0), 0
+        for name, batch in _checks.batches(batches):
+            self._check(name, batch)
+            moments.update(batch, channel_axis=self.channel_axis)
+            count += 1
+        moments = (self.all_reduce or synchronised.alone)(moments)
+        _checks.enough_values("batches", moments.count)
+        self._set_running(moments.mean, moments.var(ddof=1), count)
+        return self
+
+    def _buffers(self) -> dict[str, Array]:
+        return {} if self._running_mean is None else {name: getattr(self, name) for name in STATISTICS}
+
+    @property
+    def affine(self) -> bool:
+        """Whether there is a weight."""
+        return self._weight is not None
+
+    @property
+    def track_running_stats(self) -> bool:
+        """Whether there are running statistics."""
+        return self._running_mean is not None
+
+    def __getstate__(self) -> dict[str, Any]:
+        reduction = None if self.all_reduce is None else synchronised.lost
+        return super().__getstate__() | {"all_reduce": reduction}
+
+    def __repr__(self) -> str:
+        options = f"eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
+        return f"BatchNorm({self.num_features}, {options}, track_running_stats={self.track_running_stats})"
+
+
+def _copies(masks: Any, parts: int) -> list[Array | None]:
+    if masks is None:
+        return [None] * parts
+    masks = list(masks)
+    if len(masks) != parts:
+        raise ValueError(f"masks: {len(masks)} of them, must be {parts}, one for each of xs")
+    return [mask.copy() if isinstance(mask, np.ndarray) else mask for mask in masks]
+
+
+def _frames() -> int:
+    """How many the caller of this package is away, for a warning that names the caller's line."""
+    frame, count = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("numbanorm."):
+        frame, count = frame.f_back, count + 1
+    return count

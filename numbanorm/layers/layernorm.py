@@ -1,0 +1,117 @@
+"""The layer of layer normalization."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from numbanorm import _checks
+from numbanorm._types import Array
+from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
+from numbanorm.layers.base import Layer
+from numbanorm.layers.saved import Saved, is_keeping
+
+_NOT_GIVEN: Any = object()
+
+
+class LayerNorm(Layer):
+    """Layer normalization over the last axes: `numbanorm.layer_norm` with a weight and a bias to train.
+
+    y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), over the last axes.
+
+    Parameters
+    ----------
+    normalized_shape : int or tuple of ints
+        The sizes of the last axes of x, which are normalised together.
+    eps : float
+        Added to the variance.
+    elementwise_affine : bool
+        Whether the layer has a weight, ones at the start, and with `bias` a bias.
+    bias : bool
+        Whether it has a bias beside the weight; zeros at the start.
+    dtype : dtype
+        Of the parameters, and so of the x that it takes: float32 or float64.
+    weight : bool
+        Deprecated: `elementwise_affine` takes its place. False beside ``bias=True`` gives a bias alone.
+
+    Raises
+    ------
+    TypeError, ValueError
+        An argument, or an x later on, is of the wrong type, shape or value.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from numbanorm import LayerNorm
+    >>> layer = LayerNorm(3)
+    >>> y = layer(np.array([[1, 2, 3]], np.float32))
+    >>> dx = layer.backward(np.ones_like(y))
+    >>> layer.grads["bias"]
+    array([1., 1., 1.], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: float = 1e-5,
+        elementwise_affine: bool = True,
+        bias: bool = True,
+        *,
+        dtype: DTypeLike = np.float32,
+        weight: bool = _NOT_GIVEN,
+    ) -> None:
+        self.normalized_shape = shape = _checks.sizes("normalized_shape", normalized_shape)
+        self._axis = -1 if len(shape) == 1 else tuple(range(-len(shape), 0))  # an int is looked up faster
+        self.eps = _checks.eps(eps)
+        _checks.flag("elementwise_affine", elementwise_affine)
+        _checks.flag("bias", bias)
+        if weight is _NOT_GIVEN:
+            weight, bias = elementwise_affine, elementwise_affine and bias
+        else:
+            _checks.flag("weight", weight)
+            warnings.warn("LayerNorm: weight= is deprecated, pass elementwise_affine=", DeprecationWarning, 2)
+        super().__init__(shape, _checks.dtype(dtype), bool(weight), bool(bias))
+
+    def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
+        """y; keeps x for `backward`, but under `no_grad`.
+
+        Parameters
+        ----------
+        x : ndarray
+            Any shape that ends in `normalized_shape`, of the layer's dtype. It must not change until `backward`.
+        copy : bool
+            Whether to keep copies of x and the weight, which may change then.
+        out : ndarray of x's shape and dtype, optional
+            Receives y. It may be x itself where nothing is kept, or with `copy`.
+
+        Returns
+        -------
+        ndarray
+            y, of the shape and dtype of x; `out` if given.
+        """
+        if is_keeping():
+            y, self._last = self.forward_saved(x, copy=copy, out=out)
+            return y
+        self._check(x)
+        return layer_norm(x, self._weight, self._bias, axis=self._axis, eps=self.eps, out=out)
+
+    def forward_saved(self, x: Array, *, copy: bool = False, out: Array | None = None) -> tuple[Array, Saved]:
+        """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
+        self._check(x)
+        kept = self._keep(x, copy, out)
+        y, mean, rstd = layer_norm_forward(x, self._weight, self._bias, axis=self._axis, eps=self.eps, out=out)
+        return y, Saved(self, *kept, layer_norm_backward, {"mean": mean, "rstd": rstd, "axis": self._axis})
+
+    def _check(self, x: Any) -> None:
+        _checks.of_layer("x", x, self.dtype)
+        _checks.ends_in(x, self.normalized_shape)
+
+    @property
+    def elementwise_affine(self) -> bool:
+        """Whether there is a weight."""
+        return self._weight is not None
+
+    def __repr__(self) -> str:
+        options = f"elementwise_affine={self.elementwise_affine}, bias={self._bias is not None}"
+        return f"LayerNorm({self.normalized_shape}, eps={self.eps}, {options})"
