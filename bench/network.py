@@ -1,6 +1,6 @@
 """A small trainer: networks of NumPy and of numbanorm's layers. Its own layers have the methods of theirs."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -14,8 +14,12 @@ class Layer:
     def __init__(self) -> None:
         self.grads: dict[str, np.ndarray] = {}
 
-    def parameters(self) -> dict[str, np.ndarray]:
-        return {}
+    def named_parameters(self) -> Iterator[tuple[str, np.ndarray]]:
+        named = ((name, getattr(self, name, None)) for name in ("weight", "bias"))
+        return ((name, parameter) for name, parameter in named if parameter is not None)
+
+    def zero_grad(self) -> None:
+        """Nothing to do: `backward` replaces gradients."""
 
     def train(self, mode: bool = True):
         return self
@@ -28,9 +32,6 @@ class Linear(Layer):
         super().__init__()
         self.weight = rng.normal(0, inputs**-0.5 if std is None else std, (inputs, outputs)).astype(np.float32)
         self.bias = np.zeros(outputs, np.float32)
-
-    def parameters(self):
-        return {"weight": self.weight, "bias": self.bias}
 
     def __call__(self, x):
         self.x = x
@@ -91,14 +92,16 @@ class Network(Layer):
 
     def step(self, x, labels, rate: float) -> float:
         """One step of gradient descent; the loss before it."""
+        for layer in self.layers:
+            layer.zero_grad()
         loss, dy = cross_entropy(self(x), labels)
         first, *others = self.layers
         for layer in reversed(others):
             dy = layer.backward(dy)
         first.differentiate(dy)
         for layer in self.layers:
-            for key, parameter in layer.parameters().items():
-                parameter -= rate * layer.grads[key]
+            for name, parameter in layer.named_parameters():
+                parameter -= rate * layer.grads[name]
         return loss
 
     def evaluate(self, x, labels) -> tuple[float, float]:

@@ -382,13 +382,13 @@ def update_running(
 
     All or nothing, whatever a signal handler raises: it gets its turn between steps of Python alone.
     """
-    given = running_mean, running_var, batches
-    own = [_NO_STATISTIC if a is None else behaved(a, a.dtype.newbyteorder("=")) for a in given]
-    apart = any(a is not None and a is not own_a for a, own_a in zip(given, own, strict=True))
+    given = [_NO_STATISTIC if a is None else a for a in (running_mean, running_var, batches)]
+    own = [behaved(a, a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")) for a in given]
+    apart = own[0] is not given[0] or own[1] is not given[1] or own[2] is not given[2]
     if apart:
         own = [a.copy() for a in own]
     factor = count / (count - 1)
     finite = kernels.update_running(momentum, mean, own[0], var, factor, own[1], own[2], skip_nonfinite)
     if apart:
-        list(starmap(setitem, [(a, ..., own_a) for a, own_a in zip(given, own, strict=True) if a is not None]))
+        list(starmap(setitem, [(a, ..., own_a) for a, own_a in zip(given, own, strict=True)]))
     return bool(finite)

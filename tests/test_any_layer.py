@@ -76,11 +76,11 @@ def layers(draw, kind):
     options |= draw(one_of([("dtype", np.float64), ("dtype", "f8"), ("dtype", ">f4"), ("dtype", np.dtype("f4"))]))
     layer = kind(**options)
     state = {key: draw(states(a)) for key, a in layer.state_dict().items()}
-    before = layer.parameters()
+    before = dict(layer.named_parameters())
     layer.load_state_dict(draw(st.sampled_from(MAPPINGS))(state))
     for key, a in layer.state_dict().items():
         np.testing.assert_array_equal(a, np.asarray(state[key]).astype(a.dtype))
-    assert all(before[key] is a for key, a in layer.parameters().items())
+    assert all(before[key] is a for key, a in layer.named_parameters())
     return layer, options, tuple(shape)
 
 
@@ -106,7 +106,7 @@ def test_any_layer(kind, data):
         check = quietly(check_layer_norm if kind is LayerNorm else check_training if training else check_evaluation)
         expected = check(layer, before, y, plain(x), plain(dy))
         dx = layer.backward(dy)
-        assert layer.grads.keys() == layer.parameters().keys()
+        assert [*layer.grads] == [name for name, _ in layer.named_parameters()]
         own = {f"d{key}": gradient for key, gradient in layer.grads.items()}
         assert_gradients(expected._replace(dx=dx, **own), expected)
     assert_kept(inputs)
@@ -158,7 +158,7 @@ def test_a_layer_refuses_and_stays_as_it_is(kind, data):
     x, dy = values(shape, layer.dtype.type), values(shape, layer.dtype.type, seed=2)
     (layer.train if data.draw(st.booleans()) else layer.eval)()(x)
     dx, gradients = layer.backward(dy), dict(layer.grads)
-    before = snapshot({"x": x, "dy": dy, "dx": dx} | layer.parameters() | layer._buffers() | gradients)
+    before = snapshot({"x": x, "dy": dy, "dx": dx} | layer._arrays() | gradients)
     refused = data.draw(st.sampled_from([wrong_x, wrong_dy, wrong_state]))
     name, error, call = data.draw(refused(layer, x, dy))
     with pytest.raises(error, match=f"^['\"]?{name}"):

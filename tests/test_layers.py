@@ -9,7 +9,7 @@ from tests.cases import assert_gradients, assert_normalized, assert_within, valu
 
 
 def set_parameters(layer):
-    for seed, parameter in enumerate(layer.parameters().values()):
+    for seed, parameter in enumerate(layer.parameters()):
         parameter[...] = values(parameter.shape, parameter.dtype.type, seed=10 + seed)
 
 
@@ -32,7 +32,7 @@ def test_layer_norm(normalized_shape, axes, weight, bias, dtype):
     assert_normalized(y, expected.y, expected.x_hat, 1 if layer.weight is None else layer.weight)
     expected = reference.layer_norm_backward(dy, x, layer.weight, axes)
     assert_gradients(gradients(layer, layer.backward(dy), expected), expected)
-    assert layer.grads.keys() == layer.parameters().keys() == layer.state_dict().keys()
+    assert [*layer.grads] == [name for name, _ in layer.named_parameters()] == [*layer.state_dict()]
 
 
 @pytest.mark.parametrize("channel_axis", [1, -1])
@@ -165,11 +165,11 @@ def test_state_goes_round(make):
     set_parameters(layer)
     x = values((6, 4, 2, 2))
     layer(x)
-    own = other.parameters()
+    own = dict(other.named_parameters())
     other.load_state_dict(layer.state_dict())
     np.testing.assert_array_equal(other.eval()(x), layer.eval()(x))
     for key, value in own.items():
-        assert other.parameters()[key] is value  # an optimiser's references stay good
+        assert getattr(other, key) is value  # an optimiser's references stay good
     state = layer.state_dict()
     for value in state.values():
         value += 1

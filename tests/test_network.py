@@ -35,7 +35,7 @@ def assert_gradients(network, layers, arguments, labels):
     x = arguments[0]
     _, dy = cross_entropy(network(*arguments), labels)
     dx = network.backward(dy)
-    pairs = [(p.copy(), p, layer.grads[key]) for layer in layers for key, p in layer.parameters().items()]
+    pairs = [(p.copy(), p, layer.grads[name]) for layer in layers for name, p in layer.named_parameters()]
     assert pairs
     if dx.shape == x.shape:
         pairs.append((x.copy(), x, dx))
@@ -170,9 +170,9 @@ def test_a_step_descends_the_gradients_of_a_backward_pass(first):
     network = Network([first, Flat(), Linear(5, 3, np.random.default_rng(0))])
     _, dy = cross_entropy(network(x), labels)
     network.backward(dy)
-    expected = [p - rate * layer.grads[key] for layer in network.layers for key, p in layer.parameters().items()]
+    expected = [p - rate * layer.grads[key] for layer in network.layers for key, p in layer.named_parameters()]
     network.step(x, labels, rate)
-    parameters = [p for layer in network.layers for p in layer.parameters().values()]
+    parameters = [p for layer in network.layers for _, p in layer.named_parameters()]
     for parameter, right in zip(parameters, expected, strict=True):
         np.testing.assert_array_equal(parameter, right)
 

@@ -36,10 +36,13 @@ class Noisy(Layer):
 
     def __init__(self, norm: BatchNorm, rng: np.random.Generator) -> None:
         super().__init__()
-        self.norm, self.rng = norm, rng
+        self.norm, self.rng, self.grads = norm, rng, norm.grads
 
-    def parameters(self):
-        return self.norm.parameters()
+    def named_parameters(self):
+        return self.norm.named_parameters()
+
+    def zero_grad(self):
+        self.norm.zero_grad()
 
     def train(self, mode: bool = True):
         self.norm.train(mode)
@@ -54,9 +57,7 @@ class Noisy(Layer):
         return self.s * y + self.rng.uniform(means - SPREAD, means + SPREAD, y.shape).astype(y.dtype)
 
     def backward(self, dy):
-        dx = self.norm.backward(dy * self.s)
-        self.grads = self.norm.grads
-        return dx
+        return self.norm.backward(dy * self.s)
 
 
 def run(seed: int) -> dict:

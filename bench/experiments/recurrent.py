@@ -7,7 +7,7 @@ from numbanorm import BatchNorm, LayerNorm
 
 
 class StepNorms(Layer):
-    """A layer of numbanorm's for each step, and one weight and one bias for all.
+    """A layer of numbanorm's for each step, and one weight and one bias for all, whose gradients add up.
 
     So batch normalization has statistics of its own for each step (Cooijmans et al. 2016). A step beyond those has
     none, which is an error, or with `beyond="last"` it takes those of the last step that has.
@@ -20,10 +20,15 @@ class StepNorms(Layer):
         self.steps = [kind(features) for _ in range(steps)]
         for step in self.steps[1:]:
             step.weight, step.bias = self.steps[0].weight, self.steps[0].bias
-        self.beyond = beyond
+            step.grads.update(self.steps[0].grads)
+        self.grads, self.beyond = self.steps[0].grads, beyond
 
-    def parameters(self):
-        return self.steps[0].parameters()
+    def named_parameters(self):
+        return self.steps[0].named_parameters()
+
+    def zero_grad(self):
+        for step in self.steps:
+            step.zero_grad()
 
     def train(self, mode: bool = True):
         for step in self.steps:
@@ -65,35 +70,35 @@ class Recurrent(Layer):
         h, self.past = np.zeros((len(x), len(self.across.weight)), x.dtype), []
         for t in range(x.shape[1]):
             a = x[:, t] @ self.inner.weight + h @ self.across.weight
-            new, on = np.tanh(self._normalized(t, a, lasts[:, t])), lasts[:, t, None]
-            self.past.append((x[:, t], on, h, new))
+            y, saved = self._normalized(t, a, lasts[:, t])
+            new, on = np.tanh(y), lasts[:, t, None]
+            self.past.append((x[:, t], on, h, new, saved))
             h = np.where(on, new, h)
         return self.out(h)
 
     def _normalized(self, t: int, a, lasts):
         norm = self.norms.at(t)
         if not self.masked:
-            return norm(a)
+            return norm.forward_saved(a)
         training = norm.training
-        y = norm.train(training and lasts.sum() > 1)(a, lasts)
+        result = norm.train(training and lasts.sum() > 1).forward_saved(a, lasts)
         norm.train(training)
-        return y
+        return result
 
     def backward(self, dy):
         dh, gradients = self.out.backward(dy), []
         for t in reversed(range(len(self.past))):
-            x, on, h, new = self.past[t]
-            norm = self.norms.at(t)
-            da = norm.backward(np.where(on, dh * (1 - new * new), np.zeros_like(dh)))
-            gradients.append((x.T @ da, h.T @ da, norm.grads["weight"], norm.grads["bias"]))
+            x, on, h, new, saved = self.past[t]
+            da = self.norms.at(t).backward(np.where(on, dh * (1 - new * new), np.zeros_like(dh)), saved)
+            gradients.append((x.T @ da, h.T @ da))
             dh = np.where(on, 0, dh) + da @ self.across.weight.T
-        inner, across, weight, bias = (sum(parts) for parts in zip(*gradients, strict=True))
-        self.inner.grads["weight"], self.across.grads["weight"] = inner, across
-        self.norms.grads = {"weight": weight, "bias": bias}
+        self.inner.grads["weight"], self.across.grads["weight"] = (sum(parts) for parts in zip(*gradients, strict=True))
         return dh
 
     def descend(self, rate: float) -> None:
         """One step against the gradient. The biases of `inner` and `across` are left at 0: the norm has its own."""
         for layer in (self.inner, self.across, self.norms, self.out):
-            for key, gradient in layer.grads.items():
-                layer.parameters()[key] -= rate * gradient
+            for name, parameter in layer.named_parameters():
+                if name in layer.grads:
+                    parameter -= rate * layer.grads[name]
+            layer.zero_grad()

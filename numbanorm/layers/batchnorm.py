@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from numbanorm import _checks
-from numbanorm._types import Array, Forward
+from numbanorm._types import Array, Forward, Gradients
 from numbanorm.batchnorm import (
     NOT_TRACKED,
     batch_norm,
@@ -197,41 +197,32 @@ class BatchNorm(Layer):
         if self.training and self.all_reduce is not None:
             (y,), how = self._synchronised(Parts([x], [mask], self.channel_axis), [out])
             return y, synchronised.backward_of_one, how
+        how = {"mask": mask, "channel_axis": self.channel_axis}
         if self.training or self._running_mean is None:
             y, mean, rstd = self._train(x, mask, out)
-        else:
-            y, mean, rstd = self._evaluate(x, mask, out)
-        frozen = not self.training and self._running_mean is not None
-        how = {"mean": mean, "rstd": rstd, "mask": mask, "frozen": frozen, "channel_axis": self.channel_axis}
-        return y, batch_norm_backward, how
+            return y, batch_norm_backward, how | {"mean": mean, "rstd": rstd}
+        y, mean, var = self._evaluate(x, mask, out)
+        return y, _backward_frozen, how | {"mean": mean, "var": var, "eps": self.eps}
 
     def _train(self, x: Array, mask: Array | None, out: Array | None) -> Forward:
-        running = self._running() if self.training else NOT_TRACKED
+        running: tuple[Any, Any, Array] = self._running() if self.training else NOT_TRACKED
+        how = self._share, self.channel_axis, self.eps
         result, finite = train_forward(
-            x,
-            self._weight,
-            self._bias,
-            *running,
-            self._share,
-            self.channel_axis,
-            self.eps,
-            mask,
-            out,
-            self.skip_nonfinite,
+            x, self._weight, self._bias, *running, *how, mask=mask, out=out, skip_nonfinite=self.skip_nonfinite
         )
         if not finite:
             self._warn()
         return result
 
-    def _evaluate(self, x: Array, mask: Array | None, out: Array | None) -> Forward:
+    def _evaluate(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
+        """y, mean, variance: copies, since another batch in training may come before `backward`."""
         if mask is not None:
             _checks.mask(mask, positions(x, self.channel_axis).shape[:-1])
-        mean, var, how = self._running_mean.copy(), self._running_var, {"channel_axis": self.channel_axis}
+        mean, var, how = self._running_mean.copy(), self._running_var.copy(), {"channel_axis": self.channel_axis}
         y = batch_norm(x, mean, var, self._weight, self._bias, eps=self.eps, out=out, **how)
         if mask is not None:
             positions(y, self.channel_axis)[~mask] = 0
-        with np.errstate(divide="ignore", invalid="ignore"):
-            return Forward(y, mean, 1.0 / np.sqrt(var + self.eps))
+        return y, mean, var
 
     def _synchronised(self, parts: Parts, outs: list[Array | None]) -> tuple[list[Array], dict[str, Any]]:
         """y of each part, and what `synchronised.backward` must be given."""
@@ -356,6 +347,13 @@ class BatchNorm(Layer):
     def __repr__(self) -> str:
         options = f"eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
         return f"BatchNorm({self.num_features}, {options}, track_running_stats={self.track_running_stats})"
+
+
+def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float, **how: Any) -> Gradients:
+    """Where the statistics are constants."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        rstd = 1.0 / np.sqrt(var + eps)
+    return batch_norm_backward(dy, x, mean, rstd, frozen=True, **how)
 
 
 def _copies(masks: Any, parts: int) -> list[Array | None]:

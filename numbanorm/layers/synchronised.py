@@ -88,8 +88,9 @@ def backward(
     sums = [reduce(dy, x, *statistics, mask=mask) for dy, x, mask in each]
     own = sum(sums, GradientSums(*np.zeros((2, found.mean.size))))
     total = all_reduce(own)
+    rest: tuple[Any, ...] = (weight, total.sum_dy, total.sum_dy_xhat, found.n)
     apply = partial(batch_norm_backward_apply, channel_axis=channel_axis, out=out)
-    dxs = [apply(dy, x, *statistics, weight, *total, found.n, mask=mask) for dy, x, mask in each]
+    dxs = [apply(dy, x, *statistics, *rest, mask=mask) for dy, x, mask in each]
     return dxs, own.sum_dy_xhat, own.sum_dy
 
 
