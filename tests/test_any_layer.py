@@ -26,9 +26,9 @@ BAD = {
     "num_features": [*NO_SIZES, (4,), [4], 10**30],
     "eps": NO_NUMBERS + NO_EPS,
     "momentum": [value for value in NO_NUMBERS + NO_SHARES if value is not None],
-    "affine": NO_FLAGS,
+    **dict.fromkeys(("affine", "elementwise_affine", "bias", "track_running_stats", "skip_nonfinite"), NO_FLAGS),
     "weight": NO_FLAGS,
-    "bias": NO_FLAGS,
+    "all_reduce": [True, 1, "sum", [sum]],
     "channel_axis": [*NO_AXIS, (), (0,), [0], np.array([0]), 10**30, -(2**70)],
     "dtype": [
         None,
@@ -62,7 +62,7 @@ def layers(draw, kind):
         own = tuple(shape[axis:])
         forms = [own, list(own), *([own[0], np.int64(own[0])] if len(own) == 1 else [])]
         options |= {"normalized_shape": draw(st.sampled_from(forms))}
-        options |= draw(one_of([("weight", False), ("weight", np.True_)]))
+        options |= draw(one_of([("elementwise_affine", False), ("elementwise_affine", np.True_)]))
         options |= draw(one_of([("bias", False), ("bias", True)]))
     else:
         if np.prod(np.delete(shape, axis)) == 1:
@@ -71,6 +71,7 @@ def layers(draw, kind):
         options |= draw(one_of([*MOMENTUM, *[("momentum", None)] * 5])) | draw(
             one_of([("affine", False), ("affine", True)])
         )
+        options |= draw(one_of([("track_running_stats", False), ("bias", False), ("skip_nonfinite", True)]))
         if axis != 1 or draw(st.booleans()):
             options["channel_axis"] = draw(st.sampled_from([axis, np.int8(axis - len(shape))]))
     options |= draw(one_of([("dtype", np.float64), ("dtype", "f8"), ("dtype", ">f4"), ("dtype", np.dtype("f4"))]))
@@ -102,8 +103,10 @@ def test_any_layer(kind, data):
     inputs = snapshot({"x": x, "dy": dy})
     for training in data.draw(st.permutations([True, False])):
         before = layer.state_dict()
+        layer.zero_grad()
         y = layer.train()(x) if training else layer.eval()(x)
-        check = quietly(check_layer_norm if kind is LayerNorm else check_training if training else check_evaluation)
+        of_batch = kind is BatchNorm and (training or not layer.track_running_stats)
+        check = quietly(check_layer_norm if kind is LayerNorm else check_training if of_batch else check_evaluation)
         expected = check(layer, before, y, plain(x), plain(dy))
         dx = layer.backward(dy)
         assert [*layer.grads] == [name for name, _ in layer.named_parameters()]
@@ -124,6 +127,8 @@ def check_training(layer, before, y, x, dy):
     axis, weight, eps = layer.channel_axis, layer.weight, layer.eps
     expected = reference.batch_norm_forward(x, weight, layer.bias, axis, eps)
     assert_normalized(y, expected.y, expected.x_hat, reference._per_channel(weight, axis, x.ndim, 1))
+    if not layer.track_running_stats:
+        return reference.batch_norm_backward(dy, x, weight, axis, eps)
     count = int(before["num_batches_tracked"])
     assert layer.num_batches_tracked == count + (x.size > 0)
     share = 1 / (count + 1) if layer.momentum is None else layer.momentum
@@ -158,6 +163,7 @@ def test_a_layer_refuses_and_stays_as_it_is(kind, data):
     x, dy = values(shape, layer.dtype.type), values(shape, layer.dtype.type, seed=2)
     (layer.train if data.draw(st.booleans()) else layer.eval)()(x)
     dx, gradients = layer.backward(dy), dict(layer.grads)
+    layer(x)
     before = snapshot({"x": x, "dy": dy, "dx": dx} | layer._arrays() | gradients)
     refused = data.draw(st.sampled_from([wrong_x, wrong_dy, wrong_state]))
     name, error, call = data.draw(refused(layer, x, dy))
