@@ -11,6 +11,7 @@ from bench import (
     gpu,
     growth,
     launch,
+    layers,
     memory,
     overhead,
     peers,
@@ -49,7 +50,7 @@ def _options() -> argparse.Namespace:
         "accuracy: the error of y far from zero; "
         "speed: every operation beside NumPy, PyTorch and the memory's ceiling; "
         "scalers: statistics and scalers beside NumPy and scikit-learn; "
-        "overhead: tiny arrays, beside the bare kernel; "
+        "overhead: tiny arrays, beside the bare kernel, and layers beside functions; "
         "launch: what several threads cost, at once, after a pause and beside a busy core; "
         "growth: time and memory as x grows; "
         "start: imports, first results, compiling. All of these if none is named. "
@@ -120,6 +121,9 @@ def _overhead(console: Console, options) -> None:
     results = overhead.measure(options.quick)
     overhead.table(results).show(console)
     console.print(f"All figures: {overhead.save(results)}")
+    passes = layers.measure(options.quick)
+    layers.table(passes).show(console)
+    console.print(f"All figures: {layers.save(passes)}")
 
 
 def _launch(console: Console, options) -> None:
