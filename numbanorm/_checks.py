@@ -3,6 +3,7 @@
 import math
 import operator
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from numbers import Real
 from typing import Any
 
@@ -133,6 +134,8 @@ def axes(axis: Any, x: Array) -> Shape:
     """The axes that `axis` names, ascending."""
     if type(axis) is int and -x.ndim <= axis < x.ndim:
         return (axis % x.ndim,)
+    if type(axis) is tuple and set(map(type, axis)) == {int} and (usual := _axes_of_ints(axis, x.ndim)):
+        return usual
     if x.ndim < 1:
         raise ValueError("x: shape (), must have at least 1 axis")
     try:
@@ -147,6 +150,13 @@ def axes(axis: Any, x: Array) -> Shape:
     if not found:
         raise ValueError("axis: (), must name at least one axis")
     return found
+
+
+@lru_cache(256)
+def _axes_of_ints(axis: Shape, ndim: int) -> Shape:
+    """None, if there is something wrong with them."""
+    found = {a % ndim for a in axis if -ndim <= a < ndim}
+    return tuple(sorted(found)) if len(found) == len(axis) else ()
 
 
 def _no_axis(name: str, axis: Any, x: Array, of: str = "x") -> AxisError:

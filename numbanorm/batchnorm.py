@@ -17,7 +17,7 @@ from numbanorm.cpu.parallel import engine
 from numbanorm.cpu.tiles import whole_steps
 
 _NO_STATISTIC = np.empty(0)
-NOT_TRACKED = None, None, np.empty(0, np.int64)  # running mean, running variance and number of batches
+NOT_MOVED = None, None, np.empty(0, np.int64), 0.0  # running mean, running variance, number of batches, momentum
 
 
 def batch_norm(
@@ -178,7 +178,7 @@ def batch_norm_forward(
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
         statistics = running_mean, running_var, momentum
         return functions.batch_norm_forward(x, weight, bias, *statistics, channel_axis, eps, mask, out)
-    running = running_mean, running_var, NOT_TRACKED[2]
+    running = running_mean, running_var, NOT_MOVED[2]
     return train_forward(x, weight, bias, *running, momentum, channel_axis, eps, mask, out)[0]
 
 
@@ -280,9 +280,10 @@ def train_forward(
     mask: Array | None,
     out: Array | None,
     skip_nonfinite: bool = False,
+    of_layer: bool = False,
 ) -> tuple[Forward, bool]:
     """`batch_norm_forward`, which adds 1 to `batches` (int64) when it updates the running statistics; and what
-    `update_running` returns.
+    `update_running` returns. Those `of_layer` have been checked.
     """
     seen = see(x, channel_axis, _checks.channel_axes)
     affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
@@ -291,7 +292,7 @@ def train_forward(
         _checks.mask(mask, positions(x, channel_axis).shape[:-1])
     if out is not None:
         _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
-    if running_mean is not None or running_var is not None:
+    if not of_layer and (running_mean is not None or running_var is not None):
         apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
         _checks.updated("running_mean", running_mean, seen.parameter_shape, seen.dtype, apart)
         apart["running_mean"] = running_mean

@@ -2,7 +2,6 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
-from itertools import starmap
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -107,18 +106,18 @@ class Layer(ABC):
         if self._grads_of not in (None, parameters) and any(g.any() for g in self._grads.data.values()):
             raise RuntimeError("grads: of the parameters before an update, must be zero: call zero_grad() after each")
 
-    def _add(self, parameters: bytes, *gradients: Array) -> None:
-        self._grads_of = parameters
-        new = zip((self._weight, self._bias), self._GRADS, gradients, strict=True)
-        own = self._grads.data
-        list(starmap(np.add, [(own[name], g, own[name]) for p, name, g in new if p is not None]))  # all or none
-
-    _GRADS = "weight", "bias"
+    def _add(self, parameters: bytes, dweight: Array, dbias: Array) -> None:
+        own, self._grads_of = self._grads.data, parameters
+        if self._weight is not None:
+            own["weight"] += dweight
+        if self._bias is not None:
+            own["bias"] += dbias
 
     def _keep(self, x: Any, copy: bool, out: Any) -> tuple[Unchanged | AllUnchanged, Unchanged | None, bytes]:
         """x and the weight for `Saved`, before a forward pass writes into `out`."""
-        _checks.flag("copy", copy)
-        if out is not None and not copy and isinstance(out, np.ndarray) and _overlap.overlap(out, x):
+        if copy is not False:
+            _checks.flag("copy", copy)
+        if not copy and isinstance(out, np.ndarray) and _overlap.overlap(out, x):
             raise ValueError("out: overlaps x, which backward needs; pass copy=True beside it, or call under no_grad()")
         kept = (AllUnchanged if isinstance(x, list) else Unchanged)(x, copy)
         if self._weight is not None:

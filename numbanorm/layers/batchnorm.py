@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from numbanorm import _checks
-from numbanorm._types import Array, Forward, Gradients
+from numbanorm._types import Array, Gradients
 from numbanorm.batchnorm import (
-    NOT_TRACKED,
+    NOT_MOVED,
     batch_norm,
     batch_norm_backward,
     positions,
@@ -189,6 +189,10 @@ class BatchNorm(Layer):
         return ys, Saved(self, *kept, synchronised.backward, how)
 
     def _check(self, name: str, x: Any) -> None:
+        axis = self.channel_axis
+        usual = type(x) is np.ndarray and x.dtype is self.dtype and type(axis) is int and -x.ndim <= axis < x.ndim > 1
+        if usual and x.shape[axis] == self.num_features:
+            return
         _checks.of_layer(name, x, self.dtype)
         _checks.channels(name, x, self.channel_axis, self.num_features)
 
@@ -197,22 +201,16 @@ class BatchNorm(Layer):
         if self.training and self.all_reduce is not None:
             (y,), how = self._synchronised(Parts([x], [mask], self.channel_axis), [out])
             return y, synchronised.backward_of_one, how
-        how = {"mask": mask, "channel_axis": self.channel_axis}
+        axis = self.channel_axis
         if self.training or self._running_mean is None:
-            y, mean, rstd = self._train(x, mask, out)
-            return y, batch_norm_backward, how | {"mean": mean, "rstd": rstd}
+            how: tuple[Any, ...] = (*self._moved(), axis, self.eps, mask, out, self.skip_nonfinite, True)
+            (y, mean, rstd), finite = train_forward(x, self._weight, self._bias, *how)
+            if not finite:
+                self._warn()
+            return y, batch_norm_backward, {"mean": mean, "rstd": rstd, "mask": mask, "channel_axis": axis}
         y, mean, var = self._evaluate(x, mask, out)
-        return y, _backward_frozen, how | {"mean": mean, "var": var, "eps": self.eps}
-
-    def _train(self, x: Array, mask: Array | None, out: Array | None) -> Forward:
-        running: tuple[Any, Any, Array] = self._running() if self.training else NOT_TRACKED
-        how = self._share, self.channel_axis, self.eps
-        result, finite = train_forward(
-            x, self._weight, self._bias, *running, *how, mask=mask, out=out, skip_nonfinite=self.skip_nonfinite
-        )
-        if not finite:
-            self._warn()
-        return result
+        statistics = {"mean": mean, "var": var, "eps": self.eps}
+        return y, _backward_frozen, statistics | {"mask": mask, "channel_axis": axis}
 
     def _evaluate(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
         """y, mean, variance: copies, since another batch in training may come before `backward`."""
@@ -229,24 +227,21 @@ class BatchNorm(Layer):
         all_reduce = self.all_reduce or synchronised.alone
         found = synchronised.statistics(parts, self.num_features, self.eps, all_reduce)
         ys = synchronised.forward(parts, found, self._weight, self._bias, self.eps, outs)
-        if found.n > 0 and not self._move(found.mean, found.var, found.n):
+        if found.n > 0 and not update_running(
+            *self._moved(), found.mean, found.var, found.n, skip_nonfinite=self.skip_nonfinite
+        ):
             self._warn()
         return ys, {"masks": parts.masks, "channel_axis": parts.channel_axis, "found": found, "all_reduce": all_reduce}
 
-    def _move(self, mean: Array, var: Array, count: float) -> bool:
-        return update_running(*self._running(), self._share, mean, var, count, self.skip_nonfinite)
-
-    def _running(self) -> tuple[Array | None, Array | None, Array]:
-        if self._running_mean is None:
-            return NOT_TRACKED
-        return self._running_mean, self._running_var, self._num_batches_tracked.reshape(1)
-
-    @property
-    def _share(self) -> float:
-        """Of the next batch in the running statistics."""
-        if self.momentum is not None or self._running_mean is None:
-            return self.momentum or 0.0
-        return 1.0 / (int(self._num_batches_tracked) + 1)
+    def _moved(self) -> tuple[Any, Any, Array, float]:
+        """The running mean, variance and number of batches, and the share of a batch in training in them."""
+        if self._running_mean is None or not self.training:
+            return NOT_MOVED
+        if not (self._running_mean.flags.writeable and self._running_var.flags.writeable):
+            raise ValueError("running_mean, running_var: read-only, must be writable")
+        count = self._num_batches_tracked
+        share = 1.0 / (int(count) + 1) if self.momentum is None else self.momentum
+        return self._running_mean, self._running_var, count.reshape(1), share
 
     def _warn(self) -> None:
         """Of each channel once."""
@@ -351,8 +346,11 @@ class BatchNorm(Layer):
 
 def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float, **how: Any) -> Gradients:
     """Where the statistics are constants."""
-    with np.errstate(divide="ignore", invalid="ignore"):
+    if eps > 0:
         rstd = 1.0 / np.sqrt(var + eps)
+    else:
+        with np.errstate(divide="ignore"):
+            rstd = 1.0 / np.sqrt(var)
     return batch_norm_backward(dy, x, mean, rstd, frozen=True, **how)
 
 
