@@ -1,9 +1,9 @@
 """A table of texts, for the terminal and for Markdown."""
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
-from rich.table import Table as RichTable
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 class Table(NamedTuple):
@@ -13,7 +13,9 @@ class Table(NamedTuple):
     header: list[str]
     rows: list[list[str]]
 
-    def show(self, console: Console) -> None:
+    def show(self, console: "Console") -> None:
+        from rich.table import Table as RichTable  # Markdown needs no rich
+
         rich = RichTable(title=self.title, title_justify="left", title_style="bold")
         for i, name in enumerate(self.header):
             rich.add_column(name, justify="right" if i else "left", no_wrap=True)

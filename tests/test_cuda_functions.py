@@ -327,15 +327,19 @@ for call in (numbanorm.layer_norm, numbanorm.layer_norm, numbanorm.StandardScale
             error = error.__cause__
         print(repr(error))
 """
-NEEDED = r"arrays there need the package numba-cuda, 0\.30\.4 or newer; pip install -U 'numbanorm\[cuda\]'"
+NEEDED = re.escape(
+    "arrays there need the package numba-cuda, 0.30.4 or newer, and a NumPy that it works with "
+    "(0.30.4 needs NumPy below 2.5); pip install -U 'numbanorm[cuda]'"
+)
+FOUND = r"numba-cuda [\d.]+ beside Numba [\d.]+ and NumPy [\d.]+"
 
 
 @pytest.mark.parametrize(
     "error", ["ModuleNotFoundError('gone')", "AttributeError('no types')", "OSError('no library')"]
 )
-@pytest.mark.parametrize("module", ["numba.cuda", "numba.cuda.core.imputils"])
+@pytest.mark.parametrize("module", ["numba.cuda", "numba.cuda.core.imputils", "numba.cuda.cudaimpl"])
 def test_whatever_the_import_raises_the_error_says_what_to_install(module, error):
-    expected = rf"{NEEDED} \(numba-cuda [\d.]+ beside Numba [\d.]+: {re.escape(_as_told(error))}\)"
+    expected = rf"{NEEDED} \({FOUND}: {re.escape(_as_told(error))}\)"
     _assert_told(GIVEN_AN_ARRAY.format(module=module, error=error), expected, error)
 
 
@@ -358,12 +362,31 @@ def _assert_told(program, expected, error):
     assert causes == [error] * 3
 
 
-def test_the_extras_ask_for_the_version_that_the_error_names():
+def test_a_numpy_that_numba_cuda_does_not_know_is_told_at_import():
+    """np.row_stack is gone from NumPy 2.5; numba.cuda can be imported all the same, and compiles nothing."""
+    program = """
+import numba.np.arrayobj  # Numba's own asks for the version
+import numpy
+del numpy.row_stack
+import numbanorm
+try:
+    import numbanorm.cuda
+except ImportError as error:
+    print(error)
+"""
+    command = [sys.executable, "-W", "error", "-c", program]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    reason = "AttributeError: module 'numpy' has no attribute 'row_stack'"
+    assert re.fullmatch(rf"{NEEDED} \({FOUND}: {reason}\)\n", printed), printed
+
+
+def test_the_extras_ask_for_the_versions_that_the_error_names():
     extras = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"][
         "optional-dependencies"
     ]
-    asked = [one for extra in ("cuda", "ptx") for one in extras[extra] if one.startswith("numba-cuda")]
-    assert asked == ["numba-cuda[cu13]>=0.30.4"] * 2
+    for extra in ("cuda", "ptx"):
+        asked = [one for one in extras[extra] if one.startswith(("numba-cuda", "numpy"))]
+        assert asked == ["numba-cuda[cu13]>=0.30.4", "numpy<2.5"]
 
 
 def test_numbas_own_cuda_is_not_taken_for_the_package():

@@ -138,7 +138,12 @@ def test_the_command_probes_and_needs_no_other_packages(tmp_path):
         f"sys.meta_path.insert(0, Blocked())\n"
     )
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    modules = [stage.module for stage in command.STAGES] + ["tests.gpu_arrays", "tests.cases", "tests.reference"]
+    modules = [stage.module for stage in command.STAGES] + [
+        "bench.first_contact.tables",
+        "tests.gpu_arrays",
+        "tests.cases",
+        "tests.reference",
+    ]
     code = f"import {', '.join(modules)}\nimport bench.first_contact.small"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, check=True)
     arguments = ["-m", "bench.first_contact", "--budget", "60", "--out", str(tmp_path / "out"), "probe"]

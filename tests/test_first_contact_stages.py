@@ -42,6 +42,29 @@ def test_why_there_is_no_gpu(is_available, error, told, monkeypatch):
     assert gpu_device.no_gpu() == told
 
 
+def test_a_numpy_that_numba_cuda_does_not_know_is_told_before_anything_is_compiled():
+    """By the first step of every stage that needs a GPU."""
+    program = """
+import numba.np.arrayobj  # Numba's own asks for the version
+import numpy
+del numpy.row_stack
+from bench.first_contact import bandwidth, correctness, host, probe, sanitizer
+from bench.first_contact.steps import Lacking
+for module, part in (probe, ""), (correctness, "rows"), (sanitizer, "memcheck"), (bandwidth, ""), (host, ""):
+    try:
+        next(iter(module.steps(part, 0.0).values()))()
+    except Lacking as lacking:
+        print(lacking)
+"""
+    root = Path(__file__).parents[1]
+    printed = subprocess.run([sys.executable, "-c", program], cwd=root, capture_output=True, text=True, check=True)
+    lines = printed.stdout.splitlines()
+    assert len(lines) == 5
+    for line in lines:
+        assert line.startswith("no GPU: ImportError: arrays there need the package numba-cuda")
+        assert "NumPy below 2.5" in line
+
+
 @pytest.fixture
 def rehearsed():
     with emulated():

@@ -27,6 +27,11 @@ MUST_BE_RIGHT = "correctness"  # the stage without whose results nothing is know
 def main() -> int:
     """The exit status."""
     options = _options()
+    if options.readme:
+        from bench.first_contact import tables
+
+        tables.write(options.readme)
+        return 0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes of a stage are ended too
     options.out.mkdir(parents=True, exist_ok=True)
     started = time.time()
@@ -48,7 +53,11 @@ def _options() -> argparse.Namespace:
     names = [stage.name for stage in STAGES]
     parser.add_argument("stages", nargs="*", metavar="stage", help=f"{', '.join(names)}; all of them if none is named")
     parser.add_argument("--budget", type=float, default=BUDGET, help=f"seconds for all of it ({BUDGET})")
-    parser.add_argument("--out", type=Path, required=True, help="the directory for the results")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--out", type=Path, help="the directory for the results")
+    where.add_argument(
+        "--readme", type=Path, metavar="FILE", help="run nothing; write the tables of these results into both READMEs"
+    )
     parser.add_argument("--emulated", action="store_true", help="a rehearsal without a GPU; it says nothing of one")
     options = parser.parse_args()
     if unknown := set(options.stages) - set(names):

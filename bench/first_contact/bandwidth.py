@@ -16,8 +16,9 @@ PEERS = ("PyTorch",)
 COPY, LAUNCH = "copy", "empty kernel"
 ROUNDS = 7
 
-# Shares of a copy of the fewest bytes on an H100, from a queue model: 132 multiprocessors, 3.02 TB/s, machine code for
-# compute capability 9.0; to be read as +-20 %. The most telling shapes first. LN: forward and backward.
+# Shares of a copy of the fewest bytes on an H100, from a queue model: 132 multiprocessors, PREDICTED_PACE, machine code
+# for compute capability 9.0. The most telling shapes first. LN: forward and backward.
+PREDICTED_PACE = 3.02  # TB/s
 LAYER_NORM = {
     Shape("BERT", (8192, 768), -1): (0.95, 0.66),
     Shape("large", (16384, 4096), -1): (1.0, 0.91),

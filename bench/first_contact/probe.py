@@ -29,8 +29,10 @@ def gpu() -> dict[str, Any]:
 
 
 def nvvm() -> dict[str, Any]:
-    from numbanorm.cuda import cuda  # noqa: F401 (it finds NVIDIA's numba.cuda, or says what is wrong)
-
+    try:
+        from numbanorm.cuda import cuda  # noqa: F401 (it finds NVIDIA's numba.cuda, or says what is wrong)
+    except ImportError as error:
+        raise Lacking(str(error)) from error
     try:
         from numba.cuda.cudadrv.nvvm import NVVM
 
