@@ -1,4 +1,4 @@
-"""A transformer and a CNN as a reader of the README writes them: their gradients, micro-batches, and what they learn."""
+"""A transformer and a CNN, written as the README says: their gradients, micro-batches, and what they learn."""
 
 import numpy as np
 import pytest

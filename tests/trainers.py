@@ -1,4 +1,4 @@
-"""A transformer and a CNN in NumPy, as a reader of the README writes them on the layers: float64, as small as can be."""
+"""A transformer and a CNN in NumPy, on layers that are used as the README says: float64, as small as can be."""
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
