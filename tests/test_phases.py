@@ -96,7 +96,7 @@ def test_gradients_far_from_zero():
 
 
 def step(all_reduce, x, dy, weight, bias, running, mask=None):
-    """What the README shows: y, dx, dweight, dbias of a part, the running statistics moved by the whole batch."""
+    """What docs/layers.md shows: y, dx, dweight, dbias of a part, the running statistics moved by the whole batch."""
     moments = all_reduce(Moments.of(x, mask=mask))
     mean, var = moments.mean, moments.var()
     y = batch_norm(x, mean, var, weight, bias, eps=EPS)

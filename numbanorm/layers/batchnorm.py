@@ -203,8 +203,8 @@ class BatchNorm(Layer):
             return y, synchronised.backward_of_one, how
         axis = self.channel_axis
         if self.training or self._running_mean is None:
-            how: tuple[Any, ...] = (*self._moved(), axis, self.eps, mask, out, self.skip_nonfinite, True)
-            (y, mean, rstd), finite = train_forward(x, self._weight, self._bias, *how)
+            options: tuple[Any, ...] = (*self._moved(), axis, self.eps, mask, out, self.skip_nonfinite, True)
+            (y, mean, rstd), finite = train_forward(x, self._weight, self._bias, *options)
             if not finite:
                 self._warn()
             return y, batch_norm_backward, {"mean": mean, "rstd": rstd, "mask": mask, "channel_axis": axis}
