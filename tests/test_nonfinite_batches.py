@@ -99,6 +99,17 @@ def test_statistics_that_are_set_anew_are_named_again(renew):
     assert told(BatchNorm.forward, layer, spoiled(np.nan, [2])) == names([2])
 
 
+@pytest.mark.parametrize("renew", [load, assign])
+@pytest.mark.parametrize("skip", [False, True])
+def test_channels_that_were_lost_before_are_not_named(renew, skip):
+    """As those of a state that was saved after such a batch: x is finite there."""
+    layer = BatchNorm(C, skip_nonfinite=skip)
+    renew(layer, layer.state_dict() | {"running_var": np.array([1, 1, np.nan, 1])})
+    assert told(BatchNorm.forward, layer, values((6, C))) == []
+    assert told(BatchNorm.forward, layer, spoiled(np.nan, 0)) == ([] if skip else names([0]))
+    assert np.isfinite(layer.running_var).tolist() == [skip, True, False, True]
+
+
 @each_call
 @pytest.mark.parametrize("bad", [np.inf, -np.inf, np.nan])
 def test_other_channels_are_as_ever(call, bad):

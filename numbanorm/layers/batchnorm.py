@@ -30,11 +30,11 @@ from numbanorm.moments import Moments
 
 
 class _Running(LayerArray):
-    """A running statistic: in another array, channels may be finite again."""
+    """A running statistic: in another array, other channels are finite."""
 
     def __set__(self, layer: Any, value: Any) -> None:
         super().__set__(layer, value)
-        layer._warned = set()
+        layer._warned = layer._lost()
 
 
 class BatchNorm(Layer):
@@ -186,7 +186,8 @@ class BatchNorm(Layer):
         -------
         ys : list of ndarray
         saved : Saved
-            For ``backward(dys, saved)``, which takes a list with dy of each part and returns one of dx.
+            For ``backward(dys, saved)``, which takes a list with dy of each part, and no `out`, and returns a list of
+            dx.
         """
         if not self.training:
             raise RuntimeError("forward_parts: in evaluation parts need nothing of each other; call the layer on each")
@@ -207,8 +208,6 @@ class BatchNorm(Layer):
     def _run(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Callable[..., Any], dict[str, Any]]:
         """y, and the function that gives the gradients with what it must be given."""
         if self.training and self.all_reduce is not None:
-            if mask is not None:
-                _checks.mask_type(mask, positions(x, self.channel_axis).shape[:-1])
             if out is not None:
                 _checks.out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
             (y,), how = self._synchronised(Parts([x], [mask], self.channel_axis), out)
@@ -277,15 +276,19 @@ class BatchNorm(Layer):
 
     def _warn(self) -> None:
         """Of each channel once."""
-        if self._running_mean is None or self.skip_nonfinite:
-            return
-        lost = ~(np.isfinite(self._running_mean) & np.isfinite(self._running_var))
-        new = sorted({*np.flatnonzero(lost).tolist()} - self._warned)
+        new = sorted(self._lost() - self._warned)
         self._warned.update(new)
         if new:
             text = f"x: inf or NaN in the channels {new}, whose running statistics are not finite from now on"
             advice = "skip_nonfinite=True leaves such batches out, reset_running_stats() begins anew"
             warnings.warn(f"BatchNorm: {text}; {advice}", RuntimeWarning, stacklevel=_frames())
+
+    def _lost(self) -> set[int]:
+        """The channels whose running statistics are not finite."""
+        if self._running_mean is None:
+            return set()
+        finite = np.isfinite(self._running_mean) & np.isfinite(self._running_var)
+        return {*np.flatnonzero(~finite).tolist()}
 
     def reset_running_stats(self) -> None:
         """Make the running statistics those of a new layer: 0, 1, and no batch."""
@@ -295,13 +298,13 @@ class BatchNorm(Layer):
     def _set_running(self, mean: Any, var: Any, count: int) -> None:
         pairs = zip(self._buffers().values(), (mean, var, count), strict=True)
         list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
-        self._warned = set()
+        self._warned = self._lost()
 
     def load_state_dict(  # noqa: D102
         self, state: Mapping[str, Any], strict: bool = True, prefix: str = ""
     ) -> LoadedKeys:
         loaded = super().load_state_dict(state, strict, prefix)
-        self._warned = set()
+        self._warned = self._lost()
         return loaded
 
     def calibrate(self, batches: Array | Iterable[Array]) -> Self:
