@@ -49,7 +49,6 @@ class Case(NamedTuple):
         return x, dy, mask
 
 
-# In float64 the mean of the parts is rounded to its last place, so that the contract holds near zero.
 CASES = {
     "channels first": Case((7,)),
     "channels last": Case((7,), -1),
@@ -60,6 +59,8 @@ CASES = {
     "not affine": Case((7,), options={"affine": False}),
     "not tracked": Case((7,), -1, options={"track_running_stats": False}),
     "float64": Case((7,), dtype=np.float64),
+    "float64, far from zero": Case((4, 5), offset=1e4, dtype=np.float64),
+    "float64, very far from zero": Case((7,), -1, True, 1e6, np.float64, {"affine": False}),
     "float64, masked": Case((7,), -1, True, dtype=np.float64, options={"momentum": None, "affine": False}),
 }
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
@@ -380,6 +381,32 @@ def test_no_values_in_any_part():
                 np.testing.assert_array_equal(result, np.zeros_like(x))
     assert_state(layer, before)
     assert not any(gradient.any() for gradient in layer.grads.values())
+
+
+@pytest.mark.parametrize("bad", [np.inf, np.nan, 0.0])
+def test_what_is_not_finite_stays_in_its_channel(bad):
+    """x with neither variance nor eps, or dy with an infinity or a NaN; NumPy does not warn of it."""
+    layer, x, dy = BatchNorm(C, eps=0), values((6, C)), values((6, C), seed=1)
+    if bad:
+        dy[2, 1] = bad
+    else:
+        x[:, 1] = 3
+    ys, saved = layer.forward_parts([x[:2], x[2:]])
+    dx, others = np.concatenate(layer.backward([dy[:2], dy[2:]], saved)), [0, 2]
+    assert not np.isfinite(dx[:, 1]).any()
+    assert np.isfinite(np.concatenate(ys)[:, 1]).all() == (bad != 0)
+    assert not np.isfinite(layer.grads["weight"][1])
+    expected = reference.batch_norm_backward(dy[:, others], x[:, others], None, 1, eps=0)
+    own = {f"d{name}": gradient[others] for name, gradient in layer.grads.items()}
+    assert_gradients(expected._replace(dx=dx[:, others], **own), expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_equal_values_give_exactly_the_bias(dtype):
+    layer, x = BatchNorm(C, dtype=dtype), np.full((7, C), 0.1, dtype)
+    set_parameters(layer)
+    ys, _ = layer.forward_parts([x[:3], x[3:]])
+    np.testing.assert_array_equal(np.concatenate(ys), np.broadcast_to(layer.bias, x.shape))
 
 
 def test_one_value_in_all_parts_has_no_variance():

@@ -71,7 +71,7 @@ class BatchNorm(Layer):
         `backward`, with a `GradientSums`. `grads` are those of this process's part, as those of all other layers are:
         add them up over the processes in the same way. It is not pickled or copied with the layer. An error in one
         process leaves the others waiting for it in their reduction. In float64, values beyond 1e154 are taken to have
-        an infinite variance, and the mean is rounded: y errs by 1e-16 times mean / std.
+        an infinite variance.
     dtype : dtype
         Of the parameters, and so of the x that it takes: float32 or float64. The running statistics are float64, so
         that evaluation too is exact far from zero.

@@ -26,12 +26,16 @@ class Parts(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of each channel, over all parts of all processes."""
+    """Of each channel, over all parts of all processes.
+
+    With the rounded mean, x_hat comes out larger by `excess`, for which both passes make up.
+    """
 
     n: float
     mean: Array
     var: Array
     rstd: Array
+    excess: Array
 
 
 def alone(value: Any) -> Any:
@@ -82,12 +86,17 @@ def statistics(parts: Parts, channels: int, eps: float, all_reduce: Reduce) -> S
         raise ValueError("x: one value per channel in all parts, must be at least two to have a variance")
     var = found.var()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Statistics(count, found.mean, var, 1.0 / np.sqrt(var + eps))
+        rstd = 1.0 / np.sqrt(var + eps)
+        excess = found.mean_rest * rstd if count > 0 else np.zeros(channels)
+    return Statistics(count, found.mean, var, rstd, excess)
 
 
 def forward(parts: Parts, found: Statistics, weight: Any, bias: Any, eps: float, out: Any) -> list[Array]:
     """y of each part; `out` is of the one part that has it."""
-    given = found.mean, found.var, weight, bias
+    with np.errstate(invalid="ignore"):
+        shift = found.excess * (1.0 if weight is None else weight)
+        shifted = ((0.0 if bias is None else bias) - shift).astype(parts.xs[0].dtype)
+    given = found.mean, found.var, weight, shifted
     ys = []
     for x, mask in zip(parts.xs, parts.masks, strict=True):
         y = batch_norm(x, *given, channel_axis=parts.channel_axis, eps=eps, out=out)
@@ -130,9 +139,13 @@ def _backward(
     each, statistics = list(zip(dys, xs, masks, strict=True)), (found.mean, found.rstd)
     reduce = partial(batch_norm_backward_reduce, channel_axis=channel_axis)
     sums = [reduce(dy, x, *statistics, mask=mask) for dy, x, mask in each]
-    own = sum(sums, GradientSums(*np.zeros((2, found.mean.size))))
-    of_all = total(all_reduce, GradientSums(*(a.copy() for a in own)))  # which it may add to in place
+    sum_dy, sum_dy_xhat = sum(sums, GradientSums(*np.zeros((2, found.mean.size))))
+    with np.errstate(invalid="ignore", over="ignore"):
+        sum_dy_xhat -= found.excess * sum_dy
+    of_all = total(all_reduce, GradientSums(sum_dy.copy(), sum_dy_xhat.copy()))  # which it may add to in place
+    with np.errstate(invalid="ignore", over="ignore"):
+        given = of_all._replace(sum_dy=of_all.sum_dy - found.excess * of_all.sum_dy_xhat)
     count = max(found.n, 1.0)  # of no value, all sums are 0
     apply = partial(batch_norm_backward_apply, channel_axis=channel_axis, out=out)
-    dxs = [apply(dy, x, *statistics, weight, *of_all, count, mask=mask) for dy, x, mask in each]
-    return dxs, own.sum_dy_xhat, own.sum_dy
+    dxs = [apply(dy, x, *statistics, weight, *given, count, mask=mask) for dy, x, mask in each]
+    return dxs, sum_dy_xhat, sum_dy
