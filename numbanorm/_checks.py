@@ -398,14 +398,14 @@ def mask(value: Any, shape: Shape) -> None:
         raise ValueError("mask: all False, must leave at least one position")
 
 
-def mask_type(value: Any, shape: Shape) -> None:
+def mask_type(value: Any, shape: Shape, name: str = "mask") -> None:
     """A bool array of this shape."""
     if type(value) is not np.ndarray:
-        _array_type("mask", value, np.bool_, shape)
+        _array_type(name, value, np.bool_, shape)
     if value.dtype.type is not np.bool_:
-        raise TypeError(f"mask: dtype {value.dtype}, must be bool")
+        raise TypeError(f"{name}: dtype {value.dtype}, must be bool")
     if value.shape != shape:
-        raise ValueError(f"mask: shape {value.shape}, must be {shape}, the shape of x without its channel axis")
+        raise ValueError(f"{name}: shape {value.shape}, must be {shape}, the shape of x without its channel axis")
 
 
 def several_values(x: Array, count: int, masked: bool) -> None:

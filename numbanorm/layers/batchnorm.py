@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import starmap
 from operator import setitem
 from typing import Any, Self
@@ -24,9 +24,17 @@ from numbanorm.layers import synchronised
 from numbanorm.layers.arrays import LayerArray
 from numbanorm.layers.base import Layer
 from numbanorm.layers.saved import Saved, is_keeping
-from numbanorm.layers.state import STATISTICS
+from numbanorm.layers.state import STATISTICS, LoadedKeys
 from numbanorm.layers.synchronised import Parts, Reduce
 from numbanorm.moments import Moments
+
+
+class _Running(LayerArray):
+    """A running statistic: in another array, other channels are finite."""
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        super().__set__(layer, value)
+        layer._warned = layer._lost()
 
 
 class BatchNorm(Layer):
@@ -61,7 +69,9 @@ class BatchNorm(Layer):
         of none): a function that takes an object that adds up by ``+`` and returns the sum of what all processes gave
         it, as mpi4py's ``comm.allreduce``. It is called once in `forward`, in training, with `Moments`, and once in
         `backward`, with a `GradientSums`. `grads` are those of this process's part, as those of all other layers are:
-        add them up over the processes in the same way. It is not pickled or copied with the layer.
+        add them up over the processes in the same way. It is not pickled or copied with the layer. An error in one
+        process leaves the others waiting for it in their reduction. In float64, values beyond 1e154 are taken to have
+        an infinite variance.
     dtype : dtype
         Of the parameters, and so of the x that it takes: float32 or float64. The running statistics are float64, so
         that evaluation too is exact far from zero.
@@ -82,8 +92,8 @@ class BatchNorm(Layer):
     (array([ 2.5, 25. ]), array([  2., 200.]))
     """
 
-    running_mean = LayerArray()
-    running_var = LayerArray()
+    running_mean = _Running()
+    running_var = _Running()
     num_batches_tracked = LayerArray()
 
     def __init__(
@@ -176,16 +186,19 @@ class BatchNorm(Layer):
         -------
         ys : list of ndarray
         saved : Saved
-            For ``backward(dys, saved)``, which takes a list with dy of each part and returns one of dx.
+            For ``backward(dys, saved)``, which takes a list with dy of each part, and no `out`, and returns a list of
+            dx.
         """
         if not self.training:
             raise RuntimeError("forward_parts: in evaluation parts need nothing of each other; call the layer on each")
-        xs = list(xs)
+        xs = synchronised.listed("xs", xs)
+        if not xs:
+            raise ValueError("xs: no parts, must be at least one, which may be empty")
         for i, x in enumerate(xs):
             self._check(f"xs[{i}]", x)
-        masks = _copies(masks, len(xs))
+        masks = self._masks(masks, xs)
         kept = self._keep(xs, copy, None)
-        ys, how = self._synchronised(Parts(xs, masks, self.channel_axis), [None] * len(xs))
+        ys, how = self._synchronised(Parts(xs, masks, self.channel_axis), None)
         return ys, Saved(self, *kept, synchronised.backward, how)
 
     def _check(self, name: str, x: Any) -> None:
@@ -199,7 +212,9 @@ class BatchNorm(Layer):
     def _run(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Callable[..., Any], dict[str, Any]]:
         """y, and the function that gives the gradients with what it must be given."""
         if self.training and self.all_reduce is not None:
-            (y,), how = self._synchronised(Parts([x], [mask], self.channel_axis), [out])
+            if out is not None:
+                _checks.out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
+            (y,), how = self._synchronised(Parts([x], [mask], self.channel_axis), out)
             return y, synchronised.backward_of_one, how
         axis = self.channel_axis
         if self.training or self._running_mean is None:
@@ -222,14 +237,25 @@ class BatchNorm(Layer):
             positions(y, self.channel_axis)[~mask] = 0
         return y, mean, var
 
-    def _synchronised(self, parts: Parts, outs: list[Array | None]) -> tuple[list[Array], dict[str, Any]]:
+    def _masks(self, masks: Any, xs: list[Array]) -> list[Array | None]:
+        """A copy of that of each part, since loaders use them again."""
+        if masks is None:
+            return [None] * len(xs)
+        masks = synchronised.one_for_each("masks", masks, len(xs))
+        for i, (mask, x) in enumerate(zip(masks, xs, strict=True)):
+            if mask is not None:
+                _checks.mask_type(mask, positions(x, self.channel_axis).shape[:-1], f"masks[{i}]")
+        return [None if mask is None else mask.copy() for mask in masks]
+
+    def _synchronised(self, parts: Parts, out: Array | None) -> tuple[list[Array], dict[str, Any]]:
         """y of each part, and what `synchronised.backward` must be given."""
-        all_reduce = self.all_reduce or synchronised.alone
-        found = synchronised.statistics(parts, self.num_features, self.eps, all_reduce)
-        ys = synchronised.forward(parts, found, self._weight, self._bias, self.eps, outs)
-        if found.n > 0 and not update_running(
-            *self._moved(), found.mean, found.var, found.n, skip_nonfinite=self.skip_nonfinite
-        ):
+        all_reduce = synchronised.alone if self.all_reduce is None else self.all_reduce
+        *running, share = self._moved()
+        eps, share = _checks.eps(self.eps), _checks.momentum(share)  # attributes, which may have been set
+        found = synchronised.statistics(parts, self.num_features, eps, all_reduce)
+        ys = synchronised.forward(parts, found, self._weight, self._bias, eps, out)
+        moved: tuple[Any, ...] = (*running, share, found.mean, found.var, found.n, self.skip_nonfinite)
+        if found.n > 0 and not update_running(*moved):
             self._warn()
         return ys, {"masks": parts.masks, "channel_axis": parts.channel_axis, "found": found, "all_reduce": all_reduce}
 
@@ -245,15 +271,19 @@ class BatchNorm(Layer):
 
     def _warn(self) -> None:
         """Of each channel once."""
-        if self._running_mean is None or self.skip_nonfinite:
-            return
-        lost = ~(np.isfinite(self._running_mean) & np.isfinite(self._running_var))
-        new = sorted({*np.flatnonzero(lost).tolist()} - self._warned)
+        new = sorted(self._lost() - self._warned)
         self._warned.update(new)
         if new:
             text = f"x: inf or NaN in the channels {new}, whose running statistics are not finite from now on"
             advice = "skip_nonfinite=True leaves such batches out, reset_running_stats() begins anew"
             warnings.warn(f"BatchNorm: {text}; {advice}", RuntimeWarning, stacklevel=_frames())
+
+    def _lost(self) -> set[int]:
+        """The channels whose running statistics are not finite."""
+        if self._running_mean is None:
+            return set()
+        finite = np.isfinite(self._running_mean) & np.isfinite(self._running_var)
+        return {*np.flatnonzero(~finite).tolist()}
 
     def reset_running_stats(self) -> None:
         """Make the running statistics those of a new layer: 0, 1, and no batch."""
@@ -263,7 +293,14 @@ class BatchNorm(Layer):
     def _set_running(self, mean: Any, var: Any, count: int) -> None:
         pairs = zip(self._buffers().values(), (mean, var, count), strict=True)
         list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
-        self._warned = set()
+        self._warned = self._lost()
+
+    def load_state_dict(  # noqa: D102
+        self, state: Mapping[str, Any], strict: bool = True, prefix: str = ""
+    ) -> LoadedKeys:
+        loaded = super().load_state_dict(state, strict, prefix)
+        self._warned = self._lost()
+        return loaded
 
     def calibrate(self, batches: Array | Iterable[Array]) -> Self:
         """Set the running statistics to the mean and the unbiased variance of all values of the batches together.
@@ -289,7 +326,7 @@ class BatchNorm(Layer):
         Returns
         -------
         BatchNorm
-            The layer. `num_batches_tracked` is the number of the batches.
+            The layer. `num_batches_tracked` is the number of the batches, with `all_reduce` of those of this process.
 
         Raises
         ------
@@ -317,7 +354,8 @@ class BatchNorm(Layer):
             self._check(name, batch)
             moments.update(batch, channel_axis=self.channel_axis)
             count += 1
-        moments = (self.all_reduce or synchronised.alone)(moments)
+        all_reduce = synchronised.alone if self.all_reduce is None else self.all_reduce
+        moments = synchronised.total(all_reduce, moments)
         _checks.enough_values("batches", moments.count)
         self._set_running(moments.mean, moments.var(ddof=1), count)
         return self
@@ -352,15 +390,6 @@ def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float
         with np.errstate(divide="ignore"):
             rstd = 1.0 / np.sqrt(var)
     return batch_norm_backward(dy, x, mean, rstd, frozen=True, **how)
-
-
-def _copies(masks: Any, parts: int) -> list[Array | None]:
-    if masks is None:
-        return [None] * parts
-    masks = list(masks)
-    if len(masks) != parts:
-        raise ValueError(f"masks: {len(masks)} of them, must be {parts}, one for each of xs")
-    return [mask.copy() if isinstance(mask, np.ndarray) else mask for mask in masks]
 
 
 def _frames() -> int:

@@ -1,18 +1,20 @@
 """Batch normalization of a batch that comes in parts: of one process, of several, or of both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
 from numbanorm import _checks
+from numbanorm._advice import kind_of
 from numbanorm._types import Array
 from numbanorm.batchnorm import batch_norm, positions
 from numbanorm.moments import Moments
 from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 
 Reduce = Callable[[Any], Any]
+Summed = TypeVar("Summed", Moments, GradientSums)
 
 
 class Parts(NamedTuple):
@@ -24,12 +26,16 @@ class Parts(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of each channel, over all parts of all processes."""
+    """Of each channel, over all parts of all processes.
+
+    With the rounded mean, x_hat comes out larger by `excess`, for which both passes make up.
+    """
 
     n: float
     mean: Array
     var: Array
     rstd: Array
+    excess: Array
 
 
 def alone(value: Any) -> Any:
@@ -42,26 +48,57 @@ def lost(value: Any) -> Any:
     raise RuntimeError("all_reduce: not pickled or copied with the layer, must be set again: layer.all_reduce = f")
 
 
+def listed(name: str, value: Any) -> list[Any]:
+    """What belongs to several parts: one array, over which Python could iterate too, is no list of parts."""
+    if isinstance(value, np.ndarray) or not isinstance(value, Iterable):
+        raise TypeError(f"{name}: {kind_of(value)}, must be a list with an array for each part of the batch")
+    return list(value)
+
+
+def one_for_each(name: str, value: Any, count: int) -> list[Any]:
+    """A list of as many."""
+    found = listed(name, value)
+    if len(found) != count:
+        raise ValueError(f"{name}: {len(found)} of them, must be {count}, one for each of xs")
+    return found
+
+
+def total(all_reduce: Any, own: Summed) -> Summed:
+    """The sum over all processes of what each has."""
+    if not callable(all_reduce):
+        raise TypeError(f"all_reduce: {type(all_reduce).__qualname__}, must be callable or None")
+    found = all_reduce(own)
+    if not isinstance(found, type(own)):
+        must = f"must return the sum of the {type(own).__qualname__} that all processes gave it"
+        raise TypeError(f"all_reduce: returned {type(found).__qualname__}, {must}")
+    return found
+
+
 def statistics(parts: Parts, channels: int, eps: float, all_reduce: Reduce) -> Statistics:
     """ValueError if there is but one value of a channel in all."""
     axis = parts.channel_axis
     own = [Moments.of(x, channel_axis=axis, mask=mask) for x, mask in zip(parts.xs, parts.masks, strict=True)]
-    found = all_reduce(sum(own, Moments(0, np.zeros(channels), 0)))
-    if not isinstance(found, Moments):
-        raise TypeError(f"all_reduce: returned {type(found).__qualname__}, must return the sum of what it was given")
+    found = total(all_reduce, sum(own, Moments(0, np.zeros(channels), 0)))
+    if found.mean.size != channels:
+        raise ValueError(f"all_reduce: returned Moments of {found.mean.size} channels, must be of {channels}")
     count = float(found.count[0])
     if count == 1:
         raise ValueError("x: one value per channel in all parts, must be at least two to have a variance")
     var = found.var()
     with np.errstate(divide="ignore", invalid="ignore"):
-        return Statistics(count, found.mean, var, 1.0 / np.sqrt(var + eps))
+        rstd = 1.0 / np.sqrt(var + eps)
+        excess = found.mean_rest * rstd if count > 0 else np.zeros(channels)
+    return Statistics(count, found.mean, var, rstd, excess)
 
 
-def forward(parts: Parts, found: Statistics, weight: Any, bias: Any, eps: float, outs: list[Any]) -> list[Array]:
-    """y of each part."""
-    given = found.mean, found.var, weight, bias
+def forward(parts: Parts, found: Statistics, weight: Any, bias: Any, eps: float, out: Any) -> list[Array]:
+    """y of each part; `out` is of the one part that has it."""
+    with np.errstate(invalid="ignore"):
+        shift = found.excess * (1.0 if weight is None else weight)
+        shifted = ((0.0 if bias is None else bias) - shift).astype(parts.xs[0].dtype)
+    given = found.mean, found.var, weight, shifted
     ys = []
-    for x, mask, out in zip(parts.xs, parts.masks, outs, strict=True):
+    for x, mask in zip(parts.xs, parts.masks, strict=True):
         y = batch_norm(x, *given, channel_axis=parts.channel_axis, eps=eps, out=out)
         if mask is not None:
             positions(y, parts.channel_axis)[~mask] = 0
@@ -69,7 +106,26 @@ def forward(parts: Parts, found: Statistics, weight: Any, bias: Any, eps: float,
     return ys
 
 
-def backward(
+def backward(dys: Any, xs: list[Array], *, out: Any, **how: Any) -> tuple[list[Array], Array, Array]:
+    """dx of each part; dweight and dbias of the parts of this process."""
+    if out is not None:
+        raise TypeError(f"out: {kind_of(out)}, must be None where a batch came in parts")
+    dys = one_for_each("dy", dys, len(xs))
+    for i, (dy, x) in enumerate(zip(dys, xs, strict=True)):
+        _checks.like(f"dy[{i}]", dy, x)
+    return _backward(dys, xs, out=None, **how)
+
+
+def backward_of_one(dy: Any, x: Array, *, out: Any, **how: Any) -> tuple[Array, Array, Array]:
+    """`backward` of a process with one part."""
+    _checks.like("dy", dy, x)
+    if out is not None:
+        _checks.out(out, x, {"dy": dy, "x": x}, {"weight": how["weight"]})
+    (dx,), dweight, dbias = _backward([dy], [x], out=out, **how)
+    return dx, dweight, dbias
+
+
+def _backward(
     dys: list[Array],
     xs: list[Array],
     *,
@@ -80,22 +136,16 @@ def backward(
     found: Statistics,
     all_reduce: Reduce,
 ) -> tuple[list[Array], Array, Array]:
-    """dx of each part; dweight and dbias of the parts of this process."""
-    for i, (dy, x) in enumerate(zip(dys, xs, strict=True)):
-        _checks.like(f"dy[{i}]", dy, x)
     each, statistics = list(zip(dys, xs, masks, strict=True)), (found.mean, found.rstd)
     reduce = partial(batch_norm_backward_reduce, channel_axis=channel_axis)
     sums = [reduce(dy, x, *statistics, mask=mask) for dy, x, mask in each]
-    own = sum(sums, GradientSums(*np.zeros((2, found.mean.size))))
-    total = all_reduce(own)
-    rest: tuple[Any, ...] = (weight, total.sum_dy, total.sum_dy_xhat, found.n)
+    sum_dy, sum_dy_xhat = sum(sums, GradientSums(*np.zeros((2, found.mean.size))))
+    with np.errstate(invalid="ignore", over="ignore"):
+        sum_dy_xhat -= found.excess * sum_dy
+    of_all = total(all_reduce, GradientSums(sum_dy.copy(), sum_dy_xhat.copy()))  # which it may add to in place
+    with np.errstate(invalid="ignore", over="ignore"):
+        given = of_all._replace(sum_dy=of_all.sum_dy - found.excess * of_all.sum_dy_xhat)
+    count = max(found.n, 1.0)  # of no value, all sums are 0
     apply = partial(batch_norm_backward_apply, channel_axis=channel_axis, out=out)
-    dxs = [apply(dy, x, *statistics, *rest, mask=mask) for dy, x, mask in each]
-    return dxs, own.sum_dy_xhat, own.sum_dy
-
-
-def backward_of_one(dy: Array, x: Array, *, masks: list[Array | None], **how: Any) -> tuple[Array, Array, Array]:
-    """`backward` of a process with one part, whose errors speak of dy."""
-    _checks.like("dy", dy, x)
-    (dx,), dweight, dbias = backward([dy], [x], masks=masks, **how)
-    return dx, dweight, dbias
+    dxs = [apply(dy, x, *statistics, weight, *given, count, mask=mask) for dy, x, mask in each]
+    return dxs, sum_dy_xhat, sum_dy
