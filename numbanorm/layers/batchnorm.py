@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import starmap
 from operator import setitem
 from typing import Any, Self
@@ -24,7 +24,7 @@ from numbanorm.layers import synchronised
 from numbanorm.layers.arrays import LayerArray
 from numbanorm.layers.base import Layer
 from numbanorm.layers.saved import Saved, is_keeping
-from numbanorm.layers.state import STATISTICS
+from numbanorm.layers.state import STATISTICS, LoadedKeys
 from numbanorm.layers.synchronised import Parts, Reduce
 from numbanorm.moments import Moments
 
@@ -269,6 +269,13 @@ class BatchNorm(Layer):
         pairs = zip(self._buffers().values(), (mean, var, count), strict=True)
         list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
         self._warned = set()
+
+    def load_state_dict(  # noqa: D102
+        self, state: Mapping[str, Any], strict: bool = True, prefix: str = ""
+    ) -> LoadedKeys:
+        found = super().load_state_dict(state, strict, prefix)
+        self._warned = set()
+        return found
 
     def calibrate(self, batches: Array | Iterable[Array]) -> Self:
         """Set the running statistics to the mean and the unbiased variance of all values of the batches together.
