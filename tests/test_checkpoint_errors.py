@@ -97,6 +97,7 @@ def test_an_old_state_leaves_the_count(count):
         (lambda: BatchNorm(4, affine=False), lambda: BatchNorm(4), [], ["weight", "bias"]),
         (lambda: LayerNorm(5), lambda: LayerNorm(5, bias=False), ["bias"], []),
         (lambda: LayerNorm(5, bias=False), lambda: LayerNorm(5), [], ["bias"]),
+        (lambda: LayerNorm(5, elementwise_affine=False), lambda: LayerNorm(5), [], ["weight", "bias"]),
     ],
 )
 def test_a_state_of_other_parameters(make, source, missing, unexpected):

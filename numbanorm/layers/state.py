@@ -68,7 +68,7 @@ def _advice(own: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys,
     missing, unexpected, statistics = {*found.missing_keys}, {*found.unexpected_keys}, {*STATISTICS}
     if missing and (prefixes := _prefixes(own, keys)):
         return f"pass prefix={prefixes[0]!r}" + (f", or another of {_listed(prefixes)}" if len(prefixes) > 1 else "")
-    if own.keys().isdisjoint(given):
+    if missing and own.keys().isdisjoint(given):
         return "nothing in it is of such a layer; pass another state"
     if missing == statistics and not unexpected:
         return "pass strict=False to keep the layer's own, or make the layer with track_running_stats=False"

@@ -28,7 +28,7 @@ def normalized_shape(torch):
     "`num_features`, the number of channels",
     "`BatchNorm1d(3)`, `BatchNorm2d(3)`, `BatchNorm3d(3)`, each for its numbers of axes",
     "`BatchNorm(3)`",
-    "one layer for x of any number of axes from 2 on",
+    "one layer for every x of 2 or more axes",
 )
 def num_features(torch):
     for make, shape in (
@@ -64,7 +64,7 @@ def eps(torch):
 
 @row(
     "impossible values",
-    "`eps=-1`: y is NaN; `momentum=1.5`: taken",
+    "`eps=-1`: y is NaN; `momentum=1.5`: accepted",
     "`eps=-1`, `momentum=1.5`: ValueError",
     "an error when the layer is made",
 )
@@ -89,7 +89,7 @@ def affine(torch):
 
 @row(
     "a weight alone: `bias`",
-    "`LayerNorm(5, bias=False)`; `BatchNorm1d(3, bias=False)` in late versions",
+    "`LayerNorm(5, bias=False)`; `BatchNorm1d(3, bias=False)` in recent versions",
     "`LayerNorm(5, bias=False)`, `BatchNorm(3, bias=False)`",
 )
 def weight_alone(torch):
@@ -150,7 +150,7 @@ def channel_axis(torch):
     "`dtype`, of parameters and x",
     "`dtype=torch.float64`, half types as well; `double()` changes it",
     "`dtype=np.float64`, or `np.float32`",
-    "these two, for the layer's lifetime",
+    "one of these two; it stays",
 )
 def dtype(torch):
     x, dy = X.astype(np.float64), DY.astype(np.float64)
@@ -203,7 +203,7 @@ def device(torch):
     "`skip_nonfinite`",
     "none",
     "`BatchNorm(3, skip_nonfinite=True)`",
-    "an option: such a batch does not enter the running statistics, and is not counted",
+    "an option: a batch with inf or NaN does not enter the running statistics, and is not counted",
 )
 def skip_nonfinite(torch):
     spoiled = X.copy()

@@ -99,7 +99,7 @@ def not_finite(torch):
 
 
 @row(
-    "padding",
+    "padding: `mask`",
     "none; `m(x[mask])`, with the channels last",
     "`layer(x, mask)`",
     "where mask is False, x does not count, y and dx are 0",
@@ -118,7 +118,7 @@ def mask(torch):
 
 
 @row(
-    "memory of the result",
+    "memory of the result: `out`",
     "none",
     "`layer(x, out=y)`, `layer.backward(dy, out=dx)`",
     "an option; it may be dy, and x under `no_grad()` or with `copy=True`",
@@ -136,7 +136,7 @@ def out(torch):
             assert_close(array, expected)
 
 
-@row("nothing is kept for backward", "`with torch.no_grad():`", "`with numbanorm.no_grad():`")
+@row("keep nothing for backward", "`with torch.no_grad():`", "`with numbanorm.no_grad():`")
 def no_grad(torch):
     module, layer = torch.nn.BatchNorm1d(3), BatchNorm(3)
     with torch.no_grad(), numbanorm.no_grad():
@@ -170,7 +170,7 @@ def calibrate(torch):
 
 
 @row(
-    "`momentum`, `eps` of a layer that exists",
+    "change `momentum` or `eps` of an existing layer",
     "`m.momentum = 0.5`, `m.eps = 0.1`",
     "`layer.momentum = 0.5`, `layer.eps = 0.1`",
 )

@@ -36,7 +36,7 @@ class Group:
     "a batch that is spread over processes",
     "`SyncBatchNorm(3, process_group=group)`, on GPUs",
     "`BatchNorm(3, all_reduce=comm.allreduce)`, of mpi4py or any other",
-    "a function that adds up; gradients are each process's own in both",
+    "any function that sums over the processes; `grads` are of each process's own part, to be added up like those of other layers",
 )
 def synchronised(torch):
     module, group = torch.nn.SyncBatchNorm(3), Group(len(PARTS))
@@ -59,7 +59,7 @@ def synchronised(torch):
 
 
 @row(
-    "the same, for a layer that exists",
+    "synchronise an existing layer",
     "`SyncBatchNorm.convert_sync_batchnorm(net)`",
     "`layer.all_reduce = f`",
     "an attribute",

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+import numbanorm
 from numbanorm import BatchNorm, LayerNorm
 from tests.beside_torch.both import (
     DY,
@@ -113,6 +114,24 @@ def x_changed(torch):
     layer(x, copy=True)
     x += 1
     assert_close(layer.backward(DY), dx)
+    assert not one_value_is_noticed(layer)
+    before = numbanorm.set_debug(True)
+    try:
+        assert one_value_is_noticed(layer)
+    finally:
+        numbanorm.set_debug(before)
+
+
+def one_value_is_noticed(layer):
+    """Of 20480, at a position that is not among the 256."""
+    x = values((4096, 5))
+    y = layer(x)
+    x[1, 0] += 1
+    try:
+        layer.backward(y)
+    except RuntimeError:
+        return True
+    return False
 
 
 @row(
