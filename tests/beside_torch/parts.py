@@ -36,7 +36,7 @@ class Group:
     "a batch that is spread over processes",
     "`SyncBatchNorm(3, process_group=group)`, on GPUs",
     "`BatchNorm(3, all_reduce=comm.allreduce)`, of mpi4py or any other",
-    "any function that sums over the processes; `grads` are of each process's own part, to be added up like those of other layers",
+    "any function that sums over the processes; `grads` are those of each process's own part",
 )
 def synchronised(torch):
     module, group = torch.nn.SyncBatchNorm(3), Group(len(PARTS))
