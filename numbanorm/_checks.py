@@ -384,9 +384,11 @@ def converted(name: str, value: Any, own: Array) -> Array:
 
 def replacement(name: str, value: Any, own: Array) -> None:
     """A writable array of the shape and dtype of a layer's own."""
-    array(name, value, own.dtype.type, own.shape) if own.dtype.kind == "f" else numbers(name, value)
+    if type(value) is not np.ndarray:
+        _array_type(name, value, own.dtype.type, own.shape)
     if value.dtype.type is not own.dtype.type:
-        raise TypeError(f"{name}: dtype {value.dtype}, must be {own.dtype}; assign {name}.astype(np.{own.dtype})")
+        advice = f"; assign {name}.astype(np.{own.dtype})" if is_real(value.dtype) else ""
+        raise TypeError(f"{name}: dtype {value.dtype}, must be {own.dtype}{advice}")
     _shape(name, value, own.shape)
     _written(name, value)
 

@@ -162,48 +162,9 @@ def test_statistics_of_an_evaluation_stay_until_its_backward():
     np.testing.assert_array_equal(layer.backward(dy), expected.dx)
 
 
-@pytest.mark.parametrize("make", [lambda: BatchNorm(4), lambda: BatchNorm(4, affine=False), lambda: LayerNorm((2, 2))])
-def test_state_goes_round(make):
-    layer, other = make(), make()
-    set_parameters(layer)
-    x = values((6, 4, 2, 2))
-    layer(x)
-    own = dict(other.named_parameters())
-    other.load_state_dict(layer.state_dict())
-    np.testing.assert_array_equal(other.eval()(x), layer.eval()(x))
-    for key, value in own.items():
-        assert getattr(other, key) is value  # an optimiser's references stay good
-    state = layer.state_dict()
-    for value in state.values():
-        value += 1
-    assert all((value != layer.state_dict()[key]).all() for key, value in state.items())  # copies
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"running_var": np.zeros(3)}, ValueError, r"state\['running_var'\]: shape \(3,\), must be \(4,\)"),
-        ({"running_var": np.zeros(4, complex)}, TypeError, "dtype complex128, must be one that casts to float64"),
-        ({"running_var": ["0"] * 4}, TypeError, "dtype <U1, must be one that casts to float64"),
-        ({"running_var": np.ma.masked_array(np.zeros(4))}, TypeError, "MaskedArray, must be a plain array"),
-        ({"weight": np.full(4, 1e300)}, ValueError, "1e\\+300 in it, must fit into float32"),
-        ({"num_batches_tracked": 1.5}, TypeError, "dtype float64, must be one that casts to int64"),
-    ],
-)
-def test_a_bad_state_is_refused_whole(changes, error, message):
-    layer = BatchNorm(4)
-    before = layer.state_dict()
-    with pytest.raises(error, match=message):
-        layer.load_state_dict({**before, "weight": np.zeros(4)} | changes)
-    for key, value in layer.state_dict().items():
-        np.testing.assert_array_equal(value, before[key])
-
-
-def test_a_state_with_other_keys_is_refused():
+def test_a_state_with_a_key_that_is_no_string_is_refused():
     with pytest.raises(KeyError, match=r"keys \['1', 'weight'\], must be \['bias'"):
         BatchNorm(4).load_state_dict({"weight": np.zeros(4), 1: 2})
-    with pytest.raises(TypeError, match="state: list, must be a mapping"):
-        BatchNorm(4).load_state_dict([np.zeros(4)])
 
 
 @pytest.mark.parametrize("affine", [True, False])

@@ -2,7 +2,6 @@
 
 from collections import UserDict
 from collections.abc import Mapping
-from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -51,8 +50,10 @@ def assigned(name: str, value: Any, own: Any) -> Any:
         return own
     if own is None:
         raise ValueError(f"{name}: there is none, must stay so; make a layer that has it")
-    if own.ndim == 0 and isinstance(value, Integral):
-        own[...] = _checks.converted(name, value, own)
-        return own
+    if own.ndim == 0:
+        number = _checks.converted(name, value, own)
+        if not isinstance(value, np.ndarray):
+            own[...] = number
+            return own
     _checks.replacement(name, value, own)
     return value

@@ -25,8 +25,17 @@ _compares_everything = False
 def no_grad() -> Iterator[None]:
     """A context in which layers keep nothing for `backward`, in training as in evaluation.
 
-    It holds for the thread (or the task of asyncio) that enters it, and serves as a decorator, too. What a layer kept
-    before stays.
+    It holds for the thread, or the task of asyncio, that enters it. What a layer kept before stays.
+
+    Returns
+    -------
+    context manager
+        Which is a decorator, too.
+
+    Raises
+    ------
+    Exception
+        What is raised within it.
 
     Examples
     --------
@@ -49,12 +58,22 @@ def is_keeping() -> bool:
 
 
 def set_debug(enabled: bool) -> bool:
-    """Whether layers copy x in `forward` and compare all of it in `backward`; returns whether they did until now.
+    """Choose whether layers copy x in `forward` and compare all of it in `backward`.
 
-    Without it `backward` compares 256 values of x at fixed positions, one at random in each 256th of x, with what they
-    were in the forward pass. It notices every change of neighbours (in C order), as of whole rows, that are one value
-    in 128 or more. It misses a change of other values than the 256: of one in a hundred, here and there, 1 time in 13;
-    of one in twenty, 2 times in a million.
+    Without that `backward` compares 256 values of x at fixed positions, one at random in each 256th of x, with what
+    they were in the forward pass. It notices every change of neighbours (in C order), as of whole rows, that are one
+    value in 128 or more. It misses a change of other values than the 256: of one in a hundred, here and there, 1 time
+    in 13; of one in twenty, 2 times in a million.
+
+    Parameters
+    ----------
+    enabled : bool
+        Whether they do. It holds for all threads.
+
+    Returns
+    -------
+    bool
+        Whether they did until now.
 
     Raises
     ------

@@ -1,6 +1,6 @@
 """States of layers: the keys that are PyTorch's, what is missing, and loading all or nothing."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from itertools import starmap
 from operator import setitem
 from typing import Any, NamedTuple
@@ -10,6 +10,7 @@ from numbanorm._types import Array
 
 COUNT = "num_batches_tracked"  # which PyTorch has had since version 0.4.1
 STATISTICS = "running_mean", "running_var", COUNT
+MOST_KEYS = 12  # of a list in a message
 
 
 class LoadedKeys(NamedTuple):
@@ -24,7 +25,9 @@ def load(own: Mapping[str, Array], state: Any, strict: bool, prefix: str) -> Loa
     given = _without_prefix(state, prefix)
     found = _compared(own, given)
     if strict and (found.missing_keys or found.unexpected_keys):
-        raise KeyError(_other_keys(own, given, found, prefix))
+        at = f" after the prefix {prefix!r}" if prefix else ""
+        advice = _advice(own, given, found, {str(key) for key in state})
+        raise KeyError(f"state: {_difference(own, given, found, at)}: {advice}")
     pairs = [
         (own[key], ..., _checks.converted(f"state[{prefix + key!r}]", given[key], own[key]))
         for key in own
@@ -39,7 +42,8 @@ def _without_prefix(state: Any, prefix: str) -> dict[str, Any]:
         raise TypeError(f"prefix: {type(prefix).__qualname__}, must be a str")
     if not isinstance(state, Mapping):
         raise TypeError(f"state: {type(state).__qualname__}, must be a mapping from names to arrays")
-    return {str(key).removeprefix(prefix): value for key, value in state.items() if str(key).startswith(prefix)}
+    # Of a file that reads an array when it is asked for, only those of this layer are read.
+    return {str(key).removeprefix(prefix): state[key] for key in state if str(key).startswith(prefix)}
 
 
 def _compared(own: Iterable[str], given: Mapping[str, Any]) -> LoadedKeys:
@@ -50,19 +54,31 @@ def _compared(own: Iterable[str], given: Mapping[str, Any]) -> LoadedKeys:
     return LoadedKeys(missing, [key for key in given if key not in own])
 
 
-def _other_keys(own: Mapping[str, Array], given: Mapping[str, Any], found: LoadedKeys, prefix: str) -> str:
-    about = [f"{what} {sorted(keys)}" for what, keys in zip(("lacks", "has beside them"), found, strict=True) if keys]
-    at = f" after the prefix {prefix!r}" if prefix else ""
-    said = f"state: keys {sorted(given)}{at}, must be {sorted(own)}; it {' and '.join(about)}: {_advice(given, found)}"
-    return said
+def _difference(own: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys, at: str) -> str:
+    about = [f"{what} {_listed(keys)}" for what, keys in zip(("lacks", "has beside them"), found, strict=True) if keys]
+    return f"keys {_listed(given)}{at}, must be {_listed(own)}; it {' and '.join(about)}"
 
 
-def _advice(given: Mapping[str, Any], found: LoadedKeys) -> str:
-    longer = sorted({key.rpartition(".")[0] + "." for key in found.unexpected_keys if "." in key})
-    if longer and found.missing_keys:
-        return f"pass prefix={longer[0]!r}, or another, for one layer of several"
-    if set(found.missing_keys) & set(STATISTICS) and not found.unexpected_keys:
+def _listed(keys: Iterable[str]) -> str:
+    found = sorted(keys)
+    return f"{found[:MOST_KEYS]}" + (f" and {len(found) - MOST_KEYS} more" if len(found) > MOST_KEYS else "")
+
+
+def _advice(own: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys, keys: Set[str]) -> str:
+    missing, unexpected, statistics = {*found.missing_keys}, {*found.unexpected_keys}, {*STATISTICS}
+    if missing and (prefixes := _prefixes(own, keys)):
+        return f"pass prefix={prefixes[0]!r}" + (f", or another of {_listed(prefixes)}" if len(prefixes) > 1 else "")
+    if missing and own.keys().isdisjoint(given):
+        return "nothing in it is of such a layer; pass another state"
+    if missing == statistics and not unexpected:
         return "pass strict=False to keep the layer's own, or make the layer with track_running_stats=False"
-    if found.unexpected_keys and set(found.unexpected_keys) <= set(STATISTICS) and not found.missing_keys:
+    if not missing and unexpected in (statistics, statistics - {COUNT}):
         return "pass strict=False to leave these out, or make the layer with track_running_stats=True"
     return "pass strict=False to load what fits"
+
+
+def _prefixes(own: Iterable[str], keys: Set[str]) -> list[str]:
+    """Those before which a state has all that such a layer needs."""
+    first, *others = (key for key in own if key != COUNT)
+    found = {key.removesuffix(first) for key in keys if key.endswith(first)}
+    return sorted(prefix for prefix in found if all(prefix + other in keys for other in others))
