@@ -1,10 +1,6 @@
 """The layer of batch normalization."""
 
-import sys
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import starmap
-from operator import setitem
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -13,7 +9,6 @@ from numpy.typing import DTypeLike
 from numbanorm import _checks
 from numbanorm._types import Array, Gradients
 from numbanorm.batchnorm import (
-    NOT_MOVED,
     batch_norm,
     batch_norm_backward,
     positions,
@@ -21,23 +16,13 @@ from numbanorm.batchnorm import (
     update_running,
 )
 from numbanorm.layers import synchronised
-from numbanorm.layers.arrays import LayerArray
-from numbanorm.layers.base import Layer
+from numbanorm.layers.running import TrackingLayer
 from numbanorm.layers.saved import Saved, is_keeping
-from numbanorm.layers.state import STATISTICS, LoadedKeys
 from numbanorm.layers.synchronised import Parts, Reduce
 from numbanorm.moments import Moments
 
 
-class _Running(LayerArray):
-    """A running statistic: in another array, other channels are finite."""
-
-    def __set__(self, layer: Any, value: Any) -> None:
-        super().__set__(layer, value)
-        layer._warned = layer._lost()
-
-
-class BatchNorm(Layer):
+class BatchNorm(TrackingLayer):
     """Batch normalization: `numbanorm.batch_norm_forward` in training, `numbanorm.batch_norm` in evaluation.
 
     y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), per channel: with the statistics of the
@@ -92,10 +77,6 @@ class BatchNorm(Layer):
     (array([ 2.5, 25. ]), array([  2., 200.]))
     """
 
-    running_mean = _Running()
-    running_var = _Running()
-    num_batches_tracked = LayerArray()
-
     def __init__(
         self,
         num_features: int,
@@ -122,10 +103,8 @@ class BatchNorm(Layer):
         self.skip_nonfinite = bool(skip_nonfinite)
         self.all_reduce = all_reduce
         super().__init__((self.num_features,), _checks.dtype(dtype), bool(affine), bool(affine and bias))
-        self._running_mean: Any = np.zeros(self.num_features) if track_running_stats else None
-        self._running_var: Any = np.ones(self.num_features) if track_running_stats else None
-        self._num_batches_tracked: Any = np.array(0) if track_running_stats else None
-        self._warned: set[int] = set()  # the channels whose running statistics are known not to be finite
+        if track_running_stats:
+            self._track(self.num_features)
 
     def forward(self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None) -> Array:
         """y; keeps x for `backward`, but under `no_grad`, and in training updates the running statistics.
@@ -259,49 +238,6 @@ class BatchNorm(Layer):
             self._warn()
         return ys, {"masks": parts.masks, "channel_axis": parts.channel_axis, "found": found, "all_reduce": all_reduce}
 
-    def _moved(self) -> tuple[Any, Any, Array, float]:
-        """The running mean, variance and number of batches, and the share of a batch in training in them."""
-        if self._running_mean is None or not self.training:
-            return NOT_MOVED
-        if not (self._running_mean.flags.writeable and self._running_var.flags.writeable):
-            raise ValueError("running_mean, running_var: read-only, must be writable")
-        count = self._num_batches_tracked
-        share = 1.0 / (int(count) + 1) if self.momentum is None else self.momentum
-        return self._running_mean, self._running_var, count.reshape(1), share
-
-    def _warn(self) -> None:
-        """Of each channel once."""
-        new = sorted(self._lost() - self._warned)
-        self._warned.update(new)
-        if new:
-            text = f"x: inf or NaN in the channels {new}, whose running statistics are not finite from now on"
-            advice = "skip_nonfinite=True leaves such batches out, reset_running_stats() begins anew"
-            warnings.warn(f"BatchNorm: {text}; {advice}", RuntimeWarning, stacklevel=_frames())
-
-    def _lost(self) -> set[int]:
-        """The channels whose running statistics are not finite."""
-        if self._running_mean is None:
-            return set()
-        finite = np.isfinite(self._running_mean) & np.isfinite(self._running_var)
-        return {*np.flatnonzero(~finite).tolist()}
-
-    def reset_running_stats(self) -> None:
-        """Make the running statistics those of a new layer: 0, 1, and no batch."""
-        if self._running_mean is not None:
-            self._set_running(0.0, 1.0, 0)
-
-    def _set_running(self, mean: Any, var: Any, count: int) -> None:
-        pairs = zip(self._buffers().values(), (mean, var, count), strict=True)
-        list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
-        self._warned = self._lost()
-
-    def load_state_dict(  # noqa: D102
-        self, state: Mapping[str, Any], strict: bool = True, prefix: str = ""
-    ) -> LoadedKeys:
-        loaded = super().load_state_dict(state, strict, prefix)
-        self._warned = self._lost()
-        return loaded
-
     def calibrate(self, batches: Array | Iterable[Array]) -> Self:
         """Set the running statistics to the mean and the unbiased variance of all values of the batches together.
 
@@ -347,7 +283,7 @@ class BatchNorm(Layer):
         >>> layer.running_mean, layer.running_var.round(2)
         (array([5.]), array([13.33]))
         """
-        if self._running_mean is None:
+        if not self.track_running_stats:
             raise RuntimeError("calibrate: there are no running statistics; make a layer with track_running_stats=True")
         moments, count = Moments(0, np.zeros(self.num_features), 0), 0
         for name, batch in _checks.batches(batches):
@@ -360,18 +296,10 @@ class BatchNorm(Layer):
         self._set_running(moments.mean, moments.var(ddof=1), count)
         return self
 
-    def _buffers(self) -> dict[str, Array]:
-        return {} if self._running_mean is None else {name: getattr(self, name) for name in STATISTICS}
-
     @property
     def affine(self) -> bool:
         """Whether there is a weight."""
         return self._weight is not None
-
-    @property
-    def track_running_stats(self) -> bool:
-        """Whether there are running statistics."""
-        return self._running_mean is not None
 
     def __getstate__(self) -> dict[str, Any]:
         reduction = None if self.all_reduce is None else synchronised.lost
@@ -390,11 +318,3 @@ def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float
         with np.errstate(divide="ignore"):
             rstd = 1.0 / np.sqrt(var)
     return batch_norm_backward(dy, x, mean, rstd, frozen=True, **how)
-
-
-def _frames() -> int:
-    """How many the caller of this package is away, for a warning that names the caller's line."""
-    frame, count = sys._getframe(1), 1
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("numbanorm."):
-        frame, count = frame.f_back, count + 1
-    return count

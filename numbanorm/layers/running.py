@@ -1,0 +1,102 @@
+"""Layers with running statistics: what a batch in training does to them, and whether they are still finite."""
+
+import sys
+import warnings
+from collections.abc import Mapping
+from itertools import starmap
+from operator import setitem
+from typing import Any
+
+import numpy as np
+
+from numbanorm._types import Array
+from numbanorm.batchnorm import NOT_MOVED
+from numbanorm.layers.arrays import LayerArray
+from numbanorm.layers.base import Layer
+from numbanorm.layers.state import STATISTICS, LoadedKeys
+
+
+class _RunningStatistic(LayerArray):
+    """A running statistic: in another array, other channels are finite."""
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        super().__set__(layer, value)
+        layer._warned = layer._lost()
+
+
+class TrackingLayer(Layer):
+    """A layer that may have running statistics; without any at first."""
+
+    running_mean = _RunningStatistic()
+    running_var = _RunningStatistic()
+    num_batches_tracked = LayerArray()
+
+    momentum: float | None
+    _running_mean: Any = None
+    _running_var: Any = None
+    _num_batches_tracked: Any = None
+    _warned: frozenset[int] = frozenset()  # the channels that are known not to be finite
+
+    def _track(self, channels: int) -> None:
+        """Have running statistics, in float64."""
+        self._running_mean, self._running_var = np.zeros(channels), np.ones(channels)
+        self._num_batches_tracked = np.array(0)
+
+    @property
+    def track_running_stats(self) -> bool:
+        """Whether there are running statistics."""
+        return self._running_mean is not None
+
+    def _moved(self) -> tuple[Any, Any, Array, float]:
+        """The running mean, variance and number of batches, and the share of a batch in training in them."""
+        if self._running_mean is None or not self.training:
+            return NOT_MOVED
+        if not (self._running_mean.flags.writeable and self._running_var.flags.writeable):
+            raise ValueError("running_mean, running_var: read-only, must be writable")
+        count = self._num_batches_tracked
+        share = 1.0 / (int(count) + 1) if self.momentum is None else self.momentum
+        return self._running_mean, self._running_var, count.reshape(1), share
+
+    def _warn(self) -> None:
+        """Of each channel once."""
+        new = sorted(self._lost() - self._warned)
+        self._warned = self._warned.union(new)
+        if new:
+            text = f"x: inf or NaN in the channels {new}, whose running statistics are not finite from now on"
+            advice = "skip_nonfinite=True leaves such batches out, reset_running_stats() begins anew"
+            warnings.warn(f"BatchNorm: {text}; {advice}", RuntimeWarning, stacklevel=_frames())
+
+    def _lost(self) -> frozenset[int]:
+        """The channels whose running statistics are not finite."""
+        if self._running_mean is None:
+            return frozenset()
+        finite = np.isfinite(self._running_mean) & np.isfinite(self._running_var)
+        return frozenset(np.flatnonzero(~finite).tolist())
+
+    def reset_running_stats(self) -> None:
+        """Make the running statistics those of a new layer: 0, 1, and no batch."""
+        if self._running_mean is not None:
+            self._set_running(0.0, 1.0, 0)
+
+    def _set_running(self, mean: Any, var: Any, count: int) -> None:
+        pairs = zip(self._buffers().values(), (mean, var, count), strict=True)
+        list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
+        self._warned = self._lost()
+
+    def load_state_dict(  # noqa: D102
+        self, state: Mapping[str, Any], strict: bool = True, prefix: str = ""
+    ) -> LoadedKeys:
+        loaded = super().load_state_dict(state, strict, prefix)
+        self._warned = self._lost()
+        return loaded
+
+    def _buffers(self) -> dict[str, Array]:
+        return {} if self._running_mean is None else {name: getattr(self, name) for name in STATISTICS}
+
+
+def _frames() -> int:
+    """How many the caller of this package is away, for a warning that names the caller's line."""
+    frame, count = sys._getframe(1), 1
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("numbanorm."):
+        frame, count = frame.f_back, count + 1
+    return count
