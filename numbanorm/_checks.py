@@ -100,7 +100,9 @@ def like(name: str, value: Any, x: Array) -> None:
     array(name, value, x.dtype.type, x.shape)
     if value.shape != x.shape:
         raise ValueError(f"{name}: shape {value.shape}, must be {x.shape}, the shape of x")
-    _dtype(name, value, x.dtype, (x.dtype.type,))
+    if value.dtype.type is not x.dtype.type:
+        advice = "" if name == "out" else f"; pass {name}.astype(np.{x.dtype.name})"
+        raise TypeError(f"{name}: dtype {value.dtype}, must be {x.dtype} beside x of {x.dtype}{advice}")
 
 
 def parameter(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
@@ -352,7 +354,9 @@ def channels(name: str, x: Array, axis: int, count: int) -> None:
     """An array of so many channels."""
     found = x.shape[channel_axis(axis, x, name)]
     if found != count:
-        raise ValueError(f"{name}: shape {x.shape} has {found} channels on axis {axis}, must have {count}")
+        others = [i for i, size in enumerate(x.shape) if size == count]
+        advice = f"; channel_axis={others[-1]} has {count}" if others else ""
+        raise ValueError(f"{name}: shape {x.shape} has {found} channels on axis {axis}, must have {count}{advice}")
 
 
 def negative(name: str, value: Array) -> ValueError:

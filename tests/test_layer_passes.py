@@ -146,13 +146,13 @@ def test_passes_in_any_order(make):
 
 def test_each_forward_has_one_backward(make):
     layer, _, dy = layer_and_arrays(make)
-    with pytest.raises(RuntimeError, match=r"^backward: no forward pass waits for it.* use what forward_saved returns"):
+    with pytest.raises(RuntimeError, match=r"^backward: no forward pass waits: the layer was not called"):
         layer.backward(dy)
     for seed in (5, 6):
         layer(values(SHAPE, seed=seed))
     expected = gradients_of(make, values(SHAPE, seed=6), dy)
     assert_same(layer, layer.backward(dy), expected)  # of the last
-    with pytest.raises(RuntimeError, match=r"^backward: no forward pass waits for it"):
+    with pytest.raises(RuntimeError, match=r"^backward: no forward pass waits: the last one has had its backward"):
         layer.backward(dy)
     assert_same(layer, expected[0], expected)
 
@@ -208,11 +208,75 @@ def test_no_grad_gives_the_same_y_and_keeps_what_waits(make):
 
 def test_no_grad_is_of_its_thread():
     layer, x, dy = layer_and_arrays(LAYERS[0])
+    dxs = []
+
+    def step():
+        layer(x)
+        dxs.append(layer.backward(dy))
+
     with no_grad():
-        thread = threading.Thread(target=lambda: layer(x))
-        thread.start()
-        thread.join()
-    assert_same(layer, layer.backward(dy), gradients_of(LAYERS[0], x, dy))
+        in_a_thread(step)
+    assert_same(layer, dxs[0], gradients_of(LAYERS[0], x, dy))
+
+
+def in_a_thread(function):
+    thread = threading.Thread(target=function)
+    thread.start()
+    thread.join()
+
+
+def test_a_pass_of_another_thread_is_taken_by_its_handle_alone():
+    layer, x, dy = layer_and_arrays(LAYERS[0])
+    waiting = []
+    layer(x)
+    in_a_thread(lambda: layer(values(SHAPE, seed=6)))
+    with pytest.raises(RuntimeError, match=r"^backward: no forward pass waits: the last one is of another thread"):
+        layer.backward(dy)
+    in_a_thread(lambda: waiting.append(layer.forward_saved(x)[1]))
+    assert_same(layer, layer.backward(dy, waiting[0]), gradients_of(LAYERS[0], x, dy))
+
+
+def test_no_grad_before_a_function():
+    layer, x, dy = layer_and_arrays(LAYERS[0])
+
+    @no_grad()
+    def infer(x, times):
+        return times * layer(x) if times == 1 else infer(x, times - 1)
+
+    np.testing.assert_array_equal(infer(x, 2), layer(x))
+    layer.backward(dy)
+    context = no_grad()
+    with context, context:
+        layer(x)
+    for run in (lambda: infer(x, 1), lambda: None):
+        run()
+        with pytest.raises(RuntimeError, match="no forward pass waits: the last one was under no_grad"):
+            layer.backward(dy)
+
+
+def test_no_grad_before_a_generator_is_an_error():
+    def predictions():
+        yield 1
+
+    async def prediction():
+        return 1
+
+    for function in (predictions, prediction):
+        with pytest.raises(TypeError, match=f"^no_grad: before .*{function.__name__}, must be before an ordinary"):
+            no_grad()(function)
+
+
+def test_what_is_missing_is_said():
+    layer, x, dy = layer_and_arrays(LAYERS[2])
+    for call, why in (
+        (lambda: layer.forward_saved(x), r"its handle was returned; call backward\(dy, saved\)"),
+        (lambda: layer.forward_parts([x[:3], x[3:]]), r"its handle was returned; call backward\(dy, saved\)"),
+        (lambda: layer(x) is layer.eval(), r"train\(\) or eval\(\) has changed the mode since"),
+        (lambda: layer(x) is setattr(layer, "training", True), r"train\(\) or eval\(\) has changed the mode since"),
+    ):
+        call()
+        with pytest.raises(RuntimeError, match=f"^backward: no forward pass waits: {why}"):
+            layer.backward(dy)
 
 
 def test_gradients_add_up_in_their_arrays(make):
@@ -239,13 +303,45 @@ def test_gradients_of_other_parameters_are_an_error(make):
     for _, parameter, gradient in layer.named_gradients():
         parameter -= 0.1 * gradient
     layer(x)
-    with pytest.raises(RuntimeError, match=r"^grads: .* must be zero: call zero_grad"):
+    with pytest.raises(RuntimeError, match=r"^grads\['weight'\]: .* must be zero: call zero_grad"):
         layer.backward(dy)
     for name, gradient in layer.grads.items():
         np.testing.assert_array_equal(gradient, kept[name])
     for gradient in layer.grads.values():
         gradient[...] = 0  # by hand does as well
     layer.backward(dy)
+
+
+@pytest.mark.parametrize("name", ["weight", "bias"])
+def test_gradients_of_a_parameter_that_alone_is_trained(make, name):
+    layer, x, dy = layer_and_arrays(make)
+    layer(x)
+    layer.backward(dy)
+    parameter = getattr(layer, name)
+    parameter -= 0.1 * layer.grads[name]
+    layer(x)
+    with pytest.raises(RuntimeError, match=rf"^grads\['{name}'\]: of the values that {name} had before it was updated"):
+        layer.backward(dy)
+    layer.grads[name].fill(0)  # that of the other may go on adding up
+    layer.backward(dy)
+    expected = gradients_of(make, x, dy)  # of neither parameter do these depend on the values of either
+    other = {"weight": "bias", "bias": "weight"}[name]
+    np.testing.assert_array_equal(layer.grads[name], dict(zip(["weight", "bias"], expected[1:], strict=True))[name])
+    np.testing.assert_array_equal(
+        layer.grads[other], 2 * dict(zip(["weight", "bias"], expected[1:], strict=True))[other]
+    )
+
+
+def test_gradients_are_assigned_whole(make):
+    layer, x, dy = layer_and_arrays(make)
+    flat = np.zeros(layer.weight.size + layer.bias.size, np.float32)
+    parts = np.split(flat, [layer.weight.size])
+    layer.grads = {name: part.reshape(p.shape) for (name, p), part in zip(layer.named_parameters(), parts, strict=True)}
+    layer(x)
+    layer.backward(dy)
+    np.testing.assert_array_equal(flat, np.concatenate([a.ravel() for a in gradients_of(make, x, dy)[1:]]))
+    with pytest.raises(ValueError, match=r"^grads: {}, must be a mapping with the keys \['bias', 'weight'\]"):
+        layer.grads = {}
 
 
 def test_parameters_are_arrays(make):
@@ -257,6 +353,8 @@ def test_parameters_are_arrays(make):
         assert gradient is layer.grads[name]
     with pytest.raises(TypeError):
         layer.parameters()["weight"] = layer.weight
+    assert [name for name, _ in layer.named_parameters("norm.")] == ["norm.weight", "norm.bias"]
+    assert [name for name, _, _ in layer.named_gradients("norm.")] == ["norm.weight", "norm.bias"]
     assert [*LayerNorm(4, elementwise_affine=False).parameters()] == []
     assert [name for name, _ in BatchNorm(4, bias=False).named_parameters()] == ["weight"]
 
@@ -323,7 +421,7 @@ def test_results_in_memory_of_the_callers(make):
     right = y.copy()
     assert layer.backward(dy, out=dx) is dx
     assert_same(layer, dx, expected)
-    with pytest.raises(ValueError, match=r"^out: overlaps x, which backward needs; pass copy=True"):
+    with pytest.raises(ValueError, match=r"^out: overlaps x, which backward needs, must have memory"):
         layer(x, out=x)
     with no_grad():
         own = x.copy()

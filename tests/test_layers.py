@@ -179,7 +179,12 @@ def test_layers_refuse_another_x_by_its_name(affine):
             norm(values(shape, np.float64))
         with pytest.raises(TypeError, match=r"x: builtins\.list, must be a numpy\.ndarray"):
             norm([1.0])
-    assert batch.num_batches_tracked == 0
+        norm(values(shape))
+        with pytest.raises(TypeError, match=r"dy: dtype float64, must be float32 .*; pass dy.astype\(np.float32\)"):
+            norm.backward(values(shape, np.float64))
+    with pytest.raises(ValueError, match=r"must have 5; channel_axis=2 has 5"):
+        batch(values((6, 4, 5)))
+    assert batch.num_batches_tracked == 1
 
 
 @pytest.mark.parametrize(
@@ -231,6 +236,11 @@ def test_a_layer_adds_no_copy_of_its_own():
     x = values((6, 4))
     np.testing.assert_array_equal(LayerNorm(4)(x), layer_norm_forward(x, np.ones(4, "f4"), np.zeros(4, "f4")).y)
     assert repr(BatchNorm(4)) == "BatchNorm(4, eps=1e-05, momentum=0.1, affine=True, track_running_stats=True)"
+    layer = BatchNorm(4, bias=False, channel_axis=-1, skip_nonfinite=True, dtype=np.float64)
+    assert repr(layer).endswith(
+        "track_running_stats=True, bias=False, channel_axis=-1, skip_nonfinite=True, dtype=np.float64)"
+    )
+    assert repr(eval(repr(layer))) == repr(layer)
     assert repr(LayerNorm(4, bias=False)) == "LayerNorm((4,), eps=1e-05, elementwise_affine=True, bias=False)"
 
 

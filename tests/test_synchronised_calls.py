@@ -133,13 +133,17 @@ def assert_waits(layer, x, dy):
         ("all_reduce", 3, TypeError, "all_reduce: int, must be callable or None"),
         ("momentum", 2, ValueError, r"momentum: 2, must be in \[0, 1\]"),
         ("eps", -1.0, ValueError, "eps: -1.0, must be finite and not negative"),
+        ("channel_axis", "last", TypeError, "channel_axis: 'last', must be an int"),
+        ("training", "no", TypeError, "training: 'no', must be True or False"),
+        ("skip_nonfinite", 1, TypeError, "skip_nonfinite: 1, must be True or False"),
     ],
 )
 def test_attributes_that_are_set_later_are_checked(name, value, error, message):
-    layer = BatchNorm(C, all_reduce=interrupted)
-    setattr(layer, name, value)
+    layer = BatchNorm(C)
+    before = getattr(layer, name)
     with pytest.raises(error, match=message):
-        layer(values((6, C)))
+        setattr(layer, name, value)
+    assert getattr(layer, name) is before
 
 
 def test_arguments_are_checked_before_the_reduction():
@@ -274,7 +278,7 @@ def test_gradients_of_parts_are_refused_by_their_name():
         layer.backward(xs, saved, out=np.empty_like(xs[0]))
     assert not layer.grads["bias"].any()
     expected = reference.batch_norm_backward(np.concatenate(xs), np.concatenate(xs), None, 1)
-    dx = np.concatenate(layer.backward(iter(xs), saved))
+    dx = np.concatenate(layer.backward(tuple(xs), saved))
     assert_gradients(gradients(layer, dx, expected), expected)
 
 

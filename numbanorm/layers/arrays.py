@@ -1,7 +1,7 @@
-"""The arrays of a layer, which stay the same objects until others are assigned."""
+"""The attributes of a layer: arrays, which stay the same objects until others are assigned, and checked options."""
 
 from collections import UserDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,9 @@ class LayerArray:
     that is assigned to an array without axes is written into it. All else is an error.
     """
 
+    def __init__(self, text: str) -> None:
+        self.__doc__ = text
+
     def __set_name__(self, owner: type, name: str) -> None:
         self._name, self._key = name, f"_{name}"
 
@@ -25,6 +28,19 @@ class LayerArray:
 
     def __set__(self, layer: Any, value: Any) -> None:
         setattr(layer, self._key, assigned(self._name, value, getattr(layer, self._key)))
+
+
+class Checked:
+    """An attribute whose values are checked when they are set. Reading it costs no more than any other does."""
+
+    def __init__(self, text: str, check: Callable[[Any, Any], Any]) -> None:
+        self.__doc__, self._check = text, check  # the latter of the layer and the value
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __set__(self, layer: Any, value: Any) -> None:
+        layer.__dict__[self._name] = self._check(layer, value)
 
 
 class Grads(UserDict[str, Array]):

@@ -2,20 +2,25 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from threading import get_ident
 from typing import Any, NamedTuple, Self
 
 import numpy as np
 
 from numbanorm import _checks, _overlap
+from numbanorm._advice import shown
 from numbanorm._types import Array, Shape
 from numbanorm.layers import state as states
-from numbanorm.layers.arrays import Grads, LayerArray, zeros_like
+from numbanorm.layers.arrays import Checked, Grads, LayerArray, zeros_like
 from numbanorm.layers.saved import AllUnchanged, Saved, Unchanged, samples
 
-NO_FORWARD = (
-    "backward: no forward pass waits for it: the layer was not called, or under no_grad(), or train() or eval() came "
-    "since, or the pass has had its backward; to go through several passes, use what forward_saved returns"
-)
+# Why no forward pass waits for its backward pass, and what to do.
+NOT_CALLED = "the layer was not called since it was made, copied or unpickled; call it first"
+USED = "the last one has had its backward pass; for several, keep what forward_saved returns"
+DROPPED = "train() or eval() has changed the mode since; call them after backward, or keep what forward_saved returns"
+NOT_KEPT = "the last one was under no_grad(); call the layer outside of it"
+HANDED_OUT = "its handle was returned; call backward(dy, saved) with it"
+OF_ANOTHER_THREAD = "the last one is of another thread; give each thread a layer, or keep what forward_saved returns"
 
 
 class NamedGradient(NamedTuple):
@@ -26,15 +31,26 @@ class NamedGradient(NamedTuple):
     gradient: Array
 
 
+def _mode(layer: Any, mode: Any) -> bool:
+    """What `training` becomes; a change drops the pass that waits."""
+    _checks.flag("training", mode)
+    if layer._last is not None and bool(mode) != layer.training:
+        layer._last, layer._why_none = None, DROPPED
+    return bool(mode)
+
+
 class Layer(ABC):
     """A layer with a weight and a bias, or one of them, or none."""
 
-    weight = LayerArray()
-    bias = LayerArray()
-    training = True
+    weight = LayerArray("The array that x_hat is multiplied by, of the layer's dtype; None if there is none.")
+    bias = LayerArray("The array that is added then, of the layer's dtype; None if there is none.")
+    training: Any = Checked("Whether statistics are those of each batch; `train` and `eval` set it.", _mode)
+    eps: Any = Checked("Added to the variance.", lambda layer, value: _checks.eps(value))
 
     def __init__(self, shape: Shape, dtype: np.dtype[Any], weight: bool, bias: bool) -> None:
         self.dtype = dtype
+        self._last: Saved | None = None
+        self.training = True
         self._weight = np.ones(shape, dtype) if weight else None
         self._bias = np.zeros(shape, dtype) if bias else None
         self._begin()
@@ -42,8 +58,9 @@ class Layer(ABC):
     def _begin(self) -> None:
         """What is no part of a pickled layer, or of a copy."""
         self._grads = zeros_like(dict(self.named_parameters()))
-        self._grads_of: bytes | None = None  # samples of the parameters to which the gradients belong; None: zeros
-        self._last: Saved | None = None  # the last forward pass that waits for its backward pass
+        self._grads_of: dict[str, bytes] | None = None  # samples of the parameters they belong to; None: all are zero
+        self._last = None  # the last forward pass that waits for its backward pass
+        self._why_none = NOT_CALLED
 
     def __call__(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
         """`forward`."""
@@ -74,10 +91,11 @@ class Layer(ABC):
         ------
         RuntimeError
             No forward pass waits for this; x or the weight has changed since (see `set_debug` for what can be missed);
-            or the parameters have been updated since the gradients that are in `grads`, which `zero_grad` must set to
-            zero first.
+            or a parameter has been updated while its gradient in `grads` was of the old values, and has not been set to
+            zero.
         TypeError, ValueError
-            dy, saved or out is of the wrong type, dtype or shape. In all cases nothing has been written.
+            dy, saved or out is of the wrong type, dtype or shape. In all cases nothing has been written, and the pass
+            still waits.
         """
         waiting = self._waiting(saved)
         waiting.check()
@@ -86,14 +104,15 @@ class Layer(ABC):
         self._add(waiting.parameters, dweight, dbias)
         waiting.use_up()
         if waiting is self._last:
-            self._last = None
+            self._last, self._why_none = None, USED
         return dx
 
     def _waiting(self, saved: Any) -> Saved:
         if saved is None:
-            if self._last is None:
-                raise RuntimeError(NO_FORWARD)
-            return self._last
+            last, why = self._last, self._why_none
+            if last is not None and last.thread == get_ident():
+                return last
+            raise RuntimeError(f"backward: no forward pass waits: {why if last is None else OF_ANOTHER_THREAD}")
         if not isinstance(saved, Saved):
             raise TypeError(f"saved: {type(saved).__qualname__}, must be what forward_saved returned")
         if saved.layer is None:
@@ -102,33 +121,51 @@ class Layer(ABC):
             raise ValueError("saved: of a forward pass of another layer, must be of this one")
         return saved
 
-    def _check_grads(self, parameters: bytes) -> None:
-        if self._grads_of not in (None, parameters) and any(g.any() for g in self._grads.data.values()):
-            raise RuntimeError("grads: of the parameters before an update, must be zero: call zero_grad() after each")
+    def _check_grads(self, parameters: dict[str, bytes]) -> None:
+        if self._grads_of is None or self._grads_of == parameters:
+            return
+        for name, own in self._grads.data.items():
+            if parameters[name] != self._grads_of[name] and own.any():
+                must = f"must be zero: call zero_grad() after each update of {name}, then backward"
+                raise RuntimeError(f"grads[{name!r}]: of the values that {name} had before it was updated, {must}")
 
-    def _add(self, parameters: bytes, dweight: Array, dbias: Array) -> None:
+    def _add(self, parameters: dict[str, bytes], dweight: Array, dbias: Array) -> None:
         own, self._grads_of = self._grads.data, parameters
         if self._weight is not None:
             own["weight"] += dweight
         if self._bias is not None:
             own["bias"] += dbias
 
-    def _keep(self, x: Any, copy: bool, out: Any) -> tuple[Unchanged | AllUnchanged, Unchanged | None, bytes]:
-        """x and the weight for `Saved`, before a forward pass writes into `out`."""
+    def _keep(
+        self, x: Any, copy: bool, out: Any
+    ) -> tuple[Unchanged | AllUnchanged, Unchanged | None, dict[str, bytes]]:
+        """x, the weight and samples of the parameters, for `Saved`, before a forward pass writes into `out`."""
         if copy is not False:
             _checks.flag("copy", copy)
         if not copy and isinstance(out, np.ndarray) and _overlap.overlap(out, x):
-            raise ValueError("out: overlaps x, which backward needs; pass copy=True beside it, or call under no_grad()")
-        kept = (AllUnchanged if isinstance(x, list) else Unchanged)(x, copy)
+            raise ValueError("out: overlaps x, which backward needs, must have memory of its own; or pass copy=True")
+        kept, weight, parameters = (AllUnchanged if type(x) is list else Unchanged)(x, copy), None, {}
         if self._weight is not None:
             weight = Unchanged(self._weight, copy)
-            return kept, weight, weight.samples
-        return kept, None, b"" if self._bias is None else samples(self._bias)
+            parameters["weight"] = weight.samples
+        if self._bias is not None:
+            parameters["bias"] = samples(self._bias)
+        self._why_none = HANDED_OUT
+        return kept, weight, parameters
 
     @property
     def grads(self) -> Grads:
         """The gradients with respect to the parameters, by name: the sums since the last `zero_grad`."""
         return self._grads
+
+    @grads.setter
+    def grads(self, value: Mapping[str, Array]) -> None:
+        if not isinstance(value, Mapping) or value.keys() != self._grads.keys():
+            keys = sorted(self._grads)
+            raise ValueError(
+                f"grads: {shown(value)}, must be a mapping with the keys {keys}; zero_grad() sets all to zero"
+            )
+        self._grads.update(value)
 
     def zero_grad(self) -> None:
         """Set the gradients to zero, in their memory."""
@@ -140,14 +177,15 @@ class Layer(ABC):
         """The arrays to train; update them in place."""
         return (parameter for _, parameter in self.named_parameters())
 
-    def named_parameters(self) -> Iterator[tuple[str, Array]]:
-        """Each parameter, with its name before it."""
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
+        """Each parameter, with its name before it, and before that `prefix`."""
         named = ("weight", self._weight), ("bias", self._bias)
-        return ((name, parameter) for name, parameter in named if parameter is not None)
+        return ((prefix + name, parameter) for name, parameter in named if parameter is not None)
 
-    def named_gradients(self) -> Iterator[NamedGradient]:
+    def named_gradients(self, prefix: str = "") -> Iterator[NamedGradient]:
         """Name, parameter and gradient of each, for an optimiser: the arrays stay the same from step to step."""
-        return (NamedGradient(name, parameter, self._grads[name]) for name, parameter in self.named_parameters())
+        named = self.named_parameters()
+        return (NamedGradient(prefix + name, parameter, self._grads[name]) for name, parameter in named)
 
     def train(self, mode: bool = True) -> Self:
         """Use the statistics of each batch (the mode of a new layer); returns the layer.
@@ -155,9 +193,7 @@ class Layer(ABC):
         A change of mode drops what was kept for `backward`, but for what `forward_saved` has returned.
         """
         _checks.flag("mode", mode)
-        if mode != self.training:
-            self._last = None
-        self.training = bool(mode)
+        self.training = mode
         return self
 
     def eval(self) -> Self:
@@ -205,6 +241,13 @@ class Layer(ABC):
         """
         _checks.flag("strict", strict)
         return states.load(self._arrays(), state, bool(strict), prefix)
+
+    def _shown(self, size: Any, options: dict[str, Any], others: dict[str, tuple[Any, Any]]) -> str:
+        """The text of a layer, with those of the `others` (value and default) that are not as usual."""
+        unusual = {name: value for name, (value, default) in others.items() if value != default}
+        named = ", ".join(f"{name}={value}" for name, value in (options | unusual).items())
+        dtype = f", dtype=np.{self.dtype}" if self.dtype != np.float32 else ""
+        return f"{type(self).__name__}({size}, {named}{dtype})"
 
     def __getstate__(self) -> dict[str, Any]:
         return {key: value for key, value in self.__dict__.items() if key not in ("_grads", "_grads_of", "_last")}

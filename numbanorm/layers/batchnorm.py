@@ -16,10 +16,18 @@ from numbanorm.batchnorm import (
     update_running,
 )
 from numbanorm.layers import synchronised
+from numbanorm.layers.arrays import Checked
+from numbanorm.layers.base import NOT_KEPT
 from numbanorm.layers.running import TrackingLayer
 from numbanorm.layers.saved import Saved, is_keeping
 from numbanorm.layers.synchronised import Parts, Reduce
 from numbanorm.moments import Moments
+
+
+def _reduction(layer: Any, value: Any) -> Reduce | None:
+    if value is not None and not callable(value):
+        raise TypeError(f"all_reduce: {type(value).__qualname__}, must be callable or None")
+    return value
 
 
 class BatchNorm(TrackingLayer):
@@ -53,10 +61,11 @@ class BatchNorm(TrackingLayer):
         For a batch that is spread over several processes, each of which calls the layer on its part (of any size, also
         of none): a function that takes an object that adds up by ``+`` and returns the sum of what all processes gave
         it, as mpi4py's ``comm.allreduce``. It is called once in `forward`, in training, with `Moments`, and once in
-        `backward`, with a `GradientSums`. `grads` are those of this process's part, as those of all other layers are:
-        add them up over the processes in the same way. It is not pickled or copied with the layer. An error in one
-        process leaves the others waiting for it in their reduction. In float64, values beyond 1e154 are taken to have
-        an infinite variance.
+        `backward`, with a `GradientSums`; not in evaluation, where without running statistics each process takes
+        those of its own part. `grads` are those of this process's part, as those of all other layers are: add them up
+        over the processes in the same way. It is not pickled or copied with the layer. An error in one process leaves
+        the others waiting for it in their reduction. In float64, values beyond 1e154 are taken to have an infinite
+        variance.
     dtype : dtype
         Of the parameters, and so of the x that it takes: float32 or float64. The running statistics are float64, so
         that evaluation too is exact far from zero.
@@ -77,6 +86,9 @@ class BatchNorm(TrackingLayer):
     (array([ 2.5, 25. ]), array([  2., 200.]))
     """
 
+    channel_axis: Any = Checked("The axis of the channels in x.", lambda layer, value: _checks.any_channel_axis(value))
+    all_reduce: Any = Checked("What sums over the processes that a batch is spread over, or None.", _reduction)
+
     def __init__(
         self,
         num_features: int,
@@ -92,16 +104,10 @@ class BatchNorm(TrackingLayer):
         dtype: DTypeLike = np.float32,
     ) -> None:
         self.num_features = _checks.channel_count("num_features", num_features)
-        self.eps = _checks.eps(eps)
-        self.momentum = None if momentum is None else _checks.momentum(momentum)
-        self.channel_axis = _checks.any_channel_axis(channel_axis)
-        flags = {"affine": affine, "track_running_stats": track_running_stats, "bias": bias}
-        for name, flag in (flags | {"skip_nonfinite": skip_nonfinite}).items():
+        self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
+        for name, flag in {"affine": affine, "track_running_stats": track_running_stats, "bias": bias}.items():
             _checks.flag(name, flag)
-        if all_reduce is not None and not callable(all_reduce):
-            raise TypeError(f"all_reduce: {type(all_reduce).__qualname__}, must be callable or None")
-        self.skip_nonfinite = bool(skip_nonfinite)
-        self.all_reduce = all_reduce
+        self.skip_nonfinite, self.all_reduce = skip_nonfinite, all_reduce
         super().__init__((self.num_features,), _checks.dtype(dtype), bool(affine), bool(affine and bias))
         if track_running_stats:
             self._track(self.num_features)
@@ -130,6 +136,7 @@ class BatchNorm(TrackingLayer):
             y, self._last = self.forward_saved(x, mask, copy=copy, out=out)
             return y
         self._check("x", x)
+        self._why_none = NOT_KEPT
         return self._run(x, mask, out)[0]
 
     def __call__(  # noqa: D102
@@ -168,7 +175,7 @@ class BatchNorm(TrackingLayer):
             For ``backward(dys, saved)``, which takes a list with dy of each part, and no `out`, and returns a list of
             dx.
         """
-        if not self.training:
+        if not self.training and self._running_mean is not None:
             raise RuntimeError("forward_parts: in evaluation parts need nothing of each other; call the layer on each")
         xs = synchronised.listed("xs", xs)
         if not xs:
@@ -228,12 +235,11 @@ class BatchNorm(TrackingLayer):
 
     def _synchronised(self, parts: Parts, out: Array | None) -> tuple[list[Array], dict[str, Any]]:
         """y of each part, and what `synchronised.backward` must be given."""
-        all_reduce = synchronised.alone if self.all_reduce is None else self.all_reduce
-        *running, share = self._moved()
-        eps, share = _checks.eps(self.eps), _checks.momentum(share)  # attributes, which may have been set
-        found = synchronised.statistics(parts, self.num_features, eps, all_reduce)
-        ys = synchronised.forward(parts, found, self._weight, self._bias, eps, out)
-        moved: tuple[Any, ...] = (*running, share, found.mean, found.var, found.n, self.skip_nonfinite)
+        all_reduce = self.all_reduce if self.all_reduce is not None and self.training else synchronised.alone
+        running = self._moved()
+        found = synchronised.statistics(parts, self.num_features, self.eps, all_reduce)
+        ys = synchronised.forward(parts, found, self._weight, self._bias, self.eps, out)
+        moved: tuple[Any, ...] = (*running, found.mean, found.var, found.n, self.skip_nonfinite)
         if found.n > 0 and not update_running(*moved):
             self._warn()
         return ys, {"masks": parts.masks, "channel_axis": parts.channel_axis, "found": found, "all_reduce": all_reduce}
@@ -306,8 +312,12 @@ class BatchNorm(TrackingLayer):
         return super().__getstate__() | {"all_reduce": reduction}
 
     def __repr__(self) -> str:
-        options = f"eps={self.eps}, momentum={self.momentum}, affine={self.affine}"
-        return f"BatchNorm({self.num_features}, {options}, track_running_stats={self.track_running_stats})"
+        options = {"eps": self.eps, "momentum": self.momentum, "affine": self.affine}
+        options |= {"track_running_stats": self.track_running_stats}
+        others: dict[str, tuple[Any, Any]] = {"bias": (self._bias is not None, self.affine)}
+        others |= {"channel_axis": (self.channel_axis, 1), "skip_nonfinite": (self.skip_nonfinite, False)}
+        others |= {"all_reduce": (self.all_reduce, None)}
+        return self._shown(self.num_features, options, others)
 
 
 def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float, **how: Any) -> Gradients:

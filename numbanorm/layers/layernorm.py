@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 from numbanorm import _checks
 from numbanorm._types import Array
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
-from numbanorm.layers.base import Layer
+from numbanorm.layers.base import NOT_KEPT, Layer
 from numbanorm.layers.saved import Saved, is_keeping
 
 _NOT_GIVEN: Any = object()
@@ -33,7 +33,7 @@ class LayerNorm(Layer):
     dtype : dtype
         Of the parameters, and so of the x that it takes: float32 or float64.
     weight : bool
-        Deprecated: `elementwise_affine` takes its place. False beside ``bias=True`` gives a bias alone.
+        Deprecated: pass `elementwise_affine`. (A bias alone, ``weight=False, bias=True``, is only to be had so.)
 
     Raises
     ------
@@ -63,7 +63,7 @@ class LayerNorm(Layer):
     ) -> None:
         self.normalized_shape = shape = _checks.sizes("normalized_shape", normalized_shape)
         self._axis = -1 if len(shape) == 1 else tuple(range(-len(shape), 0))  # an int is looked up faster
-        self.eps = _checks.eps(eps)
+        self.eps = eps
         _checks.flag("elementwise_affine", elementwise_affine)
         _checks.flag("bias", bias)
         if weight is _NOT_GIVEN:
@@ -94,6 +94,7 @@ class LayerNorm(Layer):
             y, self._last = self.forward_saved(x, copy=copy, out=out)
             return y
         self._check(x)
+        self._why_none = NOT_KEPT
         return layer_norm(x, self._weight, self._bias, axis=self._axis, eps=self.eps, out=out)
 
     def forward_saved(self, x: Array, *, copy: bool = False, out: Array | None = None) -> tuple[Array, Saved]:
@@ -116,5 +117,5 @@ class LayerNorm(Layer):
         return self._weight is not None
 
     def __repr__(self) -> str:
-        options = f"elementwise_affine={self.elementwise_affine}, bias={self._bias is not None}"
-        return f"LayerNorm({self.normalized_shape}, eps={self.eps}, {options})"
+        options = {"eps": self.eps, "elementwise_affine": self.elementwise_affine, "bias": self._bias is not None}
+        return self._shown(self.normalized_shape, options, {})

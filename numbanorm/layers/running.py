@@ -9,15 +9,25 @@ from typing import Any
 
 import numpy as np
 
+from numbanorm import _checks
 from numbanorm._types import Array
 from numbanorm.batchnorm import NOT_MOVED
-from numbanorm.layers.arrays import LayerArray
+from numbanorm.layers.arrays import Checked, LayerArray
 from numbanorm.layers.base import Layer
 from numbanorm.layers.state import STATISTICS, LoadedKeys
 
 
+def _share(layer: Any, value: Any) -> float | None:
+    return None if value is None else _checks.momentum(value)
+
+
+def _flag(layer: Any, value: Any) -> bool:
+    _checks.flag("skip_nonfinite", value)
+    return bool(value)
+
+
 class _RunningStatistic(LayerArray):
-    """A running statistic: in another array, other channels are finite."""
+    """One of two arrays, of which others have other channels that are not finite."""
 
     def __set__(self, layer: Any, value: Any) -> None:
         super().__set__(layer, value)
@@ -27,11 +37,12 @@ class _RunningStatistic(LayerArray):
 class TrackingLayer(Layer):
     """A layer that may have running statistics; without any at first."""
 
-    running_mean = _RunningStatistic()
-    running_var = _RunningStatistic()
-    num_batches_tracked = LayerArray()
+    running_mean = _RunningStatistic("The running mean of each channel, float64; None without running statistics.")
+    running_var = _RunningStatistic("The running variance of each channel, float64; None without running statistics.")
+    num_batches_tracked = LayerArray("How many batches moved them: an array without axes, of int64.")
+    momentum: Any = Checked("The share of each batch in the running statistics, or None.", _share)
+    skip_nonfinite: Any = Checked("Whether a batch with inf or NaN is left out of them.", _flag)
 
-    momentum: float | None
     _running_mean: Any = None
     _running_var: Any = None
     _num_batches_tracked: Any = None

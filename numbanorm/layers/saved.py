@@ -1,17 +1,20 @@
 """What a layer keeps of a forward pass for its backward pass, and whether that is still what it was."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
-from functools import lru_cache
-from typing import Any
+from collections.abc import Callable, Iterable
+from contextvars import ContextVar, Token
+from functools import lru_cache, wraps
+from inspect import isasyncgenfunction, iscoroutinefunction, isgeneratorfunction
+from threading import get_ident
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
 from numbanorm import _checks
 from numbanorm._types import Array, Shape
 
+P = ParamSpec("P")
+R = TypeVar("R")
 SAMPLES = 256  # values of an array that are compared
 
 X_ADVICE = "write y = y + ... in place of y += ..., or pass copy=True to the layer's call"
@@ -21,21 +24,17 @@ _is_keeping = ContextVar("_is_keeping", default=True)
 _compares_everything = False
 
 
-@contextmanager
-def no_grad() -> Iterator[None]:
+class no_grad:
     """A context in which layers keep nothing for `backward`, in training as in evaluation.
 
-    It holds for the thread, or the task of asyncio, that enters it. What a layer kept before stays.
-
-    Returns
-    -------
-    context manager
-        Which is a decorator, too.
+    It holds for the thread, or the task of asyncio, that enters it. What a layer kept before stays, and `forward_saved`
+    and `forward_parts` return what they keep all the same. ``@no_grad()`` before a function is the same around its
+    calls.
 
     Raises
     ------
-    Exception
-        What is raised within it.
+    TypeError
+        What it stands before is a generator function or a coroutine function; write ``with no_grad():`` within it.
 
     Examples
     --------
@@ -45,11 +44,30 @@ def no_grad() -> Iterator[None]:
     >>> with no_grad():
     ...     y = layer(np.ones((2, 3), np.float32))
     """
-    token = _is_keeping.set(False)
-    try:
-        yield
-    finally:
-        _is_keeping.reset(token)
+
+    def __init__(self) -> None:
+        self._tokens: list[Token[bool]] = []
+
+    def __enter__(self) -> None:
+        self._tokens.append(_is_keeping.set(False))
+
+    def __exit__(self, *_: object) -> None:
+        _is_keeping.reset(self._tokens.pop())
+
+    def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
+        """The function, within a context of its own at each call."""
+        if any(is_kind(function) for is_kind in (isgeneratorfunction, iscoroutinefunction, isasyncgenfunction)):
+            name = getattr(function, "__qualname__", function)
+            raise TypeError(
+                f"no_grad: before {name}, must be before an ordinary function; write `with no_grad():` in it"
+            )
+
+        @wraps(function)
+        def unkept(*args: P.args, **kwargs: P.kwargs) -> R:
+            with no_grad():
+                return function(*args, **kwargs)
+
+        return unkept
 
 
 def is_keeping() -> bool:
@@ -159,21 +177,22 @@ class Saved:
     It holds x until then, and is for this process alone: it is neither pickled nor copied.
     """
 
-    __slots__ = ("how", "layer", "parameters", "pass_back", "weight", "x")
+    __slots__ = ("how", "layer", "parameters", "pass_back", "thread", "weight", "x")
 
     def __init__(
         self,
         layer: object,
         x: Unchanged | AllUnchanged,
         weight: Unchanged | None,
-        parameters: bytes,
+        parameters: dict[str, bytes],
         pass_back: Callable[..., Any],
         how: dict[str, Any],
     ) -> None:
         self.layer: object = layer  # None after use
         self.x: Any = x
         self.weight = weight
-        self.parameters = parameters  # samples of those that the gradients belong to
+        self.parameters = parameters  # samples of each, to tell which values the gradients belong to
+        self.thread = get_ident()
         self.pass_back = pass_back  # a function of dy, x, weight, out and `how`
         self.how = how
 

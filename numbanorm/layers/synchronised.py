@@ -1,6 +1,6 @@
 """Batch normalization of a batch that comes in parts: of one process, of several, or of both."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 
@@ -49,9 +49,9 @@ def lost(value: Any) -> Any:
 
 
 def listed(name: str, value: Any) -> list[Any]:
-    """What belongs to several parts: one array, over which Python could iterate too, is no list of parts."""
-    if isinstance(value, np.ndarray) or not isinstance(value, Iterable):
-        raise TypeError(f"{name}: {kind_of(value)}, must be a list with an array for each part of the batch")
+    """What belongs to several parts, all of which must be there at once, so that no generator uses memory again."""
+    if not isinstance(value, list | tuple):
+        raise TypeError(f"{name}: {kind_of(value)}, must be a list or a tuple with an array for each part of the batch")
     return list(value)
 
 
@@ -65,8 +65,6 @@ def one_for_each(name: str, value: Any, count: int) -> list[Any]:
 
 def total(all_reduce: Any, own: Summed) -> Summed:
     """The sum over all processes of what each has."""
-    if not callable(all_reduce):
-        raise TypeError(f"all_reduce: {type(all_reduce).__qualname__}, must be callable or None")
     found = all_reduce(own)
     if not isinstance(found, type(own)):
         must = f"must return the sum of the {type(own).__qualname__} that all processes gave it"
