@@ -289,6 +289,35 @@ for dtype in ("<f8", ">f8"):
     python(INTERRUPTIONS + script)
 
 
+def test_gradients_are_added_together_with_their_passs_end():
+    """Or not at all; then the pass waits still."""
+    script = """
+def step():
+    for gradient in gradients:
+        gradient[:] = 0
+    handles[:] = layer.forward_saved(x)[1:]
+    try:
+        layer.backward(x, *handles)
+    finally:
+        added.append(all(gradient.any() for gradient in gradients))
+        assert added[-1] == any(gradient.any() for gradient in gradients)
+
+x, handles, added = values((20, 30), offset=3), [], []
+layer = numbanorm.LayerNorm(30)
+gradients = [*layer.grads.data.values()]
+step()
+for _ in interrupted_at_each_moment(step):
+    if added[-1]:
+        try:
+            layer.backward(x, *handles)
+            raise AssertionError("a second time")
+        except RuntimeError:
+            pass
+assert {*added} == {True, False}
+"""
+    python(INTERRUPTIONS + script)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_signal_handler_calls(engine):
     """At each moment of a call that starts threads, and of one that ends them."""

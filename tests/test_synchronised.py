@@ -190,7 +190,7 @@ def test_processes_calibrate_on_the_values_of_all():
     layers = in_processes(
         lambda all_reduce, batches: BatchNorm(C, all_reduce=all_reduce).calibrate(batches).state_dict(), parts
     )
-    for state, count in zip(layers, (2, 1), strict=True):
+    for state in layers:
         np.testing.assert_allclose(state["running_mean"], x.astype(np.float64).mean(0), rtol=1e-15)
         np.testing.assert_allclose(state["running_var"], x.astype(np.float64).var(0, ddof=1), rtol=1e-11)
-        assert state["num_batches_tracked"] == count
+        assert state["num_batches_tracked"] == 3

@@ -2,11 +2,11 @@
 
 from collections import UserDict
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from numbanorm import _checks
+from numbanorm import _checks, _overlap
 from numbanorm._types import Array
 
 
@@ -27,7 +27,12 @@ class LayerArray:
         return self if layer is None else getattr(layer, self._key)
 
     def __set__(self, layer: Any, value: Any) -> None:
-        setattr(layer, self._key, assigned(self._name, value, getattr(layer, self._key)))
+        current = getattr(layer, self._key)
+        chosen = assigned(self._name, value, current)
+        for name, other in layer._arrays().items():
+            if other is not current and chosen is not current and _overlap.overlap(chosen, other):
+                raise ValueError(f"{self._name}: overlaps {name}, must have memory of its own")
+        setattr(layer, self._key, chosen)
 
 
 class Checked:
@@ -49,6 +54,20 @@ class Grads(UserDict[str, Array]):
     def __setitem__(self, name: str, value: Any) -> None:
         self.data[name] = assigned(f"grads[{name!r}]", value, self.data.get(name))
 
+    def copy(self) -> dict[str, Array]:  # type: ignore[override]
+        """The same arrays in a dict."""
+        return self.data.copy()
+
+    def __or__(self, other: Any) -> Any:
+        return self.data | other
+
+    def __ror__(self, other: Any) -> Any:
+        return other | self.data
+
+    def __ior__(self, other: Any) -> Self:  # type: ignore[override]
+        self.update(other)
+        return self
+
     def __delitem__(self, name: str) -> None:
         raise TypeError(f"grads[{name!r}]: stays; zero_grad() sets it to zero")
 
@@ -60,16 +79,16 @@ def zeros_like(parameters: Mapping[str, Array]) -> Grads:
     return grads
 
 
-def assigned(name: str, value: Any, own: Any) -> Any:
+def assigned(name: str, value: Any, current: Any) -> Any:
     """What is to be kept when `value` is assigned where `own` is."""
-    if value is own:
-        return own
-    if own is None:
+    if value is current:
+        return current
+    if current is None:
         raise ValueError(f"{name}: there is none, must stay so; make a layer that has it")
-    if own.ndim == 0:
-        number = _checks.converted(name, value, own)
+    if current.ndim == 0:
+        number = _checks.converted(name, value, current)
         if not isinstance(value, np.ndarray):
-            own[...] = number
-            return own
-    _checks.replacement(name, value, own)
+            current[...] = number
+            return current
+    _checks.replacement(name, value, current)
     return value

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
+from itertools import starmap
+from operator import call
 from threading import get_ident
 from typing import Any, NamedTuple, Self
 
@@ -21,6 +23,9 @@ DROPPED = "train() or eval() has changed the mode since; call them after backwar
 NOT_KEPT = "the last one was under no_grad(); call the layer outside of it"
 HANDED_OUT = "its handle was returned; call backward(dy, saved) with it"
 OF_ANOTHER_THREAD = "the last one is of another thread; give each thread a layer, or keep what forward_saved returns"
+
+
+NOT_TAKEN_ALONG = "_grads", "_grads_of", "_last", "_why_none", "_token"  # when a layer is pickled or copied
 
 
 class NamedGradient(NamedTuple):
@@ -59,12 +64,13 @@ class Layer(ABC):
         """What is no part of a pickled layer, or of a copy."""
         self._grads = zeros_like(dict(self.named_parameters()))
         self._grads_of: dict[str, bytes] | None = None  # samples of the parameters they belong to; None: all are zero
+        self._token = object()  # by which passes know their layer
         self._last = None  # the last forward pass that waits for its backward pass
         self._why_none = NOT_CALLED
 
-    def __call__(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
-        """`forward`."""
-        return self.forward(x, copy=copy, out=out)
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """`forward`, with the same arguments."""
+        return self.forward(*args, **options)
 
     @abstractmethod
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
@@ -98,10 +104,12 @@ class Layer(ABC):
             still waits.
         """
         waiting = self._waiting(saved)
-        waiting.check()
+        waiting.check(self._weight)
         self._check_grads(waiting.parameters)
+        if out is not None:
+            self._check_out(out)
         dx, dweight, dbias = waiting.gradients(dy, out)
-        self._add(waiting.parameters, dweight, dbias)
+        self._add(waiting, dweight, dbias)
         waiting.use_up()
         if waiting is self._last:
             self._last, self._why_none = None, USED
@@ -110,31 +118,42 @@ class Layer(ABC):
     def _waiting(self, saved: Any) -> Saved:
         if saved is None:
             last, why = self._last, self._why_none
+            if last is not None and last.token is None:
+                last, why = None, USED  # an exception came before it was dropped
             if last is not None and last.thread == get_ident():
                 return last
             raise RuntimeError(f"backward: no forward pass waits: {why if last is None else OF_ANOTHER_THREAD}")
         if not isinstance(saved, Saved):
             raise TypeError(f"saved: {type(saved).__qualname__}, must be what forward_saved returned")
-        if saved.layer is None:
+        if saved.token is None:
             raise RuntimeError("saved: has had its backward pass, must be of one that waits for it")
-        if saved.layer is not self:
+        if saved.token is not self._token:
             raise ValueError("saved: of a forward pass of another layer, must be of this one")
         return saved
 
     def _check_grads(self, parameters: dict[str, bytes]) -> None:
         if self._grads_of is None or self._grads_of == parameters:
             return
-        for name, own in self._grads.data.items():
-            if parameters[name] != self._grads_of[name] and own.any():
+        for name, current in self._grads.data.items():
+            if parameters[name] != self._grads_of[name] and current.any():
                 must = f"must be zero: call zero_grad() after each update of {name}, then backward"
                 raise RuntimeError(f"grads[{name!r}]: of the values that {name} had before it was updated, {must}")
 
-    def _add(self, parameters: dict[str, bytes], dweight: Array, dbias: Array) -> None:
-        own, self._grads_of = self._grads.data, parameters
-        if self._weight is not None:
-            own["weight"] += dweight
-        if self._bias is not None:
-            own["bias"] += dbias
+    def _check_out(self, out: Any) -> None:
+        for name, gradient in self._grads.data.items():
+            if isinstance(out, np.ndarray) and _overlap.overlap(out, gradient):
+                raise ValueError(f"out: overlaps grads[{name!r}], must have memory of its own")
+
+    def _add(self, waiting: Saved, dweight: Array, dbias: Array) -> None:
+        """Add the gradients, and mark the pass as used: in one step, which no signal interrupts."""
+        steps: list[tuple[Any, ...]] = [
+            (setattr, waiting, "token", None),
+            (setattr, self, "_grads_of", waiting.parameters),
+        ]
+        for name, gradient in (("weight", dweight), ("bias", dbias)):
+            if (total := self._grads.data.get(name)) is not None:
+                steps.append((np.add, total, gradient, total))
+        list(starmap(call, steps))
 
     def _keep(
         self, x: Any, copy: bool, out: Any
@@ -150,8 +169,12 @@ class Layer(ABC):
             parameters["weight"] = weight.samples
         if self._bias is not None:
             parameters["bias"] = samples(self._bias)
-        self._why_none = HANDED_OUT
         return kept, weight, parameters
+
+    def _hand_out(self, *arguments: Any) -> Saved:
+        """What `backward` must be given, as no pass before it waits any more."""
+        self._last, self._why_none = None, HANDED_OUT
+        return Saved(self, *arguments)
 
     @property
     def grads(self) -> Grads:
@@ -250,7 +273,7 @@ class Layer(ABC):
         return f"{type(self).__name__}({size}, {named}{dtype})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("_grads", "_grads_of", "_last")}
+        return {key: value for key, value in self.__dict__.items() if key not in NOT_TAKEN_ALONG}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -136,13 +136,9 @@ class BatchNorm(TrackingLayer):
             y, self._last = self.forward_saved(x, mask, copy=copy, out=out)
             return y
         self._check("x", x)
-        self._why_none = NOT_KEPT
-        return self._run(x, mask, out)[0]
-
-    def __call__(  # noqa: D102
-        self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None
-    ) -> Array:
-        return self.forward(x, mask, copy=copy, out=out)
+        y, *_ = self._run(x, mask, out)
+        self._last, self._why_none = None, NOT_KEPT
+        return y
 
     def forward_saved(
         self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None
@@ -152,7 +148,7 @@ class BatchNorm(TrackingLayer):
         kept = self._keep(x, copy, out)
         mask = mask.copy() if isinstance(mask, np.ndarray) else mask  # which loaders use again
         y, pass_back, how = self._run(x, mask, out)
-        return y, Saved(self, *kept, pass_back, how)
+        return y, self._hand_out(*kept, pass_back, how)
 
     def forward_parts(
         self, xs: Sequence[Array], masks: Sequence[Array | None] | None = None, *, copy: bool = False
@@ -185,7 +181,7 @@ class BatchNorm(TrackingLayer):
         masks = self._masks(masks, xs)
         kept = self._keep(xs, copy, None)
         ys, how = self._synchronised(Parts(xs, masks, self.channel_axis), None)
-        return ys, Saved(self, *kept, synchronised.backward, how)
+        return ys, self._hand_out(*kept, synchronised.backward, how)
 
     def _check(self, name: str, x: Any) -> None:
         axis = self.channel_axis
@@ -268,7 +264,7 @@ class BatchNorm(TrackingLayer):
         Returns
         -------
         BatchNorm
-            The layer. `num_batches_tracked` is the number of the batches, with `all_reduce` of those of this process.
+            The layer. `num_batches_tracked` is the number of the batches, with `all_reduce` of those of all processes.
 
         Raises
         ------
@@ -297,7 +293,7 @@ class BatchNorm(TrackingLayer):
             moments.update(batch, channel_axis=self.channel_axis)
             count += 1
         all_reduce = synchronised.alone if self.all_reduce is None else self.all_reduce
-        moments = synchronised.total(all_reduce, moments)
+        moments, count = synchronised.total(all_reduce, moments), synchronised.total(all_reduce, count)
         _checks.enough_values("batches", moments.count)
         self._set_running(moments.mean, moments.var(ddof=1), count)
         return self
@@ -308,7 +304,7 @@ class BatchNorm(TrackingLayer):
         return self._weight is not None
 
     def __getstate__(self) -> dict[str, Any]:
-        reduction = None if self.all_reduce is None else synchronised.lost
+        reduction = None if self.all_reduce is None else synchronised.not_taken_along
         return super().__getstate__() | {"all_reduce": reduction}
 
     def __repr__(self) -> str:

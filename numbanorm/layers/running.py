@@ -31,7 +31,7 @@ class _RunningStatistic(LayerArray):
 
     def __set__(self, layer: Any, value: Any) -> None:
         super().__set__(layer, value)
-        layer._warned = layer._lost()
+        layer._warned = layer._not_finite()
 
 
 class TrackingLayer(Layer):
@@ -70,14 +70,17 @@ class TrackingLayer(Layer):
 
     def _warn(self) -> None:
         """Of each channel once."""
-        new = sorted(self._lost() - self._warned)
+        new = sorted(self._not_finite() - self._warned)
         self._warned = self._warned.union(new)
         if new:
-            text = f"x: inf or NaN in the channels {new}, whose running statistics are not finite from now on"
+            where = (
+                f"x: inf or NaN in the channels {new} of {self!r} at {id(self):#x}"  # by which Python tells warnings
+            )
+            text = f"{where}, whose running statistics are not finite from now on"
             advice = "skip_nonfinite=True leaves such batches out, reset_running_stats() begins anew"
-            warnings.warn(f"BatchNorm: {text}; {advice}", RuntimeWarning, stacklevel=_frames())
+            warnings.warn(f"{text}; {advice}", RuntimeWarning, stacklevel=_frames())
 
-    def _lost(self) -> frozenset[int]:
+    def _not_finite(self) -> frozenset[int]:
         """The channels whose running statistics are not finite."""
         if self._running_mean is None:
             return frozenset()
@@ -91,14 +94,14 @@ class TrackingLayer(Layer):
 
     def _set_running(self, mean: Any, var: Any, count: int) -> None:
         pairs = zip(self._buffers().values(), (mean, var, count), strict=True)
-        list(starmap(setitem, [(own, ..., value) for own, value in pairs]))  # no signal comes between
-        self._warned = self._lost()
+        list(starmap(setitem, [(current, ..., value) for current, value in pairs]))  # no signal comes between
+        self._warned = self._not_finite()
 
     def load_state_dict(  # noqa: D102
         self, state: Mapping[str, Any], strict: bool = True, prefix: str = ""
     ) -> LoadedKeys:
         loaded = super().load_state_dict(state, strict, prefix)
-        self._warned = self._lost()
+        self._warned = self._not_finite()
         return loaded
 
     def _buffers(self) -> dict[str, Array]:

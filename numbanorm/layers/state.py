@@ -14,23 +14,23 @@ MOST_KEYS = 12  # of a list in a message
 
 
 class LoadedKeys(NamedTuple):
-    """What of a layer a state did not have, and what it had that the layer has not."""
+    """The keys of a layer that a state lacked, and the keys of the state that the layer does not know."""
 
     missing_keys: list[str]
     unexpected_keys: list[str]
 
 
-def load(own: Mapping[str, Array], state: Any, strict: bool, prefix: str) -> LoadedKeys:
+def load(current: Mapping[str, Array], state: Any, strict: bool, prefix: str) -> LoadedKeys:
     """Copy arrays in; all are checked before any is copied."""
     given = _without_prefix(state, prefix)
-    found = _compared(own, given)
+    found = _compared(current, given)
     if strict and (found.missing_keys or found.unexpected_keys):
         at = f" after the prefix {prefix!r}" if prefix else ""
-        advice = _advice(own, given, found, {str(key) for key in state})
-        raise KeyError(f"state: {_difference(own, given, found, at)}: {advice}")
+        advice = _advice(current, given, found, {str(key) for key in state})
+        raise KeyError(f"state: {_difference(current, given, found, at)}: {advice}")
     pairs = [
-        (own[key], ..., _checks.converted(f"state[{prefix + key!r}]", given[key], own[key]))
-        for key in own
+        (current[key], ..., _checks.converted(f"state[{prefix + key!r}]", given[key], current[key]))
+        for key in current
         if key in given
     ]
     list(starmap(setitem, pairs))  # no signal comes between
@@ -46,17 +46,17 @@ def _without_prefix(state: Any, prefix: str) -> dict[str, Any]:
     return {str(key).removeprefix(prefix): state[key] for key in state if str(key).startswith(prefix)}
 
 
-def _compared(own: Iterable[str], given: Mapping[str, Any]) -> LoadedKeys:
+def _compared(current: Iterable[str], given: Mapping[str, Any]) -> LoadedKeys:
     """A state of statistics without a count is one of an old PyTorch: the layer's own count stays."""
-    missing = [key for key in own if key not in given]
+    missing = [key for key in current if key not in given]
     if missing == [COUNT]:
         missing = []
-    return LoadedKeys(missing, [key for key in given if key not in own])
+    return LoadedKeys(missing, [key for key in given if key not in current])
 
 
-def _difference(own: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys, at: str) -> str:
+def _difference(current: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys, at: str) -> str:
     about = [f"{what} {_listed(keys)}" for what, keys in zip(("lacks", "has beside them"), found, strict=True) if keys]
-    return f"keys {_listed(given)}{at}, must be {_listed(own)}; it {' and '.join(about)}"
+    return f"keys {_listed(given)}{at}, must be {_listed(current)}; it {' and '.join(about)}"
 
 
 def _listed(keys: Iterable[str]) -> str:
@@ -64,11 +64,11 @@ def _listed(keys: Iterable[str]) -> str:
     return f"{found[:MOST_KEYS]}" + (f" and {len(found) - MOST_KEYS} more" if len(found) > MOST_KEYS else "")
 
 
-def _advice(own: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys, keys: Set[str]) -> str:
+def _advice(current: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys, keys: Set[str]) -> str:
     missing, unexpected, statistics = {*found.missing_keys}, {*found.unexpected_keys}, {*STATISTICS}
-    if missing and (prefixes := _prefixes(own, keys)):
+    if missing and (prefixes := _prefixes(current, keys)):
         return f"pass prefix={prefixes[0]!r}" + (f", or another of {_listed(prefixes)}" if len(prefixes) > 1 else "")
-    if missing and own.keys().isdisjoint(given):
+    if missing and current.keys().isdisjoint(given):
         return "nothing in it is of such a layer; pass another state"
     if missing == statistics and not unexpected:
         return "pass strict=False to keep the layer's own, or make the layer with track_running_stats=False"
@@ -77,8 +77,8 @@ def _advice(own: Mapping[str, Any], given: Mapping[str, Any], found: LoadedKeys,
     return "pass strict=False to load what fits"
 
 
-def _prefixes(own: Iterable[str], keys: Set[str]) -> list[str]:
+def _prefixes(current: Iterable[str], keys: Set[str]) -> list[str]:
     """Those before which a state has all that such a layer needs."""
-    first, *others = (key for key in own if key != COUNT)
+    first, *others = (key for key in current if key != COUNT)
     found = {key.removesuffix(first) for key in keys if key.endswith(first)}
     return sorted(prefix for prefix in found if all(prefix + other in keys for other in others))

@@ -14,11 +14,11 @@ from numbanorm.moments import Moments
 from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 
 Reduce = Callable[[Any], Any]
-Summed = TypeVar("Summed", Moments, GradientSums)
+Summed = TypeVar("Summed", Moments, GradientSums, int)
 
 
 class Parts(NamedTuple):
-    """Of one process: what they are and how they are seen."""
+    """The parts of a batch that one process has, their masks, and the axis of their channels."""
 
     xs: list[Array]
     masks: list[Array | None]
@@ -43,7 +43,7 @@ def alone(value: Any) -> Any:
     return value
 
 
-def lost(value: Any) -> Any:
+def not_taken_along(value: Any) -> Any:
     """The reduction of a layer that was pickled or copied, which has none until it is given one."""
     raise RuntimeError("all_reduce: not pickled or copied with the layer, must be set again: layer.all_reduce = f")
 
@@ -63,11 +63,11 @@ def one_for_each(name: str, value: Any, count: int) -> list[Any]:
     return found
 
 
-def total(all_reduce: Any, own: Summed) -> Summed:
+def total(all_reduce: Any, part: Summed) -> Summed:
     """The sum over all processes of what each has."""
-    found = all_reduce(own)
-    if not isinstance(found, type(own)):
-        must = f"must return the sum of the {type(own).__qualname__} that all processes gave it"
+    found = all_reduce(part)
+    if not isinstance(found, type(part)):
+        must = f"must return the sum of the {type(part).__qualname__} that all processes gave it"
         raise TypeError(f"all_reduce: returned {type(found).__qualname__}, {must}")
     return found
 
@@ -75,8 +75,8 @@ def total(all_reduce: Any, own: Summed) -> Summed:
 def statistics(parts: Parts, channels: int, eps: float, all_reduce: Reduce) -> Statistics:
     """ValueError if there is but one value of a channel in all."""
     axis = parts.channel_axis
-    own = [Moments.of(x, channel_axis=axis, mask=mask) for x, mask in zip(parts.xs, parts.masks, strict=True)]
-    found = total(all_reduce, sum(own, Moments(0, np.zeros(channels), 0)))
+    current = [Moments.of(x, channel_axis=axis, mask=mask) for x, mask in zip(parts.xs, parts.masks, strict=True)]
+    found = total(all_reduce, sum(current, Moments(0, np.zeros(channels), 0)))
     if found.mean.size != channels:
         raise ValueError(f"all_reduce: returned Moments of {found.mean.size} channels, must be of {channels}")
     count = float(found.count[0])
