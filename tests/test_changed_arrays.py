@@ -43,7 +43,7 @@ def test_a_change_of_one_value_in_ten_is_noticed(x, seed):
     assert_noticed(x, changed)
 
 
-@pytest.mark.parametrize("size", [300, 1000, 20_000])
+@pytest.mark.parametrize("size", [1100, 3000, 20_000])
 def test_a_change_of_one_value_in_a_hundred_can_be_missed(size):
     """1 time in 13 of a large x, as `set_debug` says; less often of a small one, of which more is compared."""
     random, x, trials, missed = np.random.default_rng(0), np.zeros(size), 3000, 0

@@ -1,7 +1,7 @@
 """What both layers have: a mode, parameters with gradients, forward and backward passes, and a state."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import starmap
 from operator import call
 from threading import get_ident
@@ -14,7 +14,7 @@ from numbanorm._advice import shown
 from numbanorm._types import Array, Shape
 from numbanorm.layers import state as states
 from numbanorm.layers.arrays import Checked, Grads, LayerArray, zeros_like
-from numbanorm.layers.saved import AllUnchanged, Saved, Unchanged, samples
+from numbanorm.layers.saved import Saved
 
 # Why no forward pass waits for its backward pass, and what to do.
 NOT_CALLED = "the layer was not called since it was made, copied or unpickled; call it first"
@@ -68,9 +68,9 @@ class Layer(ABC):
         self._last = None  # the last forward pass that waits for its backward pass
         self._why_none = NOT_CALLED
 
-    def __call__(self, *args: Any, **options: Any) -> Any:
-        """`forward`, with the same arguments."""
-        return self.forward(*args, **options)
+    def __init_subclass__(cls) -> None:
+        """A call is `forward` itself, whichever class has it."""
+        cls.__call__ = cls.forward  # type: ignore[method-assign]
 
     @abstractmethod
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
@@ -146,35 +146,26 @@ class Layer(ABC):
 
     def _add(self, waiting: Saved, dweight: Array, dbias: Array) -> None:
         """Add the gradients, and mark the pass as used: in one step, which no signal interrupts."""
-        steps: list[tuple[Any, ...]] = [
-            (setattr, waiting, "token", None),
-            (setattr, self, "_grads_of", waiting.parameters),
-        ]
+        self._grads_of, totals = waiting.parameters, self._grads.data
+        steps: list[tuple[Any, ...]] = [(setattr, waiting, "token", None)]
         for name, gradient in (("weight", dweight), ("bias", dbias)):
-            if (total := self._grads.data.get(name)) is not None:
-                steps.append((np.add, total, gradient, total))
+            if name in totals:
+                steps.append((np.add, totals[name], gradient, totals[name]))
         list(starmap(call, steps))
 
-    def _keep(
-        self, x: Any, copy: bool, out: Any
-    ) -> tuple[Unchanged | AllUnchanged, Unchanged | None, dict[str, bytes]]:
-        """x, the weight and samples of the parameters, for `Saved`, before a forward pass writes into `out`."""
+    def _keep(self, x: Any, copy: bool, out: Any) -> Saved:
+        """What backward will need of x and the parameters, before a forward pass writes into `out`."""
         if copy is not False:
             _checks.flag("copy", copy)
         if not copy and isinstance(out, np.ndarray) and _overlap.overlap(out, x):
             raise ValueError("out: overlaps x, which backward needs, must have memory of its own; or pass copy=True")
-        kept, weight, parameters = (AllUnchanged if type(x) is list else Unchanged)(x, copy), None, {}
-        if self._weight is not None:
-            weight = Unchanged(self._weight, copy)
-            parameters["weight"] = weight.samples
-        if self._bias is not None:
-            parameters["bias"] = samples(self._bias)
-        return kept, weight, parameters
+        return Saved(self, x, copy)
 
-    def _hand_out(self, *arguments: Any) -> Saved:
-        """What `backward` must be given, as no pass before it waits any more."""
+    def _hand_out(self, saved: Saved, pass_back: Callable[..., Any], how: dict[str, Any]) -> Saved:
+        """With what backward needs of the results; no pass before it waits any more."""
+        saved.pass_back, saved.how = pass_back, how
         self._last, self._why_none = None, HANDED_OUT
-        return Saved(self, *arguments)
+        return saved
 
     @property
     def grads(self) -> Grads:

@@ -145,10 +145,10 @@ class BatchNorm(TrackingLayer):
     ) -> tuple[Array, Saved]:
         """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
         self._check("x", x)
-        kept = self._keep(x, copy, out)
+        saved = self._keep(x, copy, out)
         mask = mask.copy() if isinstance(mask, np.ndarray) else mask  # which loaders use again
         y, pass_back, how = self._run(x, mask, out)
-        return y, self._hand_out(*kept, pass_back, how)
+        return y, self._hand_out(saved, pass_back, how)
 
     def forward_parts(
         self, xs: Sequence[Array], masks: Sequence[Array | None] | None = None, *, copy: bool = False
@@ -179,9 +179,9 @@ class BatchNorm(TrackingLayer):
         for i, x in enumerate(xs):
             self._check(f"xs[{i}]", x)
         masks = self._masks(masks, xs)
-        kept = self._keep(xs, copy, None)
+        saved = self._keep(xs, copy, None)
         ys, how = self._synchronised(Parts(xs, masks, self.channel_axis), None)
-        return ys, self._hand_out(*kept, synchronised.backward, how)
+        return ys, self._hand_out(saved, synchronised.backward, how)
 
     def _check(self, name: str, x: Any) -> None:
         axis = self.channel_axis

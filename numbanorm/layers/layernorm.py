@@ -101,9 +101,9 @@ class LayerNorm(Layer):
     def forward_saved(self, x: Array, *, copy: bool = False, out: Array | None = None) -> tuple[Array, Saved]:
         """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
         self._check(x)
-        kept = self._keep(x, copy, out)
+        saved = self._keep(x, copy, out)
         y, mean, rstd = layer_norm_forward(x, self._weight, self._bias, axis=self._axis, eps=self.eps, out=out)
-        return y, self._hand_out(*kept, layer_norm_backward, {"mean": mean, "rstd": rstd, "axis": self._axis})
+        return y, self._hand_out(saved, layer_norm_backward, {"mean": mean, "rstd": rstd, "axis": self._axis})
 
     def _check(self, x: Any) -> None:
         shape = self.normalized_shape

@@ -16,6 +16,7 @@ from numbanorm._types import Array, Shape
 P = ParamSpec("P")
 R = TypeVar("R")
 SAMPLES = 256  # values of an array that are compared
+FEW = 1024  # values of an array that is compared whole, which takes no longer
 
 X_ADVICE = "write y = y + ... in place of y += ..., or pass copy=True to the layer's call"
 WEIGHT_ADVICE = "update parameters after backward, or pass copy=True to the layer's call"
@@ -79,10 +80,10 @@ def set_debug(enabled: bool) -> bool:
     """Choose whether layers copy x in `forward` and compare all of it in `backward`.
 
     Without that `backward` compares 256 values of x at fixed positions, one at random in each 256th of x, with what
-    they were in the forward pass. It notices every change of neighbours (in C order), as of whole rows, that are one
-    value in 128 or more. It misses a change of other values than the 256: of one in 768, as of one column of so many, 3
-    times in 4; of one in a hundred, 1 time in 13; of one in twenty, 2 times in a million. The weight is compared in the
-    same way, also with this setting.
+    they were in the forward pass; of an x of up to 1024 values it compares all. It notices every change of neighbours
+    (in C order), as of whole rows, that are one value in 128 or more. It misses a change of other values than the 256:
+    of one in 768, as of one column of so many, 3 times in 4; of one in a hundred, 1 time in 13; of one in twenty, 2
+    times in a million. The weight is compared in the same way, also with this setting.
 
     Parameters
     ----------
@@ -116,20 +117,24 @@ def set_debug(enabled: bool) -> bool:
 class Unchanged:
     """An array, or with `copy` a copy of it, which must not change between a forward and its backward pass."""
 
-    __slots__ = ("_whole", "is_copy", "samples", "value")
+    __slots__ = ("_samples", "_whole", "value")
 
     def __init__(self, value: Array, copy: bool) -> None:
-        self.value, self.is_copy = value.copy() if copy else value, copy
-        self.samples = samples(value)
+        self.value = value.copy() if copy else value
+        self._samples = samples(value)
         self._whole = value.copy() if _compares_everything and not copy else None
 
     def check(self, name: str, advice: str) -> None:
         """RuntimeError if another value stands there."""
-        if samples(self.value) != self.samples or not self._is_whole():
-            raise RuntimeError(f"{name}: changed since the forward pass, must be as it was for backward; {advice}")
+        if samples(self.value) != self._samples or not self._is_whole():
+            raise _changed(name, advice)
 
     def _is_whole(self) -> bool:
         return self._whole is None or np.array_equal(self.value, self._whole, equal_nan=True)
+
+
+def _changed(name: str, advice: str) -> RuntimeError:
+    return RuntimeError(f"{name}: changed since the forward pass, must be as it was for backward; {advice}")
 
 
 class AllUnchanged:
@@ -153,7 +158,7 @@ class AllUnchanged:
 
 def samples(array: Array) -> bytes:
     """The values at the positions that are compared."""
-    if array.size <= SAMPLES:
+    if array.size <= FEW:
         return array.tobytes()
     if array.flags.c_contiguous:
         return array.take(_positions(array.size)).tobytes()
@@ -184,37 +189,36 @@ class Saved:
     It holds x until then, and is neither pickled nor copied.
     """
 
-    __slots__ = ("how", "parameters", "pass_back", "thread", "token", "weight", "x")
+    __slots__ = ("copies", "how", "parameters", "pass_back", "thread", "token", "weight", "x")
 
-    def __init__(
-        self,
-        layer: Any,
-        x: Unchanged | AllUnchanged,
-        weight: Unchanged | None,
-        parameters: dict[str, bytes],
-        pass_back: Callable[..., Any],
-        how: dict[str, Any],
-    ) -> None:
-        self.token = layer._token  # of the layer, which must not be referenced: it references this; None after use
-        self.x: Any = x
-        self.weight = weight
-        self.parameters = parameters  # samples of each, to tell which values the gradients belong to
+    def __init__(self, layer: Any, x: Any, copy: bool) -> None:
+        weight, bias = layer._weight, layer._bias
+        self.token: object = layer._token  # not the layer, which references its last pass; None after use
         self.thread = get_ident()
-        self.pass_back = pass_back  # a function of dy, x, weight, out and `how`
-        self.how = how
+        self.copies = copy
+        self.x: Any = (AllUnchanged if type(x) is list else Unchanged)(x, copy)
+        self.weight = weight if weight is None or not copy else weight.copy()
+        self.parameters: dict[str, bytes] = {}  # samples of each, to tell which values the gradients belong to
+        if weight is not None:
+            self.parameters["weight"] = samples(weight)
+        if bias is not None:
+            self.parameters["bias"] = samples(bias)
+        self.pass_back: Callable[..., Any]  # a function of dy, x, weight, out and `how`
+        self.how: dict[str, Any]
 
     def check(self, weight: Array | None) -> None:
         """RuntimeError if x has changed, or the weight, which `weight` is now."""
         self.x.check("x", X_ADVICE)
-        if self.weight is not None:
-            if self.weight.value is not weight and not self.weight.is_copy:
-                raise RuntimeError(f"weight: another array was assigned since the forward pass; {WEIGHT_ADVICE}")
-            self.weight.check("weight", WEIGHT_ADVICE)
+        if weight is None or self.copies:
+            return
+        if weight is not self.weight:
+            raise RuntimeError(f"weight: another array was assigned since the forward pass; {WEIGHT_ADVICE}")
+        if samples(weight) != self.parameters["weight"]:
+            raise _changed("weight", WEIGHT_ADVICE)
 
     def gradients(self, dy: Any, out: Any) -> tuple[Any, Array, Array]:
         """dx, dweight and dbias."""
-        weight = None if self.weight is None else self.weight.value
-        return self.pass_back(dy, self.x.value, weight=weight, out=out, **self.how)
+        return self.pass_back(dy, self.x.value, weight=self.weight, out=out, **self.how)
 
     def use_up(self) -> None:
         """Keep nothing any more."""
