@@ -156,7 +156,7 @@ def axes(axis: Any, x: Array) -> Shape:
 
 @lru_cache(256)
 def _axes_of_ints(axis: Shape, ndim: int) -> Shape:
-    """None, if there is something wrong with them."""
+    """The axes, ascending; empty if one of them is out of range or named twice."""
     found = {a % ndim for a in axis if -ndim <= a < ndim}
     return tuple(sorted(found)) if len(found) == len(axis) else ()
 

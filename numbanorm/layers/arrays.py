@@ -39,7 +39,7 @@ class Checked:
     """An attribute whose values are checked when they are set. Reading it costs no more than any other does."""
 
     def __init__(self, text: str, check: Callable[[Any, Any], Any]) -> None:
-        self.__doc__, self._check = text, check  # the latter of the layer and the value
+        self.__doc__, self._check = text, check  # check(layer, value) returns what is kept
 
     def __set_name__(self, owner: type, name: str) -> None:
         self._name = name
@@ -80,7 +80,7 @@ def zeros_like(parameters: Mapping[str, Array]) -> Grads:
 
 
 def assigned(name: str, value: Any, current: Any) -> Any:
-    """What is to be kept when `value` is assigned where `own` is."""
+    """The array that a layer keeps when `value` is assigned in the place of the array `current`."""
     if value is current:
         return current
     if current is None:

@@ -259,7 +259,8 @@ class BatchNorm(TrackingLayer):
         batches : iterable of ndarray, or ndarray
             What the layer is given, batch by batch; one at a time is needed. Their sizes may differ. Of padded
             batches, pass the positions that count, as `x[mask]` where the channels are last. With `all_reduce`, those
-            of this process; the statistics are those of all processes then.
+            of this process: the statistics are those of all processes then, and `all_reduce` is called twice, with
+            `Moments` and with the number of batches, an int.
 
         Returns
         -------

@@ -27,7 +27,7 @@ def _flag(layer: Any, value: Any) -> bool:
 
 
 class _RunningStatistic(LayerArray):
-    """One of two arrays, of which others have other channels that are not finite."""
+    """A running mean or variance. Assigning another array has the channels that are not finite looked up anew."""
 
     def __set__(self, layer: Any, value: Any) -> None:
         super().__set__(layer, value)

@@ -83,7 +83,7 @@ def set_debug(enabled: bool) -> bool:
     they were in the forward pass; of an x of up to 1024 values it compares all. It notices every change of neighbours
     (in C order), as of whole rows, that are one value in 128 or more. It misses a change of other values than the 256:
     of one in 768, as of one column of so many, 3 times in 4; of one in a hundred, 1 time in 13; of one in twenty, 2
-    times in a million. The weight is compared in the same way, also with this setting.
+    times in a million. Of the weight, samples alone are compared, whatever this setting is.
 
     Parameters
     ----------

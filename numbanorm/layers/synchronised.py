@@ -49,14 +49,14 @@ def not_taken_along(value: Any) -> Any:
 
 
 def listed(name: str, value: Any) -> list[Any]:
-    """What belongs to several parts, all of which must be there at once, so that no generator uses memory again."""
+    """A list of what belongs to several parts. A generator is refused: it could write all parts into one array."""
     if not isinstance(value, list | tuple):
         raise TypeError(f"{name}: {kind_of(value)}, must be a list or a tuple with an array for each part of the batch")
     return list(value)
 
 
 def one_for_each(name: str, value: Any, count: int) -> list[Any]:
-    """A list of as many."""
+    """A list with one item for each of `count` parts."""
     found = listed(name, value)
     if len(found) != count:
         raise ValueError(f"{name}: {len(found)} of them, must be {count}, one for each of xs")
@@ -73,10 +73,10 @@ def total(all_reduce: Any, part: Summed) -> Summed:
 
 
 def statistics(parts: Parts, channels: int, eps: float, all_reduce: Reduce) -> Statistics:
-    """ValueError if there is but one value of a channel in all."""
+    """Measure all parts of all processes. It is a ValueError if a channel has one value in all."""
     axis = parts.channel_axis
-    current = [Moments.of(x, channel_axis=axis, mask=mask) for x, mask in zip(parts.xs, parts.masks, strict=True)]
-    found = total(all_reduce, sum(current, Moments(0, np.zeros(channels), 0)))
+    measured = [Moments.of(x, channel_axis=axis, mask=mask) for x, mask in zip(parts.xs, parts.masks, strict=True)]
+    found = total(all_reduce, sum(measured, Moments(0, np.zeros(channels), 0)))
     if found.mean.size != channels:
         raise ValueError(f"all_reduce: returned Moments of {found.mean.size} channels, must be of {channels}")
     count = float(found.count[0])
