@@ -16,8 +16,8 @@ from numba import prange, types
 from numba.extending import intrinsic
 
 from numbanorm import get_num_threads
-from numbanorm.cpu.machine import last_level_cache
-from numbanorm.cpu.streaming import store_fence
+from numbanorm.cpu.engine.machine import last_level_cache
+from numbanorm.cpu.vectors.streaming import store_fence
 
 ORDINARY, STREAMING = "ordinary copy", "streaming copy"
 LINE = 16  # float32 values to a cache line, whatever the bytes are

@@ -14,7 +14,7 @@ from bench.cases import Case, Shape
 from bench.environment import append
 from bench.tables import Table
 from bench.timing import Timing, ratio, time_calls
-from numbanorm.cpu.machine import last_level_cache
+from numbanorm.cpu.engine.machine import last_level_cache
 
 COLS = 256
 ROWS = tuple(2048 << k for k in range(7))  # to 131072: x of 134 MB

@@ -122,7 +122,7 @@ def _small_launch() -> Callable:
     """Two pieces of one or two microseconds each, so that another thread has something to take."""
     import numba
 
-    from numbanorm.cpu.parallel import engine, parallel_for
+    from numbanorm.cpu.engine.parallel import engine, parallel_for
 
     @numba.njit(nogil=True)
     def add_up(lo, hi, a):

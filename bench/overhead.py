@@ -16,9 +16,9 @@ from bench.cases import Case
 from bench.environment import append
 from bench.tables import Table
 from bench.timing import Timing, ratio, time_calls
-from numbanorm.cpu import batchnorm as bn
-from numbanorm.cpu import layernorm as ln
-from numbanorm.cpu.parallel import SERIAL
+from numbanorm.cpu.engine.parallel import SERIAL
+from numbanorm.cpu.kernels import batches as bn
+from numbanorm.cpu.kernels import rows as ln
 
 ROUNDS, QUICK_ROUNDS = 101, 11
 AT_MOST = {("layer_norm", (1, 768)): 3.5}
@@ -37,12 +37,12 @@ class Overhead(NamedTuple):
 
 @numba.njit
 def _layer_norm(x, weight, bias, eps, y, mean, rstd):
-    ln.layer_norm_forward(SERIAL, False, x, weight, bias, eps, y, mean, rstd)
+    ln.layer_norm_rows_forward(SERIAL, False, x, weight, bias, eps, y, mean, rstd)
 
 
 @numba.njit
 def _layer_norm_backward(dy, x, mean, rstd, weight, dx, dweight, dbias):
-    ln.layer_norm_backward(SERIAL, False, dy, x, mean, rstd, weight, dx, dweight, dbias)
+    ln.layer_norm_rows_backward(SERIAL, False, dy, x, mean, rstd, weight, dx, dweight, dbias)
 
 
 @numba.njit

@@ -2,15 +2,15 @@
 
 from typing import TYPE_CHECKING, Any
 
-from numbanorm._memory import recycle_memory
+from numbanorm._call.recycling import recycle_memory
 from numbanorm._types import Forward, Gradients
 from numbanorm._version import __version__
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
-from numbanorm.cpu.engines import get_num_threads, set_num_threads
+from numbanorm.batchnorm_halves import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
 from numbanorm.layers import BatchNorm, LayerNorm, no_grad, set_debug
 from numbanorm.moments import Moments
-from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
+from numbanorm.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
     from numbanorm.scalers import MinMaxScaler, StandardScaler

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from numbanorm import _info, _warmup
-from numbanorm.cpu import cache, places
+from numbanorm.cpu.compiling import cache, places
 
 
 def main() -> None:

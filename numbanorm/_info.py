@@ -8,7 +8,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from numbanorm._version import __version__
-from numbanorm.cpu import cache, engines, machine, places
+from numbanorm.cpu.compiling import cache, places
+from numbanorm.cpu.engine import engines, machine
 
 _CUDA_PACKAGE = "numba-cuda"
 _CUDA_DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
@@ -40,7 +41,7 @@ def _or_error(value: Callable[[], str]) -> str:
 
 def _threads() -> str:
     limits = ", ".join(f"{name} {limit}" for name, limit in engines.thread_limits().items())
-    return f"{engines.get_num_threads()} (limits: {limits})"
+    return f"{engines.thread_count_in_use()} (limits: {limits})"
 
 
 def _model() -> str:

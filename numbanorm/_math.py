@@ -9,12 +9,13 @@ import math
 
 from numba.extending import intrinsic
 
-from numbanorm.cpu.jit import inner, plain
+from numbanorm.cpu.compiling.jit import inner, plain
 
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
 scalar = inner(fastmath={"contract"})
 
 LEAST = 1e-36  # a variance below it is of squares that float32 cannot hold to their last digit
+SMALL, LARGE = 2.0**-400, 2.0**400  # beyond: float64 may not hold squares, nor sums of them, to their last digit
 
 
 @intrinsic

@@ -5,11 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbanorm._math import two_sum
+from numbanorm._math import LARGE, SMALL, two_sum
 from numbanorm._types import Array
-from numbanorm.cpu.moments import SMALL
 
-LARGE = 2.0**400  # above and below SMALL: float64 may not hold sums of the squares of numbers
 SMALL_UNIT, LARGE_UNIT = 2.0**-600, 2.0**600
 
 

@@ -8,9 +8,9 @@ import numpy as np
 
 from numbanorm._types import Array
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
+from numbanorm.batchnorm_halves import batch_norm_backward_apply, batch_norm_backward_reduce
 from numbanorm.layernorm import layer_norm_backward, layer_norm_forward
 from numbanorm.moments import Moments
-from numbanorm.phases import batch_norm_backward_apply, batch_norm_backward_reduce
 
 _LAYER_NORM = {"rows": ((4, 64), -1), "columns": ((2, 64, 8), 1), "long rows": ((1, 300_000), -1)}
 _BATCH_NORM = {"small": ((16, 4), 1), "large": ((400_000, 2), 1)}

@@ -6,15 +6,15 @@ from operator import setitem
 
 import numpy as np
 
-from numbanorm import _checks
-from numbanorm._arrays import Split, behaved, see, split
-from numbanorm._devices import elsewhere
-from numbanorm._ranges import scaled_backward
+from numbanorm._call import arguments
+from numbanorm._call.kinds import elsewhere
+from numbanorm._call.view import Split, behaved, see, split
 from numbanorm._types import Array, Forward, Gradients, Shape
-from numbanorm.cpu import batchnorm as kernels
-from numbanorm.cpu.machine import streams
-from numbanorm.cpu.parallel import engine
-from numbanorm.cpu.tiles import whole_steps
+from numbanorm.cpu.engine.machine import streams
+from numbanorm.cpu.engine.parallel import engine
+from numbanorm.cpu.kernels import batches as kernels
+from numbanorm.cpu.kernels.tiles import whole_steps
+from numbanorm.cpu.rescaled import scaled_backward
 
 _NO_STATISTIC = np.empty(0)
 NOT_MOVED = None, None, np.empty(0, np.int64), 0.0  # running mean, running variance, number of batches, momentum
@@ -78,20 +78,20 @@ def batch_norm(
     """
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
         return functions.batch_norm(x, mean, var, weight, bias, channel_axis, eps, out)
-    seen = see(x, channel_axis, _checks.channel_axes)
-    _checks.statistic("mean", mean, seen.parameter_shape, seen.dtype)
-    _checks.statistic("var", var, seen.parameter_shape, seen.dtype)
+    seen = see(x, channel_axis, arguments.channel_axes)
+    arguments.statistic("mean", mean, seen.parameter_shape, seen.dtype)
+    arguments.statistic("var", var, seen.parameter_shape, seen.dtype)
     affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
-    eps = _checks.eps(eps)
+    eps = arguments.eps(eps)
     if out is not None:
-        _checks.out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
+        arguments.out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
 
     y = seen.target(out, seen.planes, x)
     if x.size > 0:
         stream = not seen.small and streams(2 * x.nbytes)
-        given = seen.load_x(x, seen.planes), behaved(mean, _checks.FLOAT64), behaved(var, _checks.FLOAT64), *affine
+        given = seen.load_x(x, seen.planes), behaved(mean, arguments.FLOAT64), behaved(var, arguments.FLOAT64), *affine
         if not kernels.batch_norm(engine(), stream, *given, eps, y):
-            raise _checks.negative("var", var)
+            raise arguments.negative("var", var)
     return seen.deliver(y, out)
 
 
@@ -247,18 +247,18 @@ def batch_norm_backward(
     """
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
         return functions.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis, mask, frozen, out)
-    seen = see(x, channel_axis, _checks.channel_axes)
-    _checks.like("dy", dy, x)
-    _checks.statistic("mean", mean, seen.parameter_shape, seen.dtype)
-    _checks.statistic("rstd", rstd, seen.parameter_shape, seen.dtype)
+    seen = see(x, channel_axis, arguments.channel_axes)
+    arguments.like("dy", dy, x)
+    arguments.statistic("mean", mean, seen.parameter_shape, seen.dtype)
+    arguments.statistic("rstd", rstd, seen.parameter_shape, seen.dtype)
     own_weight = seen.parameter("weight", weight, 1)
-    _checks.flag("frozen", frozen)
+    arguments.flag("frozen", frozen)
     if mask is not None:
-        _checks.mask(mask, positions(x, channel_axis).shape[:-1])
+        arguments.mask(mask, positions(x, channel_axis).shape[:-1])
     if out is not None:
-        _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
+        arguments.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
 
-    statistics = behaved(mean, _checks.FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
+    statistics = behaved(mean, arguments.FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
     if mask is None:
         return _backward(seen, dy, x, *statistics, own_weight, frozen, out)
     packed, packed_dy = positions(x, channel_axis)[mask], positions(dy, channel_axis)[mask]
@@ -285,20 +285,20 @@ def train_forward(
     """`batch_norm_forward`, which adds 1 to `batches` (int64) when it updates the running statistics; and what
     `update_running` returns. Those `of_layer` have been checked.
     """
-    seen = see(x, channel_axis, _checks.channel_axes)
+    seen = see(x, channel_axis, arguments.channel_axes)
     affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
-    eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
+    eps, momentum = arguments.eps(eps), arguments.momentum(momentum)
     if mask is not None:
-        _checks.mask(mask, positions(x, channel_axis).shape[:-1])
+        arguments.mask(mask, positions(x, channel_axis).shape[:-1])
     if out is not None:
-        _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+        arguments.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
     if not of_layer and (running_mean is not None or running_var is not None):
         apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
-        _checks.updated("running_mean", running_mean, seen.parameter_shape, seen.dtype, apart)
+        arguments.updated("running_mean", running_mean, seen.parameter_shape, seen.dtype, apart)
         apart["running_mean"] = running_mean
-        _checks.updated("running_var", running_var, seen.parameter_shape, seen.dtype, apart)
+        arguments.updated("running_var", running_var, seen.parameter_shape, seen.dtype, apart)
     count = seen.outer * seen.inner if mask is None else int(np.count_nonzero(mask))
-    _checks.several_values(x, count, mask is not None)
+    arguments.several_values(x, count, mask is not None)
 
     if mask is None:
         y, mean, rstd, var = _forward(seen, x, *affine, eps, out)

@@ -2,15 +2,20 @@
 
 import numpy as np
 
-from numbanorm import _checks
-from numbanorm._arrays import Split, see
-from numbanorm._devices import elsewhere
-from numbanorm._ranges import scaled_backward
+from numbanorm._call import arguments
+from numbanorm._call.kinds import elsewhere
+from numbanorm._call.view import Split, see
 from numbanorm._types import Array, Forward, Gradients
-from numbanorm.cpu import layernorm as kernels
-from numbanorm.cpu.longrows import layer_norm_backward_long, layer_norm_forward_long, long_backward, long_forward
-from numbanorm.cpu.machine import streams
-from numbanorm.cpu.parallel import engine
+from numbanorm.cpu.engine.machine import streams
+from numbanorm.cpu.engine.parallel import engine
+from numbanorm.cpu.kernels import columns, rows
+from numbanorm.cpu.kernels.long_rows import (
+    layer_norm_long_rows_backward,
+    layer_norm_long_rows_forward,
+    long_backward,
+    long_forward,
+)
+from numbanorm.cpu.rescaled import scaled_backward
 
 Axis = int | tuple[int, ...]
 
@@ -76,7 +81,7 @@ def layer_norm(
     """
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
         return functions.layer_norm(x, weight, bias, axis, eps, out)
-    seen = see(x, axis, _checks.axes)
+    seen = see(x, axis, arguments.axes)
     return _normalize(seen, x, weight, bias, eps, out, seen.nothing, seen.nothing)
 
 
@@ -119,7 +124,7 @@ def layer_norm_forward(
     """
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
         return functions.layer_norm_forward(x, weight, bias, axis, eps, out)
-    seen = see(x, axis, _checks.axes)
+    seen = see(x, axis, arguments.axes)
     mean, rstd = np.empty(seen.reduced, seen.dtype), np.empty(seen.reduced, seen.dtype)
     y = _normalize(seen, x, weight, bias, eps, out, mean, rstd)
     if x.size == 0:
@@ -186,23 +191,23 @@ def layer_norm_backward(
     """
     if type(x) is not np.ndarray and (functions := elsewhere(x)):
         return functions.layer_norm_backward(dy, x, mean, rstd, weight, axis, out)
-    seen = see(x, axis, _checks.axes)
-    _checks.like("dy", dy, x)
-    _checks.statistic("mean", mean, seen.kept_shape, seen.dtype)
-    _checks.statistic("rstd", rstd, seen.kept_shape, seen.dtype)
+    seen = see(x, axis, arguments.axes)
+    arguments.like("dy", dy, x)
+    arguments.statistic("mean", mean, seen.kept_shape, seen.dtype)
+    arguments.statistic("rstd", rstd, seen.kept_shape, seen.dtype)
     own_weight = seen.parameter("weight", weight, 1)
     if out is not None:
-        _checks.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
+        arguments.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
 
     dx = seen.target(out, seen.rows, x)
     dweight, dbias = np.empty(seen.own, seen.dtype), np.empty(seen.own, seen.dtype)
     if x.size > 0:
         if seen.inner > 1:
-            kernel = kernels.layer_norm_columns_backward
+            kernel = columns.layer_norm_columns_backward
         elif long_backward(seen.own):
-            kernel = layer_norm_backward_long
+            kernel = layer_norm_long_rows_backward
         else:
-            kernel = kernels.layer_norm_backward
+            kernel = rows.layer_norm_rows_backward
         statistics = seen.load(mean, seen.reduced), seen.load(rstd, seen.reduced)
         arrays = seen.load(dy, seen.rows), seen.load_x(x, seen.rows), *statistics
         stream = not seen.small and streams(3 * x.nbytes)
@@ -227,18 +232,18 @@ def _normalize(
 ) -> Array:
     """y; mean and rstd are filled unless they are `Split.nothing`."""
     own_weight, own_bias = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
-    eps = _checks.eps(eps)
+    eps = arguments.eps(eps)
     if out is not None:
-        _checks.out(out, x, {"x": x}, {"weight": weight, "bias": bias})
+        arguments.out(out, x, {"x": x}, {"weight": weight, "bias": bias})
 
     y = seen.target(out, seen.rows, x)
     if x.size > 0:
         if seen.inner > 1:
-            kernel = kernels.layer_norm_columns_forward
+            kernel = columns.layer_norm_columns_forward
         elif not seen.small and long_forward(seen.own, seen.dtype.itemsize):
-            kernel = layer_norm_forward_long
+            kernel = layer_norm_long_rows_forward
         else:
-            kernel = kernels.layer_norm_forward
+            kernel = rows.layer_norm_rows_forward
         stream = not seen.small and streams(2 * x.nbytes)
         kernel(engine(), stream, seen.load_x(x, seen.rows), own_weight, own_bias, eps, y, mean, rstd)
     return seen.deliver(y, out)

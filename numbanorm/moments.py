@@ -5,10 +5,10 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm import _checks
-from numbanorm._arrays import blocks, split
-from numbanorm._devices import elsewhere
-from numbanorm._measured import BLOCK, measured, working_dtype
+from numbanorm._call import arguments
+from numbanorm._call.kinds import elsewhere
+from numbanorm._call.view import blocks, split
+from numbanorm._scaling.measured import BLOCK, measured, working_dtype
 from numbanorm._states import State, in_one_unit, merged, nothing
 from numbanorm._types import Array
 
@@ -62,7 +62,7 @@ class Moments:
     """
 
     def __init__(self, count: Any, mean: Any, m2: Any) -> None:
-        given = _checks.per_channel({"count": count, "mean": mean, "m2": m2}, not_negative=("count", "m2"))
+        given = arguments.per_channel({"count": count, "mean": mean, "m2": m2}, not_negative=("count", "m2"))
         none = np.zeros_like(given[1])
         self._state = State(given[0], given[1], none, given[2], none)  # replaced as one, so never torn
 
@@ -106,7 +106,7 @@ class Moments:
         array([2.])
         """
         omit = _omits(nan_policy)
-        if isinstance(x, np.ndarray) or not _checks.is_iterable_of_arrays(x):
+        if isinstance(x, np.ndarray) or not arguments.is_iterable_of_arrays(x):
             return cls._of_state(_state_of(x, channel_axis, mask, omit))
         if mask is not None:
             raise TypeError("mask: beside an iterable of blocks, must be None; pass each block and its mask to update")
@@ -196,7 +196,7 @@ class Moments:
             return np.sqrt(self._var_in_units(ddof)) * self._state.unit
 
     def _var_in_units(self, ddof: float) -> Array:
-        over = self.count - _checks.number("ddof", ddof)
+        over = self.count - arguments.number("ddof", ddof)
         return np.divide(self._state.m2, over, out=np.full_like(over, np.nan), where=over > 0)
 
     def __repr__(self) -> str:
@@ -213,15 +213,15 @@ def _omits(nan_policy: Any) -> bool:
 def _state_of(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
     if not isinstance(x, np.ndarray) and (functions := elsewhere(x)):
         return functions.moments(x, channel_axis, mask, omit_nan)
-    _checks.numbers("x", x)
+    arguments.numbers("x", x)
     x = np.asarray(x)  # not a subclass
     if x.ndim == 0:
         raise ValueError("x: shape (), must have at least 1 axis")
     x = x[:, None] if x.ndim == 1 else x
-    axis = _checks.channel_axis(channel_axis, x)
+    axis = arguments.channel_axis(channel_axis, x)
     positions = np.moveaxis(x, axis, -1)
     if mask is not None:
-        _checks.mask_type(mask, positions.shape[:-1])
+        arguments.mask_type(mask, positions.shape[:-1])
     dtype = working_dtype(x)
     if mask is None and x.dtype == dtype:
         seen = split(x, (axis,))

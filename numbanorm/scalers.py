@@ -4,8 +4,8 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm import _table_checks
-from numbanorm._scaler import Scaler
+from numbanorm._scaling import table_arguments
+from numbanorm._scaling.scaler import Scaler
 from numbanorm._states import Extremes, Linear, State, replaced, unit_of
 from numbanorm._types import Array
 from numbanorm.moments import Moments
@@ -250,7 +250,7 @@ class MinMaxScaler(Scaler):
         return self._fit(X, y, None, anew=False)
 
     def _check_parameters(self) -> None:
-        _table_checks.interval("feature_range", self.feature_range)
+        table_arguments.interval("feature_range", self.feature_range)
         super()._check_parameters()
 
     def _look(self, where: Any, X: Any, sample_weight: Any) -> tuple[int, Extremes]:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import numbanorm
-from numbanorm.cpu import engines, threads
+from numbanorm.cpu.engine import engines, threads
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, assert_statistics, tolerance, values
 

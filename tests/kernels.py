@@ -6,22 +6,10 @@ from typing import NamedTuple
 
 from numba import types
 
-from numbanorm.cuda import (
-    channels,
-    columns,
-    copies,
-    layernorm,
-    longrows,
-    moments,
-    phases,
-    rows,
-    scalers,
-    statistics,
-    sums,
-    ways,
-)
+from numbanorm.cuda import batchnorm_halves, layernorm, moments, scalers
+from numbanorm.cuda.kernels import channels, columns, copies, long_rows, rows, states, sums, ways
 from numbanorm.cuda.launch import Kernel
-from numbanorm.cuda.statistics import KEPT
+from numbanorm.cuda.moments import KEPT
 
 
 class Case(NamedTuple):
@@ -49,7 +37,7 @@ def _of_lanes(dtype, lanes):
         for threads, steps in _groups(lanes, dtype.bitwidth // 8, most):
             own = f"{make.__name__}, {threads} threads, {steps} steps"
             yield Case(f"{own}, {name}", make(dtype, lanes, steps, threads), dtype, wide)
-    for make in (longrows.long_rows_forward, longrows.long_rows_backward, columns.columns_forward):
+    for make in (long_rows.long_rows_forward, long_rows.long_rows_backward, columns.columns_forward):
         yield Case(f"{make.__name__}, {name}", make(dtype, lanes), dtype, wide)
     for threads in (4, 32):
         made = columns.columns_backward(dtype, lanes, threads)
@@ -61,12 +49,12 @@ def _of_lanes(dtype, lanes):
         for make in (channels.piece_moments, channels.piece_gradients):
             yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked), dtype), dtype, wide)
             if dtype is not KEPT:
-                few = min(lanes, statistics.LANES)
+                few = min(lanes, moments.LANES)
                 yield Case(f"{make.__name__} kept, {own}", make(dtype, few, way(few, masked), KEPT), KEPT, False)
         for make in (channels.apply, channels.apply_gradient):
             yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
         if not masked:
-            for make in (statistics.piece_extremes, scalers.scale_pieces):
+            for make in (moments.piece_extremes, scalers.scale_pieces):
                 yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
 
 
@@ -89,11 +77,11 @@ def _of_dtype(dtype):
             yield Case(f"{make.__name__}, {names}", make(dtype, first, second), most, False)
     for way, weights in product((ways.columns, ways.channels), (None, KEPT, types.uint8)):
         own = f"weighted_piece_moments, {way.__name__}, weights {weights}, {dtype}"
-        yield Case(own, statistics.weighted_piece_moments(dtype, way(1, False), weights), KEPT, False)
-    merged = {types.float32: statistics.merge_extremes, types.float64: moments.merge}[dtype]
-    yield Case(f"whole_states, {dtype}", statistics.whole_states(dtype, merged), dtype, False)
-    yield Case(f"gradients_of_sums, {dtype}", phases.gradients_of_sums(dtype), KEPT, False)
+        yield Case(own, moments.weighted_piece_moments(dtype, way(1, False), weights), KEPT, False)
+    merged = {types.float32: moments.merge_extremes, types.float64: states.merge}[dtype]
+    yield Case(f"whole_states, {dtype}", moments.whole_states(dtype, merged), dtype, False)
+    yield Case(f"gradients_of_sums, {dtype}", batchnorm_halves.gradients_of_sums(dtype), KEPT, False)
     if dtype is KEPT:
-        yield Case("channel_sums", phases.channel_sums(), KEPT, False)
+        yield Case("channel_sums", batchnorm_halves.channel_sums(), KEPT, False)
     for ndim in (1, 2, 4):
         yield Case(f"strided_copy, {ndim} axes, {dtype}", copies.strided_copy(dtype, dtype, ndim), dtype, False)

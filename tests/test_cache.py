@@ -15,14 +15,14 @@ import pytest
 from numba.extending import is_jitted
 
 import numbanorm
-from numbanorm.cpu import bytecode, filelock, places
+from numbanorm.cpu.compiling import bytecode, filelock, places
 
 SOURCES = Path(numbanorm.__file__).parent
 # A kernel that compiles quickly, and whose arithmetic is another file's: 0.9 * 1 + 0.1 * 2 * 3 = 1.5.
 RUN = """
 import numpy as np
 from numba.core import event
-from numbanorm.cpu.batchnorm import update_running
+from numbanorm.cpu.kernels.batches import update_running
 running, nothing, none = np.ones(5), np.empty(0), np.empty(0, np.int64)
 with event.install_recorder("numba:compile") as recorder:
     update_running(0.1, nothing, nothing, np.full(5, 2.0), 3.0, running, none, False)
@@ -274,7 +274,7 @@ def test_many_cold_starts_at_once(copy):
 
 HELPER = "from numbanorm._math import scalar\n\n\n@scalar\ndef factor(x):\n    return 2.0 * x\n"
 KERNEL = (
-    "from numbanorm.cpu.deep.deeper.helper import factor\nfrom numbanorm.cpu.jit import launcher\n\n\n"
+    "from numbanorm.cpu.deep.deeper.helper import factor\nfrom numbanorm.cpu.compiling.jit import launcher\n\n\n"
     "@launcher\ndef kernel(x):\n    return factor(x)\n"
 )
 RUN_IN_A_FOLDER = """
@@ -306,7 +306,7 @@ def test_every_compiled_function_is_of_a_module_in_the_digest():
         for value in vars(module).values()
         if is_jitted(value) and value.__module__ == module.__name__
     }
-    assert {"numbanorm._math", "numbanorm.cpu.layernorm", "numbanorm.cpu.vectors"} <= found
+    assert {"numbanorm._math", "numbanorm.cpu.kernels.rows", "numbanorm.cpu.vectors.simd"} <= found
     assert found <= bytecode.covered_modules()
 
 

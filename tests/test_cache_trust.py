@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from numbanorm.cpu import bytecode, trust
+from numbanorm.cpu.compiling import bytecode, trust
 from tests.test_cache import NAME, copy, files, not_to_be_written, run
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners of files")

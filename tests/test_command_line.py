@@ -9,7 +9,8 @@ import pytest
 from numba.core.registry import cpu_target
 
 from numbanorm import __main__, _warmup, get_num_threads
-from numbanorm.cpu import cache, engines, places
+from numbanorm.cpu.compiling import cache, places
+from numbanorm.cpu.engine import engines
 
 CALLS = """
 import numpy as np, numbanorm

@@ -24,7 +24,8 @@ from numbanorm import (
     layer_norm_backward,
     layer_norm_forward,
 )
-from numbanorm.cuda import cuda, launch, ways
+from numbanorm.cuda import cuda, launch
+from numbanorm.cuda.kernels import ways
 from tests import device, reference
 from tests.cases import assert_gradients, assert_normalized, values
 from tests.device import DeviceArray, to_device, to_host
@@ -346,7 +347,7 @@ def test_whatever_the_import_raises_the_error_says_what_to_install(module, error
 def test_kernels_that_cannot_be_loaded_name_what_is_wrong():
     error = "AttributeError('no types')"
     expected = f"the kernels cannot be loaded: {_as_told(error)}"
-    _assert_told(GIVEN_AN_ARRAY.format(module="numbanorm.cuda.vectors", error=error), expected, error)
+    _assert_told(GIVEN_AN_ARRAY.format(module="numbanorm.cuda.vectors.simd", error=error), expected, error)
 
 
 def _as_told(error):

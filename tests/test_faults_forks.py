@@ -80,7 +80,7 @@ def test_a_fork_of_which_python_learns_afterwards(others):
         from threading import Event, Thread
         import numba
         from numba.core.compiler_lock import global_compiler_lock
-        from numbanorm.cpu import engines
+        from numbanorm.cpu.engine import engines
         from tests import faults
 
         def fork():

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from numbanorm.cpu import engines
+from numbanorm.cpu.engine import engines
 from tests.faults import ENGINES, python
 
 INTERRUPTIONS = """

@@ -31,7 +31,7 @@ def test_signals_come_while_a_launch_waits_for_the_last_worker(engine):
         import numba
         import numpy as np
         from numba import types
-        from numbanorm.cpu import parallel
+        from numbanorm.cpu.engine import parallel
         from tests import faults
 
         usleep = types.ExternalFunction("usleep", types.int32(types.uint32))

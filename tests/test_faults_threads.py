@@ -9,9 +9,9 @@ import pytest
 from numba import types
 
 import numbanorm
-from numbanorm.cpu import bytecode
-from numbanorm.cpu.atomic import add, call_kernel
-from numbanorm.cpu.jit import Compiled, inner
+from numbanorm.cpu.compiling import bytecode
+from numbanorm.cpu.compiling.jit import Compiled, inner
+from numbanorm.cpu.engine.atomic import add, call_kernel
 from tests import faults
 from tests.faults import ENGINES, LARGE, LAYERS, SMALL, python, results
 
@@ -147,15 +147,15 @@ def test_a_call_from_within_a_users_prange(layer):
 
         import numba
         import numpy as np
-        from numbanorm.cpu.layernorm import layer_norm_forward
-        from numbanorm.cpu.parallel import engine
+        from numbanorm.cpu.kernels.rows import layer_norm_rows_forward
+        from numbanorm.cpu.engine.parallel import engine
         from tests import reference
         from tests.cases import assert_normalized, values
 
         @numba.njit(parallel=True)
         def by_the_users_threads(engine, x, weight, bias, y, mean, rstd):
             for i in numba.prange(len(x)):
-                layer_norm_forward(engine, False, x[i], weight, bias, 1e-5, y[i], mean[i], rstd[i])
+                layer_norm_rows_forward(engine, False, x[i], weight, bias, 1e-5, y[i], mean[i], rstd[i])
 
         faults.learn()
         x, (weight, bias) = values((24, 60, 768), offset=3), values((2, 768), seed=1)
@@ -181,8 +181,8 @@ def test_a_launch_waits_for_no_worker_that_has_not_come():
     """One that is counted and called, and never gets a processor, since there is none."""
     script = """
         import numpy as np
-        from numbanorm.cpu import engines, workers
-        from numbanorm.cpu.layernorm import layer_norm_forward
+        from numbanorm.cpu.engine import engines, workers
+        from numbanorm.cpu.kernels.rows import layer_norm_rows_forward
         from tests import reference
         from tests.cases import assert_normalized, values
 
@@ -190,7 +190,7 @@ def test_a_launch_waits_for_no_worker_that_has_not_come():
         engine.pool[[workers.WORKERS, workers.IDLE]] = 1
         x, (weight, bias) = values((300, 400), offset=3), values((2, 400), seed=1)
         y, mean, rstd = np.empty_like(x), np.empty(300, x.dtype), np.empty(300, x.dtype)
-        layer_norm_forward(engine.address, False, x, weight, bias, 1e-5, y, mean, rstd)
+        layer_norm_rows_forward(engine.address, False, x, weight, bias, 1e-5, y, mean, rstd)
         assert engine.pool[workers.IDLE] == 0
         expected = reference.layer_norm_forward(x, weight, bias, -1)
         assert_normalized(y, expected.y, expected.x_hat, weight)
@@ -206,8 +206,8 @@ def test_a_thread_that_loses_its_core_delays_one_chunk(threads):
         import numba
         import numpy as np
         from numba import types
-        from numbanorm.cpu.atomic import add, load, pause, replace, store
-        from numbanorm.cpu.parallel import engine, parallel_for
+        from numbanorm.cpu.engine.atomic import add, load, pause, replace, store
+        from numbanorm.cpu.engine.parallel import engine, parallel_for
         from tests import faults
 
         ITEMS, THREADS = 2000, {threads}
@@ -296,7 +296,7 @@ def test_threads_of_small_stacks_compile(tmp_path):
     script = """
         import threading
         import numpy as np
-        from numbanorm.cpu.batchnorm import update_running
+        from numbanorm.cpu.kernels.batches import update_running
 
         def call(dtype):
             running, nothing = np.ones(5, dtype), np.empty(0)
@@ -324,8 +324,8 @@ def test_a_users_compiled_function_goes_to_another_process(tmp_path):
         import joblib
         import numba
         import numpy as np
-        from numbanorm.cpu.layernorm import layer_norm_forward, rows_forward
-        from numbanorm.cpu.parallel import SERIAL
+        from numbanorm.cpu.kernels.rows import layer_norm_rows_forward, rows_forward
+        from numbanorm.cpu.engine.parallel import SERIAL
         from tests import reference
         from tests.cases import assert_normalized, values
 
@@ -333,7 +333,7 @@ def test_a_users_compiled_function_goes_to_another_process(tmp_path):
         def normalize(x, weight, bias, y, mean, rstd):
             rows_forward(0, 3, False, x, weight, bias, 1e-5, y, mean, rstd)
             first = y[:3].copy()
-            layer_norm_forward(SERIAL, False, x, weight, bias, 1e-5, y, mean, rstd)
+            layer_norm_rows_forward(SERIAL, False, x, weight, bias, 1e-5, y, mean, rstd)
             return first
 
         def work(x):

@@ -2,7 +2,7 @@
 
 import pytest
 
-from numbanorm.cpu import engines
+from numbanorm.cpu.engine import engines
 from tests.faults import ENGINES, python
 
 parked = pytest.mark.skipif(engines.engine_name() != "parked", reason="this system has no parked threads")
@@ -56,7 +56,7 @@ faults.verify()
 def test_workers_end_when_one_thread_is_asked_for():
     script = """
 import numbanorm
-from numbanorm.cpu import engines
+from numbanorm.cpu.engine import engines
 
 engines.thread_count = lambda asked: asked or 3
 for _ in range(3):
@@ -97,7 +97,7 @@ def test_the_system_grants_fewer_threads_than_asked_for():
     script = """
 import resource
 import numbanorm
-from numbanorm.cpu import engines
+from numbanorm.cpu.engine import engines
 
 faults.learn(1)
 soft, hard = resource.getrlimit(resource.RLIMIT_AS)

@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from numbanorm.cpu import filelock
+from numbanorm.cpu.compiling import filelock
 
 pytestmark = pytest.mark.skipif(filelock.fcntl is None, reason="no locks of files")
 

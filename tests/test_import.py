@@ -28,7 +28,7 @@ def test_nothing_is_imported_beside_numpy_numba_and_llvmlite():
     )
     new = set(python(command).split())
     own = {name for name in new if name.partition(".")[0] in ("numbanorm", "numpy", "numba", "llvmlite")}
-    assert "numbanorm.cpu.layernorm" in own
+    assert "numbanorm.cpu.kernels.rows" in own
     assert not new - own - set(sys.stdlib_module_names)
     assert not {name for name in own if name.startswith("numba.cuda")}
 
@@ -38,16 +38,17 @@ def test_arrays_on_a_gpu_import_nothing_of_scikit_learn():
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     command = (
         "import sys; import numbanorm, numbanorm.cuda.functions\n"
-        "print('numbanorm.cuda.tables' in sys.modules, [name for name in sys.modules if name.startswith('sklearn')])"
+        "print('numbanorm._scaling.device_tables' in sys.modules)\n"
+        "print([name for name in sys.modules if name.startswith('sklearn')])"
     )
-    assert python(command).strip() == "True []"
+    assert python(command).strip() == "True\n[]"
 
 
 def test_nothing_is_compiled_at_import():
     command = (
         "from numba.core import event\n"
         "with event.install_recorder('numba:compile') as recorder:\n"
-        "    import numbanorm, numbanorm.cpu.layernorm, numbanorm.cpu.batchnorm\n"
+        "    import numbanorm, numbanorm.cpu.kernels.rows, numbanorm.cpu.kernels.batches\n"
         "print(len(recorder.buffer))"
     )
     assert python(command).strip() == "0"
@@ -83,7 +84,7 @@ else:
     numba.config.DISABLE_JIT = 1
 import numpy as np
 import numbanorm
-from numbanorm.cpu.batchnorm import update_running
+from numbanorm.cpu.kernels.batches import update_running
 
 @numba.njit
 def own(running):

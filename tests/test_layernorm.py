@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numbanorm import layer_norm, layer_norm_backward, layer_norm_forward
-from numbanorm.cpu import layernorm as kernels
-from numbanorm.cpu.vectors import LANES, first_few, put
+from numbanorm.cpu.kernels import rows as kernels
+from numbanorm.cpu.vectors.simd import LANES, first_few, put
 from tests import reference
 from tests.arranged import shapes_and_axes
 from tests.cases import (

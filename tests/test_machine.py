@@ -2,7 +2,7 @@
 
 import pytest
 
-from numbanorm.cpu import machine
+from numbanorm.cpu.engine import machine
 
 
 @pytest.mark.parametrize(

@@ -133,7 +133,7 @@ def test_shared_memory_that_is_opened_twice():
 
 def test_where_the_system_does_not_tell(path, monkeypatch):
     """The files are not held against each other: the README says so."""
-    monkeypatch.setattr("numbanorm._overlap._MAPS", path / "nowhere")
+    monkeypatch.setattr("numbanorm._call.overlap._MAPS", path / "nowhere")
     x, out = by_memmap(path)[:4], by_memmap(path)[5:]
     expected = reference.layer_norm_forward(x.copy(), None, None, -1)
     assert_normalized(numbanorm.layer_norm(x, out=out), expected.y, expected.x_hat)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 import numbanorm
-from numbanorm import _memory
-from numbanorm.cpu import recycling
+from numbanorm._call import recycling
+from numbanorm.cpu.engine import allocator
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, values
 from tests.faults import python
@@ -42,29 +42,29 @@ def word(start, i):
 
 def lent(y):
     """Which block of memory a result has. Where in it the result begins depends on x."""
-    return word(address(y) - recycling.LINE, recycling.BLOCK)
+    return word(address(y) - allocator.LINE, allocator.BLOCK)
 
 
 def held():
     """How many bytes wait, as the pool counts them."""
-    return _memory._pool().words[recycling.HELD]
+    return recycling._pool().words[allocator.HELD]
 
 
 def waiting():
     """The blocks that wait, by size."""
-    words, found = _memory._pool().words.tolist(), {}
-    for i in range(recycling.SIZES):
-        size, block = words[recycling.SIZE + i], words[recycling.FIRST + i]
+    words, found = recycling._pool().words.tolist(), {}
+    for i in range(allocator.SIZES):
+        size, block = words[allocator.SIZE + i], words[allocator.FIRST + i]
         assert (size == 0) == (block == 0)
         while block:
             found.setdefault(size, []).append(block)
-            block = word(block, recycling.NEXT)
+            block = word(block, allocator.NEXT)
     return found
 
 
 def new(rows):
     """A result's memory."""
-    return _memory.empty((rows, 1000), FLOAT32, np.empty(0))
+    return recycling.empty((rows, 1000), FLOAT32, np.empty(0))
 
 
 def test_the_memory_of_a_dead_result_is_used_again():
@@ -139,7 +139,7 @@ def test_no_more_waits_than_the_limit_allows():
 def test_more_sizes_than_there_are_places_for():
     """The oldest goes, with all its memory."""
     numbanorm.recycle_memory(1 << 40)
-    results = [new(40), *(new(40 + 2 * n) for n in range(recycling.SIZES)), new(1000)]
+    results = [new(40), *(new(40 + 2 * n) for n in range(allocator.SIZES)), new(1000)]
     blocks = [lent(y) for y in results]
     for i in range(len(results) - 1):
         results[i] = None
@@ -165,7 +165,7 @@ def test_it_can_be_switched_off():
 def test_large_results_lie_well(dtype, shift):
     """They begin a cache line, about half a page from x, modulo pages."""
     x = np.empty(10**6, dtype)[shift : shift + 500000].reshape(500, 1000)
-    y = _memory.empty(x.shape, x.dtype, x)
+    y = recycling.empty(x.shape, x.dtype, x)
     assert address(y) % 64 == 0
     assert abs((address(y) - address(x)) % 4096 - 2048) <= 64
     assert y.flags.carray

@@ -12,7 +12,6 @@ import pytest
 
 import numbanorm
 from numbanorm import (
-    _memory,
     batch_norm,
     batch_norm_backward,
     batch_norm_forward,
@@ -20,10 +19,11 @@ from numbanorm import (
     layer_norm_backward,
     layer_norm_forward,
 )
-from numbanorm.cpu import batchnorm, layernorm
-from numbanorm.cpu.loops import copy_row
-from numbanorm.cpu.parallel import SERIAL
-from numbanorm.cpu.vectors import pointer
+from numbanorm._call import recycling
+from numbanorm.cpu.engine.parallel import SERIAL
+from numbanorm.cpu.kernels import batches, rows
+from numbanorm.cpu.vectors.elements import copy_row
+from numbanorm.cpu.vectors.simd import pointer
 from tests.cases import values
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="closes pages as Linux does")
@@ -91,7 +91,7 @@ def all_calls(family, at_end):
         empty = staticmethod(lambda shape, dtype=np.float64: guards.copy(np.full(shape, np.nan, dtype), at_end))
         __getattr__ = staticmethod(lambda name: getattr(np, name))
 
-    _memory.LARGE = 0  # lets results of any size stream
+    recycling.LARGE = 0  # lets results of any size stream
     modules, scratch = (numbanorm.layernorm, numbanorm.batchnorm), guards.Scratch(at_end)
     cases = [(shape, dtype, streams) for shape in FAMILIES[family][1] for dtype in ("f4", "f8") for streams in (0, 1)]
     for shape, dtype, streams in cases:
@@ -146,12 +146,12 @@ def print_deaths(at_end):
 
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     x, dy, planes = values((9, 33)), values((9, 33), seed=2), values((9, 33, 1))
-    C, C64, rows = np.ones(33, np.float32), np.ones(33), np.ones(9, np.float32)
+    C, C64, per_row = np.ones(33, np.float32), np.ones(33), np.ones(9, np.float32)
     kernels = {
-        layernorm.layer_norm_forward: (x, C, C, 1e-5, x.copy(), rows, rows),
-        layernorm.layer_norm_backward: (dy, x, rows, rows, C, x.copy(), C, C),
-        batchnorm.batch_norm_forward_parts: (planes, C, C, 1e-5, planes.copy(), C64, C, C64),
-        batchnorm.batch_norm_backward_parts: (planes, planes, C, C, C, planes.copy(), C, C),
+        rows.layer_norm_rows_forward: (x, C, C, 1e-5, x.copy(), per_row, per_row),
+        rows.layer_norm_rows_backward: (dy, x, per_row, per_row, C, x.copy(), C, C),
+        batches.batch_norm_forward_parts: (planes, C, C, 1e-5, planes.copy(), C64, C, C64),
+        batches.batch_norm_backward_parts: (planes, planes, C, C, C, planes.copy(), C, C),
     }
     for kernel, arguments in kernels.items():
         kernel(SERIAL, False, *arguments)  # is well

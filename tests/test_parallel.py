@@ -15,9 +15,9 @@ from numba import types
 
 import numbanorm
 from numbanorm import Gradients, layernorm
-from numbanorm.cpu import engines, parallel
-from numbanorm.cpu.control import control, set_control
-from numbanorm.cpu.layernorm import layer_norm_forward, rows_forward
+from numbanorm.cpu.engine import engines, parallel
+from numbanorm.cpu.engine.control import control, set_control
+from numbanorm.cpu.kernels.rows import layer_norm_rows_forward, rows_forward
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, values
 
@@ -301,7 +301,7 @@ def test_kernels_are_callable_from_compiled_code():
 
     @numba.njit
     def whole(engine, x, weight, bias, y, mean, rstd):
-        layer_norm_forward(engine, False, x, weight, bias, 1e-5, y, mean, rstd)
+        layer_norm_rows_forward(engine, False, x, weight, bias, 1e-5, y, mean, rstd)
 
     x, (weight, bias) = values((200, 768)), values((2, 768), seed=1)
     expected = layernorm.layer_norm(x, weight, bias)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from numbanorm import BatchNorm, Moments
-from numbanorm.phases import GradientSums
+from numbanorm.batchnorm_halves import GradientSums
 from tests import reference
 from tests.calls import assert_updated
 from tests.cases import assert_gradients, assert_normalized, values

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from numbanorm import BatchNorm, Moments, no_grad
-from numbanorm.phases import GradientSums
+from numbanorm.batchnorm_halves import GradientSums
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, values
 from tests.test_layers import gradients, set_parameters

@@ -8,8 +8,8 @@ import pytest
 from numba.core import config
 
 import numbanorm
-from numbanorm.cpu import threads
-from numbanorm.cpu.threads import cgroup_quota, thread_count
+from numbanorm.cpu.engine import threads
+from numbanorm.cpu.engine.threads import cgroup_quota, thread_count
 from tests.faults import ENGINES, python
 
 
@@ -159,7 +159,7 @@ def test_children_of_multiprocessing(own):
     script = f"""
         import multiprocessing
         import numbanorm
-        from numbanorm.cpu.threads import limits
+        from numbanorm.cpu.engine.threads import limits
 
         most = min(limits(None).values())
         of_itself, asked = {"min(2, most)" if own else "1"}, min(2, most)
@@ -184,7 +184,7 @@ def test_a_forked_child_that_is_none_of_multiprocessing():
     """It goes on as the process that it was."""
     script = """
         import numbanorm
-        from numbanorm.cpu.threads import limits
+        from numbanorm.cpu.engine.threads import limits
         from tests import faults
 
         def child():

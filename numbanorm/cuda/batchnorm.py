@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbanorm.cuda import ways
-from numbanorm.cuda.call import Run, block_for, lanes_for, type_of
-from numbanorm.cuda.channels import (
+from numbanorm.cuda.grids import Run, block_for, lanes_for, type_of
+from numbanorm.cuda.kernels import ways
+from numbanorm.cuda.kernels.channels import (
     TERMS,
     apply,
     apply_gradient,
@@ -18,7 +18,7 @@ from numbanorm.cuda.channels import (
     piece_gradients,
     piece_moments,
 )
-from numbanorm.cuda.moments import FIELDS, SLOTS
+from numbanorm.cuda.kernels.states import FIELDS, SLOTS
 
 NONE = Run(0, np.dtype(np.float32), 0)
 _BLOCKS = 512  # that keep a GPU busy

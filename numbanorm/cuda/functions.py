@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from numbanorm import _checks
+from numbanorm._call import arguments
+from numbanorm._call.device import Call, Layout
+from numbanorm._scaling.device_tables import column_extremes, column_moments, scaled, table
 from numbanorm._states import State
 from numbanorm._types import Forward, Gradients, Shape
-from numbanorm.cuda import batchnorm, layernorm, phases
-from numbanorm.cuda.call import Call, Layout, Run
-from numbanorm.cuda.statistics import measured
-from numbanorm.cuda.tables import column_extremes, column_moments, scaled, table
+from numbanorm.cuda import batchnorm, batchnorm_halves, layernorm
+from numbanorm.cuda.grids import Run
+from numbanorm.cuda.moments import measured
 
 __all__ = [
     "batch_norm",
@@ -47,8 +48,8 @@ def _layer_norm_forward(
     x: Any, weight: Any, bias: Any, axis: Any, eps: Any, out: Any, statistics: bool
 ) -> tuple[Any, Any, Any]:
     call = Call(x, weight=weight, bias=bias, out=out)
-    lies = _layout(call, _checks.axes(axis, call.x.array), "weight", "bias")
-    eps = _checks.eps(eps)
+    lies = _layout(call, arguments.axes(axis, call.x.array), "weight", "bias")
+    eps = arguments.eps(eps)
     _check_out(call, ("x",), ("weight", "bias"))
 
     seen, dtype = lies.split, lies.split.dtype
@@ -68,9 +69,9 @@ def _layer_norm_forward(
 
 def layer_norm_backward(dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis: Any, out: Any) -> Gradients:
     call = Call(x, dy=dy, mean=mean, rstd=rstd, weight=weight, out=out)
-    lies = _layout(call, _checks.axes(axis, call.x.array), "weight")
+    lies = _layout(call, arguments.axes(axis, call.x.array), "weight")
     seen, dtype = lies.split, lies.split.dtype
-    _checks.like("dy", call.array("dy"), call.x.array)
+    arguments.like("dy", call.array("dy"), call.x.array)
     _check_statistics(call, lies, seen.kept_shape, "mean", "rstd")
     _check_out(call, ("dy", "x"), ("mean", "rstd", "weight"))
 
@@ -89,10 +90,10 @@ def layer_norm_backward(dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, axis
 
 def batch_norm(x: Any, mean: Any, var: Any, weight: Any, bias: Any, channel_axis: Any, eps: Any, out: Any) -> Any:
     call = Call(x, mean=mean, var=var, weight=weight, bias=bias, out=out)
-    lies = _layout(call, _checks.channel_axes(channel_axis, call.x.array), "weight", "bias")
+    lies = _layout(call, arguments.channel_axes(channel_axis, call.x.array), "weight", "bias")
     seen, dtype = lies.split, lies.split.dtype
     _check_statistics(call, lies, seen.parameter_shape, "mean", "var")
-    eps = _checks.eps(eps)
+    eps = arguments.eps(eps)
     _check_out(call, ("x",), ("mean", "var", "weight", "bias"))
 
     own_mean, own_var = _as_it_is(call, lies, "mean"), _as_it_is(call, lies, "var")
@@ -117,18 +118,18 @@ def batch_norm_forward(
 ) -> Forward:
     arrays = {"weight": weight, "bias": bias, "running_mean": running_mean, "running_var": running_var, "mask": mask}
     call = Call(x, **arrays, out=out)
-    axis = _checks.channel_axis(channel_axis, call.x.array)
+    axis = arguments.channel_axis(channel_axis, call.x.array)
     lies = _layout(call, (axis,), "weight", "bias")
     seen, dtype = lies.split, lies.split.dtype
-    eps, momentum = _checks.eps(eps), _checks.momentum(momentum)
+    eps, momentum = arguments.eps(eps), arguments.momentum(momentum)
     _check_mask(call, axis)
     _check_out(call, ("x",), ("weight", "bias", "mask"))
     apart = {name: call.array(name) for name in ("weight", "bias", "mask", "out")} | {"x": call.x.array}
     for name in ("running_mean", "running_var"):
-        _checks.updated(name, call.array(name), seen.parameter_shape, dtype, apart)
+        arguments.updated(name, call.array(name), seen.parameter_shape, dtype, apart)
         apart[name] = call.array(name)
     if mask is None:
-        _checks.several_values(call.x.array, seen.outer * seen.inner, masked=False)
+        arguments.several_values(call.x.array, seen.outer * seen.inner, masked=False)
 
     own_weight, own_bias = (call.run(name, lies.parameter, dtype) for name in ("weight", "bias"))
     own_running_mean, own_running_var = (_as_it_is(call, lies, name) for name in ("running_mean", "running_var"))
@@ -148,12 +149,12 @@ def batch_norm_backward(
     dy: Any, x: Any, mean: Any, rstd: Any, weight: Any, channel_axis: Any, mask: Any, frozen: Any, out: Any
 ) -> Gradients:
     call = Call(x, dy=dy, mean=mean, rstd=rstd, weight=weight, mask=mask, out=out)
-    axis = _checks.channel_axis(channel_axis, call.x.array)
+    axis = arguments.channel_axis(channel_axis, call.x.array)
     lies = _layout(call, (axis,), "weight")
     seen, dtype = lies.split, lies.split.dtype
-    _checks.like("dy", call.array("dy"), call.x.array)
+    arguments.like("dy", call.array("dy"), call.x.array)
     _check_statistics(call, lies, seen.parameter_shape, "mean", "rstd")
-    _checks.flag("frozen", frozen)
+    arguments.flag("frozen", frozen)
     _check_mask(call, axis)
     _check_out(call, ("dy", "x"), ("mean", "rstd", "weight", "mask"))
 
@@ -177,7 +178,7 @@ def moments(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
     call = Call(x, mask=mask)
     if call.x.array.ndim == 1:
         call.x = call.x._replace(array=call.x.array[:, None])
-    axis = _checks.channel_axis(channel_axis, call.x.array)
+    axis = arguments.channel_axis(channel_axis, call.x.array)
     lies = _layout(call, (axis,))
     _check_mask(call, axis)
     own_x, own_mask = call.run("x", lies.strides, lies.split.dtype), call.run("mask", lies.others, _BOOL)
@@ -191,12 +192,12 @@ def batch_norm_backward_reduce(dy: Any, x: Any, mean: Any, rstd: Any, channel_ax
     seen, dtype = lies.split, lies.split.dtype
 
     own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
-    own_mean, own_rstd = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("mean", "rstd"))
+    own_mean, own_rstd = (call.run(name, _EIGHT, arguments.FLOAT64) for name in ("mean", "rstd"))
     own_mask = call.run("mask", lies.others, _BOOL)
-    sum_dy, own_sum_dy = call.empty(seen.parameter_shape, _EIGHT, _checks.FLOAT64)
-    sum_dy_xhat, own_sum_dy_xhat = call.empty(seen.parameter_shape, _EIGHT, _checks.FLOAT64)
+    sum_dy, own_sum_dy = call.empty(seen.parameter_shape, _EIGHT, arguments.FLOAT64)
+    sum_dy_xhat, own_sum_dy_xhat = call.empty(seen.parameter_shape, _EIGHT, arguments.FLOAT64)
     given = own_dy, own_x, own_mean, own_rstd, own_mask
-    phases.batch_norm_backward_reduce(call, *given, own_sum_dy, own_sum_dy_xhat, *seen.planes)
+    batchnorm_halves.batch_norm_backward_reduce(call, *given, own_sum_dy, own_sum_dy_xhat, *seen.planes)
     call.finish()
     return sum_dy, sum_dy_xhat
 
@@ -219,24 +220,24 @@ def batch_norm_backward_apply(
     lies = _halves(call, channel_axis, "weight")
     seen, dtype = lies.split, lies.split.dtype
     _check_statistics(call, lies, seen.parameter_shape, "sum_dy", "sum_dy_xhat")
-    own_count = _checks.count(count, seen.own, of_none=call.x.array.size == 0)
+    own_count = arguments.count(count, seen.own, of_none=call.x.array.size == 0)
     _check_out(call, ("dy", "x"), ("mean", "rstd", "sum_dy", "sum_dy_xhat", "weight", "mask"))
 
     own_dy, own_x = call.run("dy", lies.strides, dtype), call.run("x", lies.strides, dtype)
-    own_mean, own_rstd = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("mean", "rstd"))
-    own_sum_dy, own_sum_dy_xhat = (call.run(name, _EIGHT, _checks.FLOAT64) for name in ("sum_dy", "sum_dy_xhat"))
+    own_mean, own_rstd = (call.run(name, _EIGHT, arguments.FLOAT64) for name in ("mean", "rstd"))
+    own_sum_dy, own_sum_dy_xhat = (call.run(name, _EIGHT, arguments.FLOAT64) for name in ("sum_dy", "sum_dy_xhat"))
     own_weight, own_mask = call.run("weight", lies.parameter, dtype), call.run("mask", lies.others, _BOOL)
     dx, target = call.target(lies.strides)
     given = own_dy, own_x, own_mean, own_rstd, own_weight, own_sum_dy, own_sum_dy_xhat, own_count, own_mask
-    phases.batch_norm_backward_apply(call, *given, target, *seen.planes)
+    batchnorm_halves.batch_norm_backward_apply(call, *given, target, *seen.planes)
     return call.deliver(dx, target, lies.strides)
 
 
 def _halves(call: Call, channel_axis: Any, *parameters: str) -> Layout:
     """`_layout`, and what both halves of the backward pass take checked."""
-    axis = _checks.channel_axis(channel_axis, call.x.array)
+    axis = arguments.channel_axis(channel_axis, call.x.array)
     lies = _layout(call, (axis,), *parameters)
-    _checks.like("dy", call.array("dy"), call.x.array)
+    arguments.like("dy", call.array("dy"), call.x.array)
     _check_statistics(call, lies, lies.split.parameter_shape, "mean", "rstd")
     _check_mask(call, axis)
     return lies
@@ -244,17 +245,17 @@ def _halves(call: Call, channel_axis: Any, *parameters: str) -> Layout:
 
 def _layout(call: Call, axes: Shape, *parameters: str) -> Layout:
     """How x is seen; x and the parameters checked."""
-    _checks.array("x", call.x.array)
+    arguments.array("x", call.x.array)
     lies = call.layout(axes)
     for name in parameters:
         if (array := call.array(name)) is not None:
-            _checks.parameter(name, array, lies.split.parameter_shape, lies.split.dtype)
+            arguments.parameter(name, array, lies.split.parameter_shape, lies.split.dtype)
     return lies
 
 
 def _check_statistics(call: Call, lies: Layout, shape: Shape, *names: str) -> None:
     for name in names:
-        _checks.statistic(name, call.array(name), shape, lies.split.dtype)
+        arguments.statistic(name, call.array(name), shape, lies.split.dtype)
 
 
 def _check_out(call: Call, same: tuple[str, ...], apart: tuple[str, ...]) -> None:
@@ -262,13 +263,13 @@ def _check_out(call: Call, same: tuple[str, ...], apart: tuple[str, ...]) -> Non
     if out is not None:
         x = call.x.array
         others = [{name: x if name == "x" else call.array(name) for name in names} for names in (same, apart)]
-        _checks.out(out, x, *others)
+        arguments.out(out, x, *others)
 
 
 def _check_mask(call: Call, axis: int) -> None:
     mask, shape = call.array("mask"), call.x.array.shape
     if mask is not None:
-        _checks.mask_type(mask, shape[:axis] + shape[axis + 1 :])
+        arguments.mask_type(mask, shape[:axis] + shape[axis + 1 :])
 
 
 def _as_it_is(call: Call, lies: Layout, name: str) -> Run:

@@ -2,13 +2,13 @@
 
 from functools import lru_cache
 
-from numbanorm.cuda.call import block_for, lanes_for, type_of
-from numbanorm.cuda.columns import columns_backward, columns_forward
-from numbanorm.cuda.longrows import long_rows_backward, long_rows_forward
-from numbanorm.cuda.moments import SLOTS
-from numbanorm.cuda.reduce import WARP
-from numbanorm.cuda.rows import BLOCK, MOST_GRADIENT_THREADS, MOST_THREADS, rows_backward, rows_forward
-from numbanorm.cuda.sums import column_sums, parameter_gradients
+from numbanorm.cuda.grids import block_for, lanes_for, type_of
+from numbanorm.cuda.kernels.columns import columns_backward, columns_forward
+from numbanorm.cuda.kernels.long_rows import long_rows_backward, long_rows_forward
+from numbanorm.cuda.kernels.rows import BLOCK, MOST_GRADIENT_THREADS, MOST_THREADS, rows_backward, rows_forward
+from numbanorm.cuda.kernels.states import SLOTS
+from numbanorm.cuda.kernels.sums import column_sums, parameter_gradients
+from numbanorm.cuda.vectors.reduce import WARP
 
 _HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in which it takes them, at most
 _FEW = 4  # threads to a row of a tile of few columns

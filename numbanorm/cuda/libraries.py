@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbanorm._advice import kind_of, on_gpu
-from numbanorm._checks import FLOATS
+from numbanorm._call.advice import kind_of, on_gpu
+from numbanorm._call.arguments import FLOATS
 from numbanorm._types import Array, Shape
 from numbanorm.cuda import cuda
 

@@ -7,11 +7,11 @@ from numba import types
 from numbanorm._math import affine
 from numbanorm.cuda import cuda
 from numbanorm.cuda.batchnorm import NONE, plan_of
-from numbanorm.cuda.call import type_of
-from numbanorm.cuda.channels import APPLY_TERMS
+from numbanorm.cuda.grids import type_of
+from numbanorm.cuda.kernels.channels import APPLY_TERMS
 from numbanorm.cuda.launch import Kernel
-from numbanorm.cuda.memory import each, load, registers, store
-from numbanorm.cuda.vectors import number, select
+from numbanorm.cuda.vectors.memory import each, load, registers, store
+from numbanorm.cuda.vectors.simd import number, select
 
 
 @lru_cache(None)

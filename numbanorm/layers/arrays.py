@@ -6,7 +6,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm import _checks, _overlap
+from numbanorm._call import arguments, overlap
 from numbanorm._types import Array
 
 
@@ -30,7 +30,7 @@ class LayerArray:
         current = getattr(layer, self._key)
         chosen = assigned(self._name, value, current)
         for name, other in layer._arrays().items():
-            if other is not current and chosen is not current and _overlap.overlap(chosen, other):
+            if other is not current and chosen is not current and overlap.overlap(chosen, other):
                 raise ValueError(f"{self._name}: overlaps {name}, must have memory of its own")
         setattr(layer, self._key, chosen)
 
@@ -86,9 +86,9 @@ def assigned(name: str, value: Any, current: Any) -> Any:
     if current is None:
         raise ValueError(f"{name}: there is none, must stay so; make a layer that has it")
     if current.ndim == 0:
-        number = _checks.converted(name, value, current)
+        number = arguments.converted(name, value, current)
         if not isinstance(value, np.ndarray):
             current[...] = number
             return current
-    _checks.replacement(name, value, current)
+    arguments.replacement(name, value, current)
     return value

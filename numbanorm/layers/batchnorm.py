@@ -6,7 +6,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from numbanorm import _checks
+from numbanorm._call import arguments
 from numbanorm._types import Array, Gradients
 from numbanorm.batchnorm import (
     batch_norm,
@@ -86,7 +86,9 @@ class BatchNorm(TrackingLayer):
     (array([ 2.5, 25. ]), array([  2., 200.]))
     """
 
-    channel_axis: Any = Checked("The axis of the channels in x.", lambda layer, value: _checks.any_channel_axis(value))
+    channel_axis: Any = Checked(
+        "The axis of the channels in x.", lambda layer, value: arguments.any_channel_axis(value)
+    )
     all_reduce: Any = Checked("What sums over the processes that a batch is spread over, or None.", _reduction)
 
     def __init__(
@@ -103,12 +105,12 @@ class BatchNorm(TrackingLayer):
         all_reduce: Reduce | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.num_features = _checks.channel_count("num_features", num_features)
+        self.num_features = arguments.channel_count("num_features", num_features)
         self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
         for name, flag in {"affine": affine, "track_running_stats": track_running_stats, "bias": bias}.items():
-            _checks.flag(name, flag)
+            arguments.flag(name, flag)
         self.skip_nonfinite, self.all_reduce = skip_nonfinite, all_reduce
-        super().__init__((self.num_features,), _checks.dtype(dtype), bool(affine), bool(affine and bias))
+        super().__init__((self.num_features,), arguments.dtype(dtype), bool(affine), bool(affine and bias))
         if track_running_stats:
             self._track(self.num_features)
 
@@ -188,14 +190,14 @@ class BatchNorm(TrackingLayer):
         usual = type(x) is np.ndarray and x.dtype is self.dtype and type(axis) is int and -x.ndim <= axis < x.ndim > 1
         if usual and x.shape[axis] == self.num_features:
             return
-        _checks.of_layer(name, x, self.dtype)
-        _checks.channels(name, x, self.channel_axis, self.num_features)
+        arguments.of_layer(name, x, self.dtype)
+        arguments.channels(name, x, self.channel_axis, self.num_features)
 
     def _run(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Callable[..., Any], dict[str, Any]]:
         """y, and the function that gives the gradients with what it must be given."""
         if self.training and self.all_reduce is not None:
             if out is not None:
-                _checks.out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
+                arguments.out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
             (y,), how = self._synchronised(Parts([x], [mask], self.channel_axis), out)
             return y, synchronised.backward_of_one, how
         axis = self.channel_axis
@@ -212,7 +214,7 @@ class BatchNorm(TrackingLayer):
     def _evaluate(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
         """y, mean, variance: copies, since another batch in training may come before `backward`."""
         if mask is not None:
-            _checks.mask(mask, positions(x, self.channel_axis).shape[:-1])
+            arguments.mask(mask, positions(x, self.channel_axis).shape[:-1])
         mean, var, how = self._running_mean.copy(), self._running_var.copy(), {"channel_axis": self.channel_axis}
         y = batch_norm(x, mean, var, self._weight, self._bias, eps=self.eps, out=out, **how)
         if mask is not None:
@@ -226,7 +228,7 @@ class BatchNorm(TrackingLayer):
         masks = synchronised.one_for_each("masks", masks, len(xs))
         for i, (mask, x) in enumerate(zip(masks, xs, strict=True)):
             if mask is not None:
-                _checks.mask_type(mask, positions(x, self.channel_axis).shape[:-1], f"masks[{i}]")
+                arguments.mask_type(mask, positions(x, self.channel_axis).shape[:-1], f"masks[{i}]")
         return [None if mask is None else mask.copy() for mask in masks]
 
     def _synchronised(self, parts: Parts, out: Array | None) -> tuple[list[Array], dict[str, Any]]:
@@ -289,13 +291,13 @@ class BatchNorm(TrackingLayer):
         if not self.track_running_stats:
             raise RuntimeError("calibrate: there are no running statistics; make a layer with track_running_stats=True")
         moments, count = Moments(0, np.zeros(self.num_features), 0), 0
-        for name, batch in _checks.batches(batches):
+        for name, batch in arguments.batches(batches):
             self._check(name, batch)
             moments.update(batch, channel_axis=self.channel_axis)
             count += 1
         all_reduce = synchronised.alone if self.all_reduce is None else self.all_reduce
         moments, count = synchronised.total(all_reduce, moments), synchronised.total(all_reduce, count)
-        _checks.enough_values("batches", moments.count)
+        arguments.enough_values("batches", moments.count)
         self._set_running(moments.mean, moments.var(ddof=1), count)
         return self
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from numbanorm import _checks
+from numbanorm._call import arguments
 from numbanorm._types import Array
 from numbanorm.batchnorm import NOT_MOVED
 from numbanorm.layers.arrays import Checked, LayerArray
@@ -18,11 +18,11 @@ from numbanorm.layers.state import STATISTICS, LoadedKeys
 
 
 def _share(layer: Any, value: Any) -> float | None:
-    return None if value is None else _checks.momentum(value)
+    return None if value is None else arguments.momentum(value)
 
 
 def _flag(layer: Any, value: Any) -> bool:
-    _checks.flag("skip_nonfinite", value)
+    arguments.flag("skip_nonfinite", value)
     return bool(value)
 
 

@@ -6,12 +6,12 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from numbanorm import _checks
-from numbanorm._advice import kind_of
+from numbanorm._call import arguments
+from numbanorm._call.advice import kind_of
 from numbanorm._types import Array
 from numbanorm.batchnorm import batch_norm, positions
+from numbanorm.batchnorm_halves import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 from numbanorm.moments import Moments
-from numbanorm.phases import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 
 Reduce = Callable[[Any], Any]
 Summed = TypeVar("Summed", Moments, GradientSums, int)
@@ -110,15 +110,15 @@ def backward(dys: Any, xs: list[Array], *, out: Any, **how: Any) -> tuple[list[A
         raise TypeError(f"out: {kind_of(out)}, must be None where a batch came in parts")
     dys = one_for_each("dy", dys, len(xs))
     for i, (dy, x) in enumerate(zip(dys, xs, strict=True)):
-        _checks.like(f"dy[{i}]", dy, x)
+        arguments.like(f"dy[{i}]", dy, x)
     return _backward(dys, xs, out=None, **how)
 
 
 def backward_of_one(dy: Any, x: Array, *, out: Any, **how: Any) -> tuple[Array, Array, Array]:
     """`backward` of a process with one part."""
-    _checks.like("dy", dy, x)
+    arguments.like("dy", dy, x)
     if out is not None:
-        _checks.out(out, x, {"dy": dy, "x": x}, {"weight": how["weight"]})
+        arguments.out(out, x, {"dy": dy, "x": x}, {"weight": how["weight"]})
     (dx,), dweight, dbias = _backward([dy], [x], out=out, **how)
     return dx, dweight, dbias
 

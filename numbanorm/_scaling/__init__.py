@@ -1,0 +1,1 @@
+"""What is behind `Moments` and the scalers: measured states, tables and estimators."""

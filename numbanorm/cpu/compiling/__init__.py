@@ -1,0 +1,1 @@
+"""How the CPU kernels are compiled, and kept from process to process."""

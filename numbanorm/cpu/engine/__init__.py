@@ -1,0 +1,1 @@
+"""How the CPU kernels come to run: threads, forks, limits and memory."""

@@ -1,0 +1,215 @@
+"""Layer normalization over rows of x (rows, cols) that are long: split over the threads.
+
+Forward, that is rows beyond a cache: pieces of rows are summed, then normalised. Backward, it is rows of which several
+partial sums of the parameter gradients would take too much memory: a panel of rows is summed, row by row or piece by
+piece, then written in blocks of columns, each of which adds up its own parameter gradients.
+"""
+
+import numpy as np
+
+from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact, unscaled
+from numbanorm.cpu.compiling.jit import block, compact, launcher, loop, plain, range_kernel
+from numbanorm.cpu.engine.parallel import parallel_for
+from numbanorm.cpu.kernels.ranges import all_near, far_row_moments
+from numbanorm.cpu.kernels.statistics import moved
+from numbanorm.cpu.kernels.tiles import BLOCK, block_of, blocks_to, edge_of
+from numbanorm.cpu.vectors.elements import (
+    GRADIENT_SUMS,
+    add_row,
+    copy_row,
+    gradients_row,
+    normalize_affine_row,
+    row_gradient_sums,
+    row_shift,
+    row_sums,
+    scaled_row,
+)
+from numbanorm.cpu.vectors.loops import TERMS
+from numbanorm.cpu.vectors.simd import LANES, pointer
+from numbanorm.cpu.vectors.streaming import before_a_line, expect_edges, finish_stores
+
+PIECE_VALUES = 65536  # of a row to be summed at a time
+ROW_BYTES = 1 << 20  # rows that are longer are read from memory twice, whoever reads them
+PARTIAL_COLUMNS = 2048  # of longer rows, 32 partial sums of the parameter gradients take more than 1 MB
+PANEL_BYTES = 1 << 20  # of x, and as many of dy: read the second time, they are still in a cache
+
+
+@plain
+def long_forward(cols, itemsize):
+    """Whether `layer_norm_long_rows_forward` is for rows of so many columns."""
+    return cols * itemsize > ROW_BYTES
+
+
+@plain
+def long_backward(cols):
+    """Whether `layer_norm_long_rows_backward` is for rows of so many columns."""
+    return cols > PARTIAL_COLUMNS
+
+
+@loop
+def _pieces_to(cols):
+    return (cols + PIECE_VALUES - 1) // PIECE_VALUES
+
+
+@range_kernel
+def piece_sums(lo, hi, x, m, sums):
+    """Pieces lo to hi of all rows: the sums of d and d * d about m (rows,) into sums (rows * pieces, 2)."""
+    compact()
+    cols = x.shape[1]
+    pieces = _pieces_to(cols)
+    for i in range(lo, hi):
+        r, c = i // pieces, i % pieces * PIECE_VALUES
+        sums[i, 0], sums[i, 1] = row_sums(min(PIECE_VALUES, cols - c), pointer(x, r * cols + c), m[r])
+
+
+@range_kernel
+def piece_normalize(lo, hi, streams, x, weight, bias, m, rstd, mean_h, scale, y):
+    """Blocks lo to hi of all rows of y, from the last: what was summed last is still in the cache."""
+    compact()
+    rows, cols = x.shape
+    edge = edge_of(y, cols)
+    blocks = blocks_to(cols, edge)
+    for i in range(lo, hi):
+        back = rows * blocks - 1 - i
+        r = back // blocks
+        c, end = block_of(back % blocks, cols, edge)
+        start = r * cols + c
+        result, row, affine = pointer(y, start), pointer(x, start), (pointer(weight, c), pointer(bias, c))
+        expect_edges(streams, result, end - c)
+        if scale[r] != 1:
+            scaled_row(end - c, result, row, scale[r])
+            row = result
+        normalize_affine_row(streams, end - c, result, row, m[r], rstd[r], mean_h[r], *affine)
+    finish_stores(streams)
+
+
+_piece_sums, _piece_normalize = parallel_for(piece_sums), parallel_for(piece_normalize)
+
+
+@launcher
+def layer_norm_long_rows_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
+    """`layer_norm_rows_forward` of long rows."""
+    compact()
+    rows, cols = x.shape
+    pieces, m = _pieces_to(cols), np.empty(rows, x.dtype)
+    for r in range(rows):
+        m[r] = row_shift(cols, pointer(x, r * cols), 1.0)
+    sums = np.empty((rows * pieces, 2))
+    _piece_sums(engine, rows * pieces, 1, (x, m, sums))
+    own_rstd, mean_h, scale = np.empty_like(m), np.empty_like(m), np.empty_like(m)
+    for r in range(rows):
+        sum_d, sum_dd = _row_total(sums, r * pieces, (r + 1) * pieces)
+        delta, var = moments(sum_d, sum_dd, cols)
+        exact_rstd, own_scale = reciprocal_std(var, eps), 1.0
+        if not sums_are_exact(delta, var, eps):
+            m[r] = moved(m[r], delta)
+            row, near = pointer(x, r * cols), np.float64(m[r])
+            m[r], delta, exact_rstd, own_scale = far_row_moments(cols, row, near, eps, x.itemsize)
+        own_rstd[r], mean_h[r], scale[r] = exact_rstd, delta * exact_rstd, own_scale
+        if mean.size > 0:
+            mean[r], rstd[r] = unscaled(m[r], delta, exact_rstd, own_scale)
+    blocks = rows * blocks_to(cols, edge_of(y, cols))
+    _piece_normalize(engine, blocks, PIECE_VALUES // BLOCK, (streams, x, weight, bias, m, own_rstd, mean_h, scale, y))
+
+
+@block
+def _row_total(sums, first, end):
+    compact()
+    sum_d = sum_dd = 0.0
+    for i in range(first, end):
+        sum_d, sum_dd = sum_d + sums[i, 0], sum_dd + sums[i, 1]
+    return sum_d, sum_dd
+
+
+@range_kernel
+def piece_gradient_sums(lo, hi, first, dy, x, mean, rstd, weight, sums):
+    """Pieces lo to hi of a panel that begins at row `first`: their `row_gradient_sums` into sums (rows * pieces, 3)."""
+    compact()
+    cols, as_x = x.shape[1], x.dtype.type
+    pieces = _pieces_to(cols)
+    for i in range(lo, hi):
+        r, c = first + i // pieces, i % pieces * PIECE_VALUES
+        start, shift = r * cols + c, as_x(row_shift(cols, pointer(dy, r * cols), weight))
+        runs = pointer(x, start), pointer(dy, start), pointer(weight, c)
+        own = row_gradient_sums(min(PIECE_VALUES, cols - c), *runs, mean[r], rstd[r], shift)
+        for k in range(GRADIENT_SUMS):
+            sums[i, k] = own[k]
+
+
+@range_kernel
+def column_gradients(lo, hi, streams, rows, dy, x, mean, rstd, weight, linear, dx, totals, dweight, dbias):
+    """Blocks lo to hi of columns of a panel: dx, and its sums of dy * x_hat and dy.
+
+    They are added to totals (2, cols) or, if that is empty since there is no other panel, they are dweight and dbias.
+    rows: the panel's first, and the one after its last; linear (rows of the panel, 4): m_wdy, mean_h, slope, offset.
+    """
+    compact()
+    (first, stop), cols = rows, x.shape[1]
+    run, own_totals = np.empty((2, BLOCK + 4 * LANES), x.dtype), np.empty((2, BLOCK + LANES))
+    edge = edge_of(dx, cols)
+    for i in range(lo, hi):
+        c, end = block_of(i, cols, edge)
+        own_totals[:] = 0
+        lead = LANES + (before_a_line(run) - before_a_line(pointer(dx, c))) % LANES  # to lie in cache lines as dx does
+        for start in range(first, stop, TERMS):
+            run[:] = 0
+            for r in range(start, min(start + TERMS, stop)):
+                place = r * cols + c
+                own = linear[r - first]
+                m_wdy, mean_h, slope, offset = own[0], own[1], own[2], own[3]
+                expect_edges(streams, pointer(dx, place), end - c)
+                runs = pointer(dx, place), pointer(dy, place), pointer(x, place), pointer(weight, c)
+                statistics = mean[r], rstd[r], mean_h, m_wdy, slope, offset
+                gradients_row(streams, end - c, *runs, *statistics, run[:, lead:], run.shape[1])
+            for k in range(2):
+                add_row(end - c, pointer(run, k * run.shape[1] + lead), own_totals[k])
+        if totals.size > 0:
+            for k in range(2):
+                add_row(end - c, own_totals[k], pointer(totals, k * cols + c))
+        else:
+            copy_row(end - c, pointer(dweight, c), own_totals[0])
+            copy_row(end - c, pointer(dbias, c), own_totals[1])
+    finish_stores(streams)
+
+
+_piece_gradient_sums, _column_gradients = parallel_for(piece_gradient_sums), parallel_for(column_gradients)
+
+
+@launcher
+def layer_norm_long_rows_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
+    """`layer_norm_rows_backward` of long rows."""
+    compact()
+    if not all_near(rstd, x.itemsize):
+        return False
+    (rows, cols), as_x = x.shape, x.dtype.type
+    pieces = _pieces_to(cols)
+    panel = max(1, PANEL_BYTES // (TERMS * cols * x.itemsize)) * TERMS
+    if cols * x.itemsize > ROW_BYTES // 3:
+        panel = rows  # none would stay in a cache, and totals would take more than 1 MB and a row
+    panel = min(panel, rows)
+    totals, linear = np.zeros((2, cols if panel < rows else 0)), np.empty((panel, 4), x.dtype)
+    sums = np.empty((panel * pieces, GRADIENT_SUMS))
+    for first in range(0, rows, panel):
+        stop = min(first + panel, rows)
+        _piece_gradient_sums(engine, (stop - first) * pieces, 1, (first, dy, x, mean, rstd, weight, sums))
+        for r in range(first, stop):
+            _finish_sums(sums, (r - first) * pieces, pieces, cols, rstd[r], linear[r - first])
+            linear[r - first, 0] = as_x(row_shift(cols, pointer(dy, r * cols), weight))
+        blocks = blocks_to(cols, edge_of(dx, cols))
+        rest = (first, stop), dy, x, mean, rstd, weight, linear, dx, totals, dweight, dbias
+        _column_gradients(engine, blocks, 1, (streams, *rest))
+    if totals.size > 0:
+        copy_row(cols, dweight, totals[0])
+        copy_row(cols, dbias, totals[1])
+    return True
+
+
+@block
+def _finish_sums(sums, first, pieces, cols, rstd, linear):
+    """mean_h, slope and offset of a row, into linear[1:]."""
+    compact()
+    sum_h = sum_g = sum_gh = 0.0
+    for i in range(first, first + pieces):
+        sum_h, sum_g, sum_gh = sum_h + sums[i, 0], sum_g + sums[i, 1], sum_gh + sums[i, 2]
+    linear[1] = sum_h / cols
+    linear[2], linear[3] = input_gradient_of_sums(sum_h, sum_g, sum_gh, np.float64(rstd), cols)

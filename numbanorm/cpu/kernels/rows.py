@@ -1,0 +1,253 @@
+"""Layer normalization over the columns of x (rows, cols): rows that stay in a cache, a group of them at a time."""
+
+import numpy as np
+
+from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact, unscaled
+from numbanorm.cpu.compiling.jit import block, compact, launcher, loop, range_kernel
+from numbanorm.cpu.engine.parallel import parallel_for
+from numbanorm.cpu.kernels.partials import partial_count, store_total
+from numbanorm.cpu.kernels.ranges import all_near, far_row_moments
+from numbanorm.cpu.kernels.statistics import moved
+from numbanorm.cpu.kernels.tiles import BLOCK, PIECE, block_of, blocks_to, edge_of
+from numbanorm.cpu.vectors.elements import (
+    add_row,
+    gradients_row,
+    normalize_affine_row,
+    row_gradient_sums,
+    row_lane_sums,
+    row_shift,
+    row_sums,
+    scaled_row,
+    shift_samples,
+    shift_terms,
+)
+from numbanorm.cpu.vectors.loops import TERMS
+from numbanorm.cpu.vectors.simd import (
+    FEW,
+    LANES,
+    across_rows,
+    at,
+    eight,
+    every,
+    few,
+    first_few,
+    lane,
+    lanes,
+    pointer,
+    put,
+    whole,
+    with_lane,
+)
+from numbanorm.cpu.vectors.streaming import (
+    before_a_line,
+    expect_edges,
+    expect_row,
+    finish_stores,
+    needs_stage,
+    store_staged,
+    stream_staged,
+)
+
+GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
+GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
+NARROW = 256  # bytes to a row, at most, for the lanes of GROUP rows to be added up together
+NARROW_AHEAD = 2048  # bytes to fetch ahead of such rows: the processor does not foresee enough
+GROUP_BYTES = 1 << 17  # of long rows: several stay in the second cache, for their parameters to be read once
+
+
+@loop
+def _rows_to_a_group(cols, row_bytes):
+    """1, 2, 4 or 8, so that groups make up TERMS rows."""
+    group = GROUP
+    while group > 1 and (group * cols > GROUP_VALUES if cols <= BLOCK else group * row_bytes > GROUP_BYTES):
+        group //= 2
+    return group
+
+
+@range_kernel
+def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
+    """Rows lo to hi, group by group.
+
+    x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or both (0,) if nobody wants them. All C-ordered.
+    """
+    compact()
+    cols = x.shape[1]
+    group, edge = _rows_to_a_group(cols, cols * x.itemsize), edge_of(y, cols)
+    staged = needs_stage(streams, y, cols)
+    stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
+    direct, lead = streams and not staged, -before_a_line(pointer(y, lo * cols)) % lanes(y)
+    skip = lead
+    sums = np.empty(2 * GROUP * LANES, np.float64)  # of each lane of the rows of a group
+    own = np.empty(4 * GROUP, x.dtype)  # their m, then their rstd, then their mean_h, then their scale
+    for first in range(lo, hi, group):
+        count = min(group, hi - first)
+        for k in range(count):
+            expect_edges(direct, pointer(y, (first + k) * cols), cols)
+        if cols * x.itemsize <= NARROW:
+            m, sum_d, sum_dd = _sums_of_narrow_rows(first, count, streams, x, sums, own)
+        else:
+            m, sum_d, sum_dd = _sums_row_by_row(first, count, x)
+        delta, var = moments(sum_d, sum_dd, cols)
+        exact_rstd, scaled = reciprocal_std(var, eps), False
+        put(own, first_few(x), m)
+        put(pointer(own, GROUP), first_few(x), exact_rstd)
+        put(pointer(own, 2 * GROUP), first_few(x), delta * exact_rstd)
+        if mean.size > 0:
+            put(pointer(mean, first), few(x, count), m + delta)
+            put(pointer(rstd, first), few(x, count), exact_rstd)
+        if not every(sums_are_exact(delta, var, eps), few(x, count)):
+            scaled = _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd)
+        for i in range(blocks_to(cols, edge)):
+            c, end = block_of(i, cols, edge)
+            affine = pointer(weight, c), pointer(bias, c)
+            for k in range(count):
+                start = (first + k) * cols + c
+                result = pointer(stage, lead + k * cols) if staged else pointer(y, start)
+                statistics, row = (own[k], own[GROUP + k], own[2 * GROUP + k]), pointer(x, start)
+                if scaled:
+                    scaled_row(end - c, result, row, own[3 * GROUP + k])
+                    row = result
+                normalize_affine_row(direct, end - c, result, row, *statistics, *affine)
+        if staged:
+            lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(y, first * cols))
+    if staged:
+        store_staged(stage, lead, skip, pointer(y, hi * cols))
+    finish_stores(streams)
+
+
+@loop
+def _sums_row_by_row(first, count, x):
+    """The shift m of each of `count` rows, and its `row_sums`, in the lanes of vectors."""
+    m = sum_d = sum_dd = eight(0.0)
+    cols, as_x = x.shape[1], x.dtype.type
+    for k in range(count):
+        row = pointer(x, (first + k) * cols)
+        shift = as_x(row_shift(cols, row, 1.0))
+        own_d, own_dd = row_sums(cols, row, shift)
+        m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
+    return m, sum_d, sum_dd
+
+
+@loop
+def _sums_of_narrow_rows(first, count, far, x, sums, shifts):
+    """The same of rows so short that to add up the lanes of each would take longest: of all of them at once.
+
+    In the lanes from `count` on is what was in sums before.
+    """
+    cols = x.shape[1]
+    one_row, one_each, samples = whole(x, 0, 0, 0), first_few(x), shift_samples(cols)
+    for k in range(count):
+        row = pointer(x, (first + k) * cols)
+        if far:
+            expect_row(row, NARROW_AHEAD // x.itemsize, cols)
+        put(pointer(sums, k * GROUP), one_each, shift_terms(samples, row, 1.0))
+    put(shifts, one_each, across_rows(sums, one_each))
+    for k in range(count):
+        own_d, own_dd = row_lane_sums(cols, pointer(x, (first + k) * cols), shifts[k])
+        put(pointer(sums, k * lanes(x)), one_row, own_d)
+        put(pointer(sums, (GROUP + k) * lanes(x)), one_row, own_dd)
+    sum_d, sum_dd = across_rows(sums, one_row), across_rows(pointer(sums, GROUP * lanes(x)), one_row)
+    return eight(0.0) + at(shifts, one_each), sum_d, sum_dd  # all of float64, as of wider rows
+
+
+@block
+def _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd):
+    """Statistics anew of the rows whose sums were not exact, and the scales of all `count`; whether some are not 1."""
+    compact()
+    cols, scaled = x.shape[1], False
+    for k in range(count):
+        scale = 1.0
+        if not sums_are_exact(lane(delta, k), lane(var, k), eps):
+            near = np.float64(x.dtype.type(moved(lane(m, k), lane(delta, k))))
+            row = pointer(x, (first + k) * cols)
+            own_m, own_delta, exact_rstd, scale = far_row_moments(cols, row, near, eps, x.itemsize)
+            own[k], own[GROUP + k], own[2 * GROUP + k] = own_m, exact_rstd, own_delta * exact_rstd
+            if mean.size > 0:
+                mean[first + k], rstd[first + k] = unscaled(own_m, own_delta, exact_rstd, scale)
+        own[3 * GROUP + k] = scale
+        scaled |= scale != 1.0
+    return scaled
+
+
+_rows_forward = parallel_for(rows_forward)
+
+
+@launcher
+def layer_norm_rows_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
+    """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or both (0,) if nobody wants them."""
+    compact()
+    rows, cols = x.shape
+    _rows_forward(engine, rows, max(1, PIECE // cols), (streams, x, weight, bias, eps, y, mean, rstd))
+
+
+@range_kernel
+def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
+    """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy.
+
+    Group by group, as in `rows_forward`.
+    """
+    compact()
+    (rows, cols), as_x = x.shape, x.dtype.type
+    group, edge = _rows_to_a_group(cols, 2 * cols * x.itemsize), edge_of(dx, cols)
+    run = np.empty((2, cols // LANES * LANES + 4 * LANES), x.dtype)
+    margin = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # to lie in cache lines as dx does
+    staged = needs_stage(streams, dx, cols)
+    stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
+    direct, lead = streams and not staged, -before_a_line(pointer(dx, lo * chunk * cols)) % lanes(dx)
+    skip = lead
+    for i in range(lo, hi):
+        end = min((i + 1) * chunk, rows)
+        for start in range(i * chunk, end, TERMS):
+            run[:] = 0
+            stop = min(start + TERMS, end)
+            for first in range(start, stop, group):
+                count = min(group, stop - first)
+                m_wdy = sum_h = sum_g = sum_gh = own_rstd = eight(0.0)
+                for k in range(count):
+                    r = first + k
+                    row_dy, row = pointer(dy, r * cols), pointer(x, r * cols)
+                    expect_edges(direct, pointer(dx, r * cols), cols)
+                    shift = as_x(row_shift(cols, row_dy, weight))
+                    own_h, own_g, own_gh = row_gradient_sums(cols, row, row_dy, weight, mean[r], rstd[r], shift)
+                    m_wdy, own_rstd = with_lane(m_wdy, k, shift), with_lane(own_rstd, k, rstd[r])
+                    sum_h, sum_g = with_lane(sum_h, k, own_h), with_lane(sum_g, k, own_g)
+                    sum_gh = with_lane(sum_gh, k, own_gh)
+                slope, offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, own_rstd, cols)
+                mean_h = sum_h / cols  # what the stored mean lacks, being rounded
+                for b in range(blocks_to(cols, edge)):
+                    c, last = block_of(b, cols, edge)
+                    for k in range(count):
+                        r, place = first + k, (first + k) * cols + c
+                        result = pointer(stage, lead + k * cols) if staged else pointer(dx, place)
+                        runs = result, pointer(dy, place), pointer(x, place), pointer(weight, c)
+                        linear = as_x(lane(m_wdy, k)), as_x(lane(slope, k)), as_x(lane(offset, k))
+                        own = mean[r], rstd[r], as_x(lane(mean_h, k)), *linear
+                        gradients_row(direct, last - c, *runs, *own, run[:, margin + c :], run.shape[1])
+                if staged:
+                    lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(dx, first * cols))
+            for k in range(2):
+                add_row(cols, pointer(run, k * run.shape[1] + margin), pointer(partials, (i * 2 + k) * cols))
+    if staged:
+        store_staged(stage, lead, skip, pointer(dx, min(hi * chunk, rows) * cols))
+    finish_stores(streams)
+
+
+_rows_backward = parallel_for(rows_backward)
+
+
+@launcher
+def layer_norm_rows_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
+    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,).
+
+    False, and nothing written, if x lies too far apart, as in all launchers of backward passes (`ranges.all_near`).
+    """
+    compact()
+    if not all_near(rstd, x.itemsize):
+        return False
+    rows, cols = x.shape
+    chunks = partial_count(rows * cols, cols, rows)
+    chunk = (rows + chunks - 1) // chunks
+    partials = np.zeros((chunks, 2, cols))
+    _rows_backward(engine, (rows + chunk - 1) // chunk, 1, (streams, chunk, dy, x, mean, rstd, weight, dx, partials))
+    store_total(partials, dweight, dbias)
+    return True

@@ -1,0 +1,141 @@
+"""Stores past the caches, and what is fetched ahead.
+
+Results may be streamed: such stores go to memory whole lines at a time, and spare it the reading of what they
+overwrite. Results that a cache can hold are better left there.
+"""
+
+import platform
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from numbanorm.cpu.compiling.jit import loop
+from numbanorm.cpu.vectors.simd import LINE_BYTES, at, data, lanes, part, pointer, put, stream, whole
+
+AHEAD = 8  # cache lines
+STREAMABLE = 256  # values: streaming shorter runs is slow, unless they are whole lines
+
+_INT32, _INT = ir.IntType(32), ir.IntType(types.intp.bitwidth)
+
+
+def _prefetch(to_write):
+    @intrinsic
+    def prefetch(typing_context, run):
+        def codegen(context, builder, signature, args):
+            byte = ir.IntType(8).as_pointer()
+            function = ir.FunctionType(ir.VoidType(), [byte, _INT32, _INT32, _INT32])
+            hint = cgutils.get_or_insert_function(builder.module, function, "llvm.prefetch.p0")
+            place = builder.bitcast(data(context, builder, run, args[0]), byte)
+            builder.call(hint, [place, _INT32(int(to_write)), _INT32(3), _INT32(1)])
+            return context.get_dummy_value()
+
+        return types.void(run), codegen
+
+    return prefetch
+
+
+_prefetch_to_read, _prefetch_to_write = _prefetch(to_write=False), _prefetch(to_write=True)
+
+
+@loop
+def expect(run):
+    """Fetch the first cache lines of a run that does not follow the one being read: the processor finds the others."""
+    for j in range(0, AHEAD * lanes(run), lanes(run)):
+        _prefetch_to_read(pointer(run, j))
+
+
+@loop
+def expect_row(row, ahead, size):
+    """Fetch the cache lines of `size` values that begin `ahead` values after a row does."""
+    for j in range(ahead, ahead + size, lanes(row)):
+        _prefetch_to_read(pointer(row, j))
+
+
+@loop
+def expect_at(run, j):
+    """Fetch the cache line of a run at index j."""
+    _prefetch_to_read(pointer(run, _start(j)))
+
+
+@intrinsic
+def _start(typing_context, j):
+    return types.intp(j), lambda context, builder, signature, args: builder.extract_value(args[0], 0)
+
+
+@loop
+def expect_edges(streams, run, size):
+    """Fetch the cache lines in which a run to be streamed begins and ends, if they are not all its own."""
+    if streams:
+        for edge in (pointer(run, 0), pointer(run, size)):
+            if before_a_line(edge) > 0:
+                _prefetch_to_write(edge)
+
+
+@intrinsic
+def store_fence(typing_context):
+    """Streaming stores are weakly ordered: wait for them before others may read."""
+
+    def codegen(context, builder, signature, args):
+        if platform.machine().lower() in ("x86_64", "amd64"):
+            fence = ir.FunctionType(ir.VoidType(), [])
+            builder.call(cgutils.get_or_insert_function(builder.module, fence, "llvm.x86.sse.sfence"), [])
+        else:
+            builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+@loop
+def finish_stores(streams):
+    """What has streamed may be read by others after it."""
+    if streams:
+        store_fence()
+
+
+@intrinsic
+def _address(typing_context, run):
+    def codegen(context, builder, signature, args):
+        return builder.ptrtoint(data(context, builder, run, args[0]), _INT)
+
+    return types.intp(run), codegen
+
+
+@loop
+def before_a_line(y):
+    """Values before the first that begins a cache line."""
+    return -_address(y) % LINE_BYTES // (LINE_BYTES // lanes(y))
+
+
+@loop
+def needs_stage(streams, y, size):
+    """Whether rows of y are too short to stream one by one, and share cache lines."""
+    return streams and size < STREAMABLE and (size % lanes(y) > 0 or before_a_line(y) > 0)
+
+
+@loop
+def stream_staged(stage, lead, size, skip, y):
+    """Stream what is staged: `size` results for y, after `lead` values of the cache line in which y begins.
+
+    The first `skip` of those are not ours. What does not fill a line stays in the stage: the next lead and skip.
+    """
+    step = lanes(y)
+    lines, end, start = pointer(y, -lead), (lead + size) // step * step, 0
+    if skip > 0 and end > 0:
+        j = part(y, 0, skip, step)
+        put(lines, j, at(stage, j))
+        start, skip = step, 0
+    for k in range(start, end, step):
+        put(lines, stream(y, k, 0, step), at(stage, whole(y, k, 0, step)))
+    put(stage, whole(y, 0, 0, step), at(stage, whole(y, end, 0, step)))
+    return lead + size - end, skip
+
+
+@loop
+def store_staged(stage, lead, skip, y):
+    """The rest of it, with y where the next results would begin."""
+    if lead > skip:
+        j = part(y, 0, skip, lead)
+        put(pointer(y, -lead), j, at(stage, j))

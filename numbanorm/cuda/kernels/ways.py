@@ -1,0 +1,125 @@
+"""How x (N, C, L) is shared out over blocks and threads, where channels have statistics of their own.
+
+In the way of *columns*, x is a matrix of N rows and C * L columns, of which L in a row are one channel's; a thread
+takes some rows of a vector of columns. In the way of *channels*, a block takes a piece of one channel, and a thread
+vectors within its runs of L. `tiles` blocks in a row take a piece: `chunk` rows, or vectors of each channel.
+"""
+
+from functools import lru_cache
+from typing import NamedTuple
+
+from numba import types
+
+from numbanorm.cuda import cuda
+from numbanorm.cuda.kernels.states import FIELDS, SLOTS, Source, always, states
+from numbanorm.cuda.launch import device
+from numbanorm.cuda.vectors.memory import is_set, shared
+from numbanorm.cuda.vectors.simd import quotient
+
+
+class Way(NamedTuple):
+    """Device functions of a way, for vectors of so many lanes; places are as `moments.Source` has them."""
+
+    share: object  # (block, N, C, L, chunk, tiles): first, end and step of a thread's places, its channel and geometry
+    source: Source
+    deliver: object  # (state, merged): of a block's threads, into the states of pieces
+    lanes: int  # of a vector of statistics that are read together
+
+
+def _source(address, position, masked):
+    @device
+    def weighs(place, geometry, mask):
+        return is_set(mask, position(place, geometry))
+
+    return Source(address, weighs if masked else always, position)
+
+
+@lru_cache(None)
+def columns(lanes, masked):
+    """Vectors of several lanes for L = 1 alone."""
+
+    @device
+    def share(block, N, C, L, chunk, tiles):
+        column = (types.int64(block % tiles) * cuda.blockDim.x + cuda.threadIdx.x) * lanes
+        begin = types.int64(block // tiles) * chunk
+        first = begin + cuda.threadIdx.y
+        end = min(begin + chunk, N) if column < C * L else first
+        return first, end, cuda.blockDim.y, column // L, (column, C * L, L)
+
+    @device
+    def address(row, geometry):
+        column, count, L = geometry
+        return row * count + column
+
+    @device
+    def position(row, geometry):
+        column, count, L = geometry
+        return row * L + column % L
+
+    return Way(share, _source(address, position, masked), _deliver_columns, lanes)
+
+
+@device
+def _long_quotient(a, b):
+    return a // b
+
+
+@lru_cache(None)
+def channels(lanes, masked, long=False):
+    """Vectors of several lanes where they divide L, without a mask alone; long: L of 2**31 and more."""
+    divide = _long_quotient if long else quotient
+
+    @device
+    def share(block, N, C, L, chunk, tiles):
+        channel, piece, vectors = types.int64(block % tiles), types.int64(block // tiles), L // lanes
+        start = piece * chunk
+        begin, end = start // vectors, min(chunk, N * vectors - start)
+        geometry = begin, start - begin * vectors, vectors, channel, C, L
+        return types.int64(cuda.threadIdx.x), end, cuda.blockDim.x, channel, geometry
+
+    @device
+    def address(place, geometry):
+        begin, first, vectors, channel, C, L = geometry
+        n = divide(first + place, vectors)
+        return ((begin + n) * C + channel) * L + (first + place - n * vectors) * lanes
+
+    @device
+    def position(place, geometry):
+        begin, first, vectors, channel, C, L = geometry
+        return begin * vectors + first + place
+
+    return Way(share, _source(address, position, masked), _deliver_channels, 1)
+
+
+@lru_cache(None)
+def _deliver_columns(lanes, merged):
+    of = states(merged, lanes)
+    of_threads, store_state, room = of.of_threads, of.store, lanes * FIELDS * SLOTS
+
+    @device
+    def deliver(state, partials, block, C, L, tiles):
+        slot, column = (
+            cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x,
+            (types.int64(block % tiles) * cuda.blockDim.x + cuda.threadIdx.x) * lanes,
+        )
+        state = of_threads(shared(partials, room), state, cuda.threadIdx.y, cuda.blockDim.y, cuda.blockDim.x, slot)
+        if cuda.threadIdx.y == 0 and column < C * L:
+            store_state(partials, types.int64(block // tiles) * FIELDS * C * L + column, C * L, state)
+
+    return deliver
+
+
+@lru_cache(None)
+def _deliver_channels(lanes, merged):
+    of, wide = states(merged, 1), states(merged, lanes)
+    of_threads, store_state, of_all_lanes = of.of_threads, of.store, wide.of_all_lanes
+    room = FIELDS * SLOTS
+
+    @device
+    def deliver(state, partials, block, C, L, tiles):
+        own = cuda.threadIdx.x
+        state = of_threads(shared(partials, room), of_all_lanes(state), own, cuda.blockDim.x, 1, own)
+        if own == 0:
+            store_state(partials, types.int64(block // tiles) * FIELDS * C + block % tiles, C, state)
+
+    return deliver

@@ -1,0 +1,1 @@
+"""Vectors for the CUDA kernels, and what threads do with them together."""

@@ -1,0 +1,231 @@
+"""Where kernels keep vectors: global memory, shared memory, and registers by number.
+
+A run is a pointer of Numba's, which is to global memory, or room in shared memory. Loads and stores are of whole
+vectors, 128 bits at most to global memory, at addresses that the vector's size divides.
+"""
+
+import operator
+from functools import lru_cache
+
+from llvmlite import ir
+from numba import types
+
+from numbanorm.cuda import cgutils, extending, imputils
+from numbanorm.cuda.launch import device
+from numbanorm.cuda.vectors.simd import Vector, known, lanes_named, llvm_type, number
+
+BYTES = 16  # to the widest access of global memory
+_INT32 = ir.IntType(32)
+_GLOBAL, _SHARED = 1, 3  # address spaces
+_WIDEST = 4 * 8  # bytes to a vector
+
+
+class Registers(types.Type):
+    """Vectors by number, which are in registers where every number is known to the compiler."""
+
+    def __init__(self, vector, count):
+        self.vector, self.count = vector, count
+        super().__init__(f"Registers({vector} x {count})")
+
+
+class Shared(types.Type):
+    """Numbers in memory that the threads of a block share."""
+
+    def __init__(self, dtype):
+        self.dtype = dtype
+        super().__init__(f"Shared({dtype})")
+
+
+@extending.register_model(Registers)
+class _RegistersModel(extending.models.PrimitiveModel):
+    def __init__(self, manager, registers):
+        array = ir.ArrayType(llvm_type(manager, registers.vector), registers.count)
+        super().__init__(manager, registers, array.as_pointer())
+
+
+@extending.register_model(Shared)
+class _SharedModel(extending.models.PrimitiveModel):
+    def __init__(self, manager, shared):
+        number = manager.lookup(shared.dtype).get_value_type()
+        super().__init__(manager, shared, ir.PointerType(number, _SHARED))
+
+
+@extending.intrinsic
+def shared(typing_context, like, count):
+    """Room for so many numbers of the type that a run or a vector is of."""
+    if not known(count):
+        return None
+    found = Shared(like.dtype)
+
+    def codegen(context, builder, signature, args):
+        array = ir.ArrayType(context.get_value_type(like.dtype), count.literal_value)
+        room = cgutils.add_global_variable(builder.module, array, "shared", _SHARED)
+        room.linkage, room.align, room.initializer = "internal", _WIDEST, ir.Constant(array, ir.Undefined)
+        return builder.gep(room, [_INT32(0), _INT32(0)])
+
+    return found(like, count), codegen
+
+
+@extending.intrinsic
+def registers(typing_context, like, lanes, count):
+    """So many vectors of the type that a run is of, with nothing in them."""
+    if not known(lanes, count):
+        return None
+    found = Registers(Vector(like.dtype, lanes_named(lanes)), count.literal_value)
+
+    def codegen(context, builder, signature, args):
+        return cgutils.alloca_once(builder, context.get_value_type(found).pointee)
+
+    return found(like, lanes, count), codegen
+
+
+@extending.type_callable(operator.getitem)
+def _type_of_register(context):
+    def typer(registers, k):
+        if isinstance(registers, Registers) and isinstance(k, types.Integer):
+            return registers.vector
+
+    return typer
+
+
+@extending.lower_builtin(operator.getitem, Registers, types.Integer)
+def _load_register(context, builder, signature, args):
+    return builder.load(builder.gep(args[0], [_INT32(0), builder.trunc(args[1], _INT32)]))
+
+
+@extending.type_callable(operator.setitem)
+def _type_of_setting(context):
+    def typer(registers, k, vector):
+        if isinstance(registers, Registers) and isinstance(k, types.Integer):
+            return types.none
+
+    return typer
+
+
+@extending.lower_builtin(operator.setitem, Registers, types.Integer, types.Any)
+def _store_register(context, builder, signature, args):
+    registers, _, given = signature.args
+    place = builder.gep(args[0], [_INT32(0), builder.trunc(args[1], _INT32)])
+    builder.store(context.cast(builder, args[2], given, registers.vector), place)
+    return context.get_dummy_value()
+
+
+def _place(context, builder, run, value, index, vector):
+    """Where in memory a vector of a run begins: a pointer of Numba's is one to global memory."""
+    if isinstance(run, types.CPointer):
+        value = builder.addrspacecast(value, ir.PointerType(value.type.pointee, _GLOBAL))
+    place = builder.gep(value, [index])
+    return builder.bitcast(place, ir.PointerType(context.get_value_type(vector), place.type.addrspace))
+
+
+def _loading(constant):
+    @extending.intrinsic
+    def load(typing_context, run, index, lanes):
+        if not known(lanes):
+            return None
+        vector = Vector(run.dtype, lanes_named(lanes))
+
+        def codegen(context, builder, signature, args):
+            place = _place(context, builder, run, args[0], args[1], vector)
+            found = builder.load(place, align=vector.lanes * run.dtype.bitwidth // 8)
+            if constant:
+                found.set_metadata("invariant.load", builder.module.add_metadata([]))
+            return found
+
+        return vector(run, types.int64, lanes), codegen
+
+    return load
+
+
+load = _loading(constant=False)  # of so many lanes, whose address they must divide
+load_constant = _loading(constant=True)  # of what nobody writes while the kernel runs: other stores need not wait
+
+
+@lru_cache(None)
+def parameter_at(lanes):
+    """A device function: the vector of a parameter at an index, of which `count` values are there: all, or none."""
+
+    @device
+    def at(parameter, index, count, otherwise):
+        found = number(otherwise, parameter, lanes)
+        if count > 0:
+            found = load_constant(parameter, index, lanes)
+        return found
+
+    return at
+
+
+@extending.intrinsic
+def store(typing_context, run, index, vector):
+    """Write a vector, as the type of the run, to where `load` would find it."""
+    own = Vector(run.dtype, vector.lanes if isinstance(vector, Vector) else 1)
+
+    def codegen(context, builder, signature, args):
+        place = _place(context, builder, run, args[0], args[1], own)
+        builder.store(context.cast(builder, args[2], vector, own), place, align=own.lanes * run.dtype.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(run, types.int64, vector), codegen
+
+
+@extending.intrinsic
+def is_set(typing_context, mask, index):
+    """Whether a byte of a mask is not 0."""
+
+    def codegen(context, builder, signature, args):
+        place = builder.addrspacecast(args[0], ir.PointerType(args[0].type.pointee, _GLOBAL))
+        found = builder.load(builder.gep(place, [args[1]]), align=1)
+        found.set_metadata("invariant.load", builder.module.add_metadata([]))
+        return builder.icmp_unsigned("!=", found, found.type(0))
+
+    return types.boolean(mask, types.int64), codegen
+
+
+class Steps(types.IteratorType):
+    """The numbers from 0 on below a count that is known to the compiler."""
+
+    def __init__(self, count):
+        self.count = count
+        super().__init__(f"Steps({count})")
+
+    @property
+    def yield_type(self):
+        """Of k."""
+        return types.int64
+
+
+@extending.register_model(Steps)
+class _StepsModel(extending.models.PrimitiveModel):
+    def __init__(self, manager, steps):
+        super().__init__(manager, steps, ir.IntType(64).as_pointer())
+
+
+@extending.intrinsic
+def each(typing_context, count):
+    """``for k in each(count)``, without a loop: what is numbered by k can stay in registers.
+
+    NVVM cannot always make as much of `range`, which branches on its way to the next number.
+    """
+    if not known(count):
+        return None
+
+    def codegen(context, builder, signature, args):
+        place = cgutils.alloca_once(builder, ir.IntType(64))
+        builder.store(ir.IntType(64)(0), place)
+        return place
+
+    return Steps(count.literal_value)(count), codegen
+
+
+@extending.lower_builtin("getiter", Steps)
+def _begin_steps(context, builder, signature, args):
+    return args[0]
+
+
+@extending.lower_builtin("iternext", Steps)
+@imputils.iternext_impl(imputils.RefType.UNTRACKED)
+def _next_step(context, builder, signature, args, result):
+    k = builder.load(args[0])
+    result.set_valid(builder.icmp_signed("<", k, k.type(signature.args[0].count)))
+    result.yield_(k)
+    builder.store(builder.add(k, k.type(1)), args[0])

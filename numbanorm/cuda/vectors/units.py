@@ -1,0 +1,80 @@
+"""Powers of two that bring values near 1, so that their differences, squares and reciprocals are within the range.
+
+They round nothing, so that what is reckoned of scaled values has the bits that it would have of the values themselves.
+"""
+
+import math
+
+from llvmlite import ir
+from numba import types
+
+from numbanorm._math import reciprocal_std
+from numbanorm.cuda import extending
+from numbanorm.cuda.launch import device
+from numbanorm.cuda.vectors.reduce import larger
+from numbanorm.cuda.vectors.simd import number, select
+
+_FORMATS = {types.float32: (8, 23), types.float64: (11, 52)}  # bits of the exponent and of the fraction
+
+
+def _of_bits(build):
+    """A device function that makes a vector of the bits of another: build(builder, bits, power), where power(e) is the
+    bits of the power of two with the biased exponent e; -1 is the largest exponent, that of infinity.
+    """
+
+    @extending.intrinsic
+    def result(typing_context, vector):
+        exponent, fraction = _FORMATS[vector.dtype]
+        kind = ir.IntType(1 + exponent + fraction)
+
+        def codegen(context, builder, signature, args):
+            wide = kind if vector.lanes == 1 else ir.VectorType(kind, vector.lanes)
+
+            def power(e):
+                bits = (e % (1 << exponent)) << fraction
+                return ir.Constant(wide, bits if vector.lanes == 1 else [bits] * vector.lanes)
+
+            return builder.bitcast(build(builder, builder.bitcast(args[0], wide), power), args[0].type)
+
+        return vector(vector), codegen
+
+    return result
+
+
+def _power_of_two(builder, bits, power):
+    bits = builder.and_(bits, power(-1))
+    for bound, beyond in ((power(1), "<"), (power(-3), ">")):
+        bits = builder.select(builder.icmp_signed(beyond, bits, bound), bound, bits)
+    return bits
+
+
+unit_for = _of_bits(_power_of_two)  # the greatest power of two up to a number from 0 on, if its reciprocal is normal
+scale_of = _of_bits(lambda builder, bits, power: builder.sub(power(-2), bits))  # 1 / unit
+
+
+@device
+def scale_for(peak, eps):
+    """The scale of values up to a peak, at which neither their squares nor eps leave the range."""
+    return scale_of(unit_for(larger(peak, math.sqrt(number(eps, peak, 1)))))
+
+
+@device
+def rstd_of(var, eps, scale):
+    """rstd of values times scale, whose variance is var, and rstd of the values themselves.
+
+    Scaled, an eps above 0 stays so. Where that matters all values are equal, and x_hat is 0 with any rstd.
+    """
+    zero = number(0.0, var, 1)
+    least = select(eps > 0.0, unit_for(zero), zero)
+    rstd = reciprocal_std(var, larger(eps * scale * scale, least))
+    return rstd, select(var <= 0.0, reciprocal_std(zero, eps), rstd * scale)
+
+
+@device
+def halved(m, rstd):
+    """scale, m * scale and rstd / scale, with (x * scale - m * scale) * (rstd / scale) = (x - m) * rstd, also where
+    x - m is beyond the range and the product is not.
+    """
+    far = rstd < 1.0
+    scale = select(far, 0.5, number(1.0, rstd, rstd))
+    return scale, m * scale, rstd * select(far, 2.0, number(1.0, rstd, rstd))
