@@ -2,10 +2,13 @@
 
 from typing import Any, NamedTuple
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 Shape = tuple[int, ...]
+FLOATS = (np.float32, np.float64)
+FLOAT64 = np.dtype(np.float64)
 
 
 class Forward(NamedTuple):
@@ -22,3 +25,13 @@ class Gradients(NamedTuple):
     dx: Array
     dweight: Array
     dbias: Array
+
+
+class Running(NamedTuple):
+    """The running statistics that a batch moves; None in the place of what there is not."""
+
+    mean: Any
+    var: Any
+    momentum: float  # the share of the batch
+    batches: Any = None  # how many batches have moved them: an int64 array of one value
+    skip_nonfinite: bool = False  # whether a batch with inf or NaN moves nothing

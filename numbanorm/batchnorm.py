@@ -1,23 +1,10 @@
 """Batch normalization: the public functions."""
 
-from functools import lru_cache
-from itertools import starmap
-from operator import setitem
+from typing import Any
 
-import numpy as np
-
-from numbanorm._call import arguments
-from numbanorm._call.kinds import elsewhere
-from numbanorm._call.view import Split, behaved, see, split
-from numbanorm._types import Array, Forward, Gradients, Shape
-from numbanorm.cpu.engine.machine import streams
-from numbanorm.cpu.engine.parallel import engine
-from numbanorm.cpu.kernels import batches as kernels
-from numbanorm.cpu.kernels.tiles import whole_steps
-from numbanorm.cpu.rescaled import scaled_backward
-
-_NO_STATISTIC = np.empty(0)
-NOT_MOVED = None, None, np.empty(0, np.int64), 0.0  # running mean, running variance, number of batches, momentum
+from numbanorm._call import numbers
+from numbanorm._call.kinds import over_channels
+from numbanorm._types import Array, Forward, Gradients, Running
 
 
 def batch_norm(
@@ -76,23 +63,16 @@ def batch_norm(
     array([[-0.999995  , -0.99999994],
            [ 0.999995  ,  0.99999994]], dtype=float32)
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        return functions.batch_norm(x, mean, var, weight, bias, channel_axis, eps, out)
-    seen = see(x, channel_axis, arguments.channel_axes)
-    arguments.statistic("mean", mean, seen.parameter_shape, seen.dtype)
-    arguments.statistic("var", var, seen.parameter_shape, seen.dtype)
-    affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
-    eps = arguments.eps(eps)
+    call = over_channels(x, channel_axis)
+    statistics = call.exact_statistic("mean", mean), call.exact_statistic("var", var)
+    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
+    eps = numbers.eps(eps)
     if out is not None:
-        arguments.out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
-
-    y = seen.target(out, seen.planes, x)
-    if x.size > 0:
-        stream = not seen.small and streams(2 * x.nbytes)
-        given = seen.load_x(x, seen.planes), behaved(mean, arguments.FLOAT64), behaved(var, arguments.FLOAT64), *affine
-        if not kernels.batch_norm(engine(), stream, *given, eps, y):
-            raise arguments.negative("var", var)
-    return seen.deliver(y, out)
+        call.check_out(out, x, {"x": x}, {"mean": mean, "var": var, "weight": weight, "bias": bias})
+    y = call.target(out, x)
+    if not call.batchnorm.batch_norm(call, call.load_x(x), *statistics, *affine, eps, y):
+        raise numbers.negative("var", var)
+    return call.deliver(y, out)
 
 
 def batch_norm_forward(
@@ -175,11 +155,13 @@ def batch_norm_forward(
     >>> mean, running_mean, running_var
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        statistics = running_mean, running_var, momentum
-        return functions.batch_norm_forward(x, weight, bias, *statistics, channel_axis, eps, mask, out)
-    running = running_mean, running_var, NOT_MOVED[2]
-    return train_forward(x, weight, bias, *running, momentum, channel_axis, eps, mask, out)[0]
+    call = over_channels(x, channel_axis)
+    if running_mean is not None or running_var is not None:
+        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
+        call.check_updated("running_mean", running_mean, apart)
+        call.check_updated("running_var", running_var, apart | {"running_mean": running_mean})
+    running = Running(running_mean, running_var, numbers.momentum(momentum))
+    return forward_in_training(call, x, weight, bias, running, eps, mask, out)[0]
 
 
 def batch_norm_backward(
@@ -245,151 +227,40 @@ def batch_norm_backward(
     >>> dbias
     array([2., 2.], dtype=float32)
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        return functions.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis, mask, frozen, out)
-    seen = see(x, channel_axis, arguments.channel_axes)
-    arguments.like("dy", dy, x)
-    arguments.statistic("mean", mean, seen.parameter_shape, seen.dtype)
-    arguments.statistic("rstd", rstd, seen.parameter_shape, seen.dtype)
-    own_weight = seen.parameter("weight", weight, 1)
-    arguments.flag("frozen", frozen)
-    if mask is not None:
-        arguments.mask(mask, positions(x, channel_axis).shape[:-1])
+    call = over_channels(x, channel_axis)
+    numbers.flag("frozen", frozen)
+    statistic = call.exact_statistic if frozen else call.statistic
+    given = call.like_x("dy", dy, x), call.load_x(x), statistic("mean", mean), statistic("rstd", rstd)
+    rest = call.parameter("weight", weight, 1), call.mask(mask)
     if out is not None:
-        arguments.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
-
-    statistics = behaved(mean, arguments.FLOAT64 if frozen else seen.dtype), behaved(rstd, seen.dtype)
-    if mask is None:
-        return _backward(seen, dy, x, *statistics, own_weight, frozen, out)
-    packed, packed_dy = positions(x, channel_axis)[mask], positions(dy, channel_axis)[mask]
-    seen_packed = split(packed, (1,))
-    values, dweight, dbias = _backward(seen_packed, packed_dy, packed, *statistics, own_weight, frozen, None)
-    return Gradients(unpack(values, mask, channel_axis, x, out), dweight, dbias)
+        call.check_out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
+    dx, dweight, dbias = call.target(out, x), call.new_parameter(), call.new_parameter()
+    launchers = call.batchnorm
+    launch = launchers.batch_norm_backward_frozen if frozen else launchers.batch_norm_backward
+    launch(call, *given, *rest, dx, dweight, dbias)
+    return Gradients(call.deliver(dx, out), call.deliver_parameter(dweight), call.deliver_parameter(dbias))
 
 
-def train_forward(
+def forward_in_training(
+    call: Any,
     x: Array,
     weight: Array | None,
     bias: Array | None,
-    running_mean: Array | None,
-    running_var: Array | None,
-    batches: Array,
-    momentum: float,
-    channel_axis: int,
+    running: Running,
     eps: float,
     mask: Array | None,
     out: Array | None,
-    skip_nonfinite: bool = False,
-    of_layer: bool = False,
 ) -> tuple[Forward, bool]:
-    """`batch_norm_forward`, which adds 1 to `batches` (int64) when it updates the running statistics; and what
-    `update_running` returns. Those `of_layer` have been checked.
-    """
-    seen = see(x, channel_axis, arguments.channel_axes)
-    affine = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
-    eps, momentum = arguments.eps(eps), arguments.momentum(momentum)
-    if mask is not None:
-        arguments.mask(mask, positions(x, channel_axis).shape[:-1])
+    """`batch_norm_forward` with running statistics that have been checked; whether those of the batch are finite."""
+    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
+    eps, counted = numbers.eps(eps), call.mask(mask)
     if out is not None:
-        arguments.out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
-    if not of_layer and (running_mean is not None or running_var is not None):
-        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
-        arguments.updated("running_mean", running_mean, seen.parameter_shape, seen.dtype, apart)
-        apart["running_mean"] = running_mean
-        arguments.updated("running_var", running_var, seen.parameter_shape, seen.dtype, apart)
-    count = seen.outer * seen.inner if mask is None else int(np.count_nonzero(mask))
-    arguments.several_values(x, count, mask is not None)
-
-    if mask is None:
-        y, mean, rstd, var = _forward(seen, x, *affine, eps, out)
-    else:
-        packed = positions(x, channel_axis)[mask]
-        values, mean, rstd, var = _forward(split(packed, (1,)), packed, *affine, eps, None)
-        y = unpack(values, mask, channel_axis, x, out)
-    finite = True
-    if x.size > 0:
-        statistics = mean, var, count, skip_nonfinite
-        finite = update_running(running_mean, running_var, batches, momentum, *statistics)
-    return Forward(y, mean.astype(seen.dtype), rstd), finite
-
-
-def _forward(
-    seen: Split, x: Array, weight: Array, bias: Array, eps: float, out: Array | None
-) -> tuple[Array, Array, Array, Array]:
-    """y, mean (float64), rstd, biased variance (float64)."""
-    y, C = seen.target(out, seen.planes, x), seen.own
-    mean, var, rstd = np.empty(C), np.empty(C), np.empty(C, seen.dtype)
-    if x.size > 0:
-        own_x = seen.load_x(x, seen.planes)
-        whole = _whole_tiles_are_small(seen.planes, seen.dtype.itemsize)
-        kernel = kernels.batch_norm_forward_whole if whole else kernels.batch_norm_forward_parts
-        kernel(engine(), not seen.small and streams(2 * x.nbytes), own_x, weight, bias, eps, y, mean, rstd, var)
-    else:
-        for statistic in (mean, var, rstd):
-            statistic.fill(np.nan)
-    return seen.deliver(y, out), mean, rstd, var
-
-
-def _backward(
-    seen: Split, dy: Array, x: Array, mean: Array, rstd: Array, weight: Array, frozen: bool, out: Array | None
-) -> Gradients:
-    dx = seen.target(out, seen.planes, x)
-    dweight, dbias = np.empty(seen.own, seen.dtype), np.empty(seen.own, seen.dtype)
-    if x.size > 0:
-        if frozen:
-            kernel = kernels.batch_norm_backward_frozen
-        elif _whole_tiles_are_small(seen.planes, seen.dtype.itemsize):
-            kernel = kernels.batch_norm_backward_whole
-        else:
-            kernel = kernels.batch_norm_backward_parts
-        arrays, results = (seen.load(dy, seen.planes), seen.load_x(x, seen.planes), mean, rstd), (dx, dweight, dbias)
-        if not kernel(engine(), not seen.small and streams(3 * x.nbytes), *arrays, weight, *results):
-            scaled_backward(kernel, arrays, weight, *results, dx=dx)
-    else:
-        dweight.fill(0)
-        dbias.fill(0)
-    return Gradients(seen.deliver(dx, out), dweight, dbias)
-
-
-@lru_cache(256)
-def _whole_tiles_are_small(planes: Shape, itemsize: int) -> bool:
-    return bool(whole_steps(planes, itemsize)[1])
-
-
-def positions(a: Array, channel_axis: int) -> Array:
-    """A view with the channels last."""
-    return np.moveaxis(a, channel_axis, -1)
-
-
-def unpack(values: Array, mask: Array, channel_axis: int, x: Array, out: Array | None) -> Array:
-    """The packed results where mask is True, 0 elsewhere."""
-    full = np.empty_like(x, values.dtype, subok=False) if out is None else out
-    full[...] = 0
-    positions(full, channel_axis)[mask] = values
-    return full
-
-
-def update_running(
-    running_mean: Array | None,
-    running_var: Array | None,
-    batches: Array,
-    momentum: float,
-    mean: Array,
-    var: Array,
-    count: float,
-    skip_nonfinite: bool = False,
-) -> bool:
-    """Whether the statistics of the batch, mean and var, are finite; if not, with `skip_nonfinite` nothing is updated.
-
-    All or nothing, whatever a signal handler raises: it gets its turn between steps of Python alone.
-    """
-    given = [_NO_STATISTIC if a is None else a for a in (running_mean, running_var, batches)]
-    own = [behaved(a, a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")) for a in given]
-    apart = own[0] is not given[0] or own[1] is not given[1] or own[2] is not given[2]
-    if apart:
-        own = [a.copy() for a in own]
-    factor = count / (count - 1)
-    finite = kernels.update_running(momentum, mean, own[0], var, factor, own[1], own[2], skip_nonfinite)
-    if apart:
-        list(starmap(setitem, [(a, ..., own_a) for a, own_a in zip(given, own, strict=True)]))
-    return bool(finite)
+        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+    call.check_several_values(x, mask)
+    moved = running._replace(
+        mean=call.updated("running_mean", running.mean), var=call.updated("running_var", running.var)
+    )
+    y, mean, rstd = call.target(out, x), call.new_statistic(), call.new_statistic()
+    results = y, mean, rstd
+    finite = call.batchnorm.batch_norm_forward(call, call.load_x(x), *affine, moved, eps, counted, *results)
+    return Forward(call.deliver(y, out), call.deliver_statistic(mean), call.deliver_statistic(rstd)), finite

@@ -2,17 +2,9 @@
 
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from numbanorm._call import arguments
-from numbanorm._call.kinds import elsewhere
-from numbanorm._call.view import Split, behaved, see, split
-from numbanorm._types import Array
-from numbanorm.batchnorm import positions, unpack
-from numbanorm.cpu.engine.machine import streams
-from numbanorm.cpu.engine.parallel import engine
-from numbanorm.cpu.kernels import halves as kernels
-from numbanorm.cpu.rescaled import scaled_backward
+from numbanorm._call import numbers
+from numbanorm._call.kinds import over_channels
+from numbanorm._types import FLOAT64, Array
 
 
 class GradientSums(NamedTuple):
@@ -86,20 +78,11 @@ def batch_norm_backward_reduce(
     >>> batch_norm_backward_apply(parts[1] ** 2, parts[1], *statistics, None, *sums, moments.count)
     array([[ 0.81652224, -8.164965  ]], dtype=float32)
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        return GradientSums(*functions.batch_norm_backward_reduce(dy, x, mean, rstd, channel_axis, mask))
-    seen = _seen(dy, x, mean, rstd, channel_axis, mask)
-    sums = GradientSums(*np.zeros((2, seen.own)))
-    if mask is not None:
-        x, dy = (np.ascontiguousarray(positions(a, channel_axis)[mask]) for a in (x, dy))
-        seen = split(x, (1,))
-    if x.size > 0:
-        statistics = behaved(mean, arguments.FLOAT64), behaved(rstd, arguments.FLOAT64)
-        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), *statistics
-        kernel = kernels.batch_norm_backward_reduce
-        if not kernel(engine(), streams(2 * x.nbytes), *arrays, *sums):
-            scaled_backward(kernel, arrays, *sums, dx=None)
-    return sums
+    call = over_channels(x, channel_axis)
+    given = _checked(call, dy, x, mean, rstd, mask)
+    sums = call.new_statistic(FLOAT64), call.new_statistic(FLOAT64)
+    call.batchnorm_halves.batch_norm_backward_reduce(call, *given, *sums)
+    return GradientSums(*map(call.deliver_statistic, sums))
 
 
 def batch_norm_backward_apply(
@@ -160,46 +143,20 @@ def batch_norm_backward_apply(
            [-0.165],
            [ 0.033]], dtype=float32)
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        given = dy, x, mean, rstd, weight, sum_dy, sum_dy_xhat, count
-        return functions.batch_norm_backward_apply(*given, channel_axis, mask, out)
-    seen = _seen(dy, x, mean, rstd, channel_axis, mask)
-    own_weight = seen.parameter("weight", weight, 1)
-    arguments.statistic("sum_dy", sum_dy, seen.parameter_shape, seen.dtype)
-    arguments.statistic("sum_dy_xhat", sum_dy_xhat, seen.parameter_shape, seen.dtype)
-    own_count = arguments.count(count, seen.own, of_none=x.size == 0)
-    statistics = {"mean": mean, "rstd": rstd, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
+    call = over_channels(x, channel_axis)
+    *given, counted = _checked(call, dy, x, mean, rstd, mask)
+    given += [call.parameter("weight", weight, 1)]
+    given += [call.statistic("sum_dy", sum_dy, FLOAT64), call.statistic("sum_dy_xhat", sum_dy_xhat, FLOAT64)]
+    given += [numbers.count(count, call.planes[1], of_none=0 in call.planes)]
     if out is not None:
-        arguments.out(out, x, {"dy": dy, "x": x}, {**statistics, "weight": weight, "mask": mask})
-
-    own = {name: behaved(a, arguments.FLOAT64) for name, a in statistics.items()}
-    if mask is None:
-        return _apply(seen, dy, x, own_weight, own, own_count, out)
-    packed, packed_dy = (np.ascontiguousarray(positions(a, channel_axis)[mask]) for a in (x, dy))
-    values = _apply(split(packed, (1,)), packed_dy, packed, own_weight, own, own_count, None)
-    return unpack(values, mask, channel_axis, x, out)
+        statistics = {"mean": mean, "rstd": rstd, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
+        call.check_out(out, x, {"dy": dy, "x": x}, statistics | {"weight": weight, "mask": mask})
+    dx = call.target(out, x)
+    call.batchnorm_halves.batch_norm_backward_apply(call, *given, counted, dx)
+    return call.deliver(dx, out)
 
 
-def _seen(dy: Array, x: Array, mean: Array, rstd: Array, channel_axis: int, mask: Array | None) -> Split:
-    """How x is seen, and what both halves take checked."""
-    seen = see(x, channel_axis, arguments.channel_axes)
-    arguments.like("dy", dy, x)
-    arguments.statistic("mean", mean, seen.parameter_shape, seen.dtype)
-    arguments.statistic("rstd", rstd, seen.parameter_shape, seen.dtype)
-    if mask is not None:
-        arguments.mask_type(mask, positions(x, channel_axis).shape[:-1])
-    return seen
-
-
-def _apply(
-    seen: Split, dy: Array, x: Array, weight: Array, own: dict[str, Array], count: float, out: Array | None
-) -> Array:
-    dx = seen.target(out, seen.planes, x)
-    if x.size > 0:
-        stream = not seen.small and streams(3 * x.nbytes)
-        arrays = seen.load(dy, seen.planes), seen.load(x, seen.planes), own["mean"], own["rstd"]
-        rest = weight, own["sum_dy"], own["sum_dy_xhat"], count, dx
-        kernel = kernels.batch_norm_backward_apply
-        if not kernel(engine(), stream, *arrays, *rest):
-            scaled_backward(kernel, arrays, *rest, dx=dx)
-    return seen.deliver(dx, out)
+def _checked(call: Any, dy: Any, x: Any, mean: Any, rstd: Any, mask: Any) -> tuple[Any, ...]:
+    """What both halves are given, for their kernels."""
+    statistics = call.statistic("mean", mean, FLOAT64), call.statistic("rstd", rstd, FLOAT64)
+    return call.like_x("dy", dy, x), call.load_x(x), *statistics, call.mask(mask, may_be_empty=True)

@@ -1,21 +1,8 @@
 """Layer normalization: the public functions."""
 
-import numpy as np
-
-from numbanorm._call import arguments
-from numbanorm._call.kinds import elsewhere
-from numbanorm._call.view import Split, see
+from numbanorm._call import numbers
+from numbanorm._call.kinds import over_axes
 from numbanorm._types import Array, Forward, Gradients
-from numbanorm.cpu.engine.machine import streams
-from numbanorm.cpu.engine.parallel import engine
-from numbanorm.cpu.kernels import columns, rows
-from numbanorm.cpu.kernels.long_rows import (
-    layer_norm_long_rows_backward,
-    layer_norm_long_rows_forward,
-    long_backward,
-    long_forward,
-)
-from numbanorm.cpu.rescaled import scaled_backward
 
 Axis = int | tuple[int, ...]
 
@@ -79,10 +66,14 @@ def layer_norm(
     array([[-1.069, -0.267,  1.336],
            [-1.069, -0.267,  1.336]], dtype=float32)
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        return functions.layer_norm(x, weight, bias, axis, eps, out)
-    seen = see(x, axis, arguments.axes)
-    return _normalize(seen, x, weight, bias, eps, out, seen.nothing, seen.nothing)
+    call = over_axes(x, axis)
+    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
+    eps = numbers.eps(eps)
+    if out is not None:
+        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias})
+    y = call.target(out, x)
+    call.layernorm.layer_norm(call, call.load_x(x), *affine, eps, y)
+    return call.deliver(y, out)
 
 
 def layer_norm_forward(
@@ -122,15 +113,14 @@ def layer_norm_forward(
     array([[ 2.],
            [20.]], dtype=float32)
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        return functions.layer_norm_forward(x, weight, bias, axis, eps, out)
-    seen = see(x, axis, arguments.axes)
-    mean, rstd = np.empty(seen.reduced, seen.dtype), np.empty(seen.reduced, seen.dtype)
-    y = _normalize(seen, x, weight, bias, eps, out, mean, rstd)
-    if x.size == 0:
-        mean.fill(np.nan)
-        rstd.fill(np.nan)
-    return Forward(y, seen.deliver_statistic(mean), seen.deliver_statistic(rstd))
+    call = over_axes(x, axis)
+    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
+    eps = numbers.eps(eps)
+    if out is not None:
+        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias})
+    y, mean, rstd = call.target(out, x), call.new_statistic(), call.new_statistic()
+    call.layernorm.layer_norm_forward(call, call.load_x(x), *affine, eps, y, mean, rstd)
+    return Forward(call.deliver(y, out), call.deliver_statistic(mean), call.deliver_statistic(rstd))
 
 
 def layer_norm_backward(
@@ -189,61 +179,11 @@ def layer_norm_backward(
     >>> dbias
     array([2., 2., 2.], dtype=float32)
     """
-    if type(x) is not np.ndarray and (functions := elsewhere(x)):
-        return functions.layer_norm_backward(dy, x, mean, rstd, weight, axis, out)
-    seen = see(x, axis, arguments.axes)
-    arguments.like("dy", dy, x)
-    arguments.statistic("mean", mean, seen.kept_shape, seen.dtype)
-    arguments.statistic("rstd", rstd, seen.kept_shape, seen.dtype)
-    own_weight = seen.parameter("weight", weight, 1)
+    call = over_axes(x, axis)
+    given = call.like_x("dy", dy, x), call.load_x(x), call.statistic("mean", mean), call.statistic("rstd", rstd)
+    scale = call.parameter("weight", weight, 1)
     if out is not None:
-        arguments.out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
-
-    dx = seen.target(out, seen.rows, x)
-    dweight, dbias = np.empty(seen.own, seen.dtype), np.empty(seen.own, seen.dtype)
-    if x.size > 0:
-        if seen.inner > 1:
-            kernel = columns.layer_norm_columns_backward
-        elif long_backward(seen.own):
-            kernel = layer_norm_long_rows_backward
-        else:
-            kernel = rows.layer_norm_rows_backward
-        statistics = seen.load(mean, seen.reduced), seen.load(rstd, seen.reduced)
-        arrays = seen.load(dy, seen.rows), seen.load_x(x, seen.rows), *statistics
-        stream = not seen.small and streams(3 * x.nbytes)
-        results = own_weight, dx, dweight, dbias
-        if not kernel(engine(), stream, *arrays, *results):
-            scaled_backward(kernel, arrays, *results, dx=dx)
-    else:
-        dweight.fill(0)
-        dbias.fill(0)
-    return Gradients(seen.deliver(dx, out), seen.deliver_parameter(dweight), seen.deliver_parameter(dbias))
-
-
-def _normalize(
-    seen: Split,
-    x: Array,
-    weight: Array | None,
-    bias: Array | None,
-    eps: float,
-    out: Array | None,
-    mean: Array,
-    rstd: Array,
-) -> Array:
-    """y; mean and rstd are filled unless they are `Split.nothing`."""
-    own_weight, own_bias = seen.parameter("weight", weight, 1), seen.parameter("bias", bias, 0)
-    eps = arguments.eps(eps)
-    if out is not None:
-        arguments.out(out, x, {"x": x}, {"weight": weight, "bias": bias})
-
-    y = seen.target(out, seen.rows, x)
-    if x.size > 0:
-        if seen.inner > 1:
-            kernel = columns.layer_norm_columns_forward
-        elif not seen.small and long_forward(seen.own, seen.dtype.itemsize):
-            kernel = layer_norm_long_rows_forward
-        else:
-            kernel = rows.layer_norm_rows_forward
-        stream = not seen.small and streams(2 * x.nbytes)
-        kernel(engine(), stream, seen.load_x(x, seen.rows), own_weight, own_bias, eps, y, mean, rstd)
-    return seen.deliver(y, out)
+        call.check_out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight})
+    dx, dweight, dbias = call.target(out, x), call.new_parameter(), call.new_parameter()
+    call.layernorm.layer_norm_backward(call, *given, scale, dx, dweight, dbias)
+    return Gradients(call.deliver(dx, out), call.deliver_parameter(dweight), call.deliver_parameter(dbias))

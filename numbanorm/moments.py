@@ -5,11 +5,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm._call import arguments
-from numbanorm._call.kinds import elsewhere
-from numbanorm._call.view import blocks, split
-from numbanorm._scaling.measured import BLOCK, measured, working_dtype
-from numbanorm._states import State, in_one_unit, merged, nothing
+from numbanorm._call import arguments, numbers
+from numbanorm._scaling.devices import measured_by
+from numbanorm._states import State, in_one_unit, merged
 from numbanorm._types import Array
 
 
@@ -62,7 +60,7 @@ class Moments:
     """
 
     def __init__(self, count: Any, mean: Any, m2: Any) -> None:
-        given = arguments.per_channel({"count": count, "mean": mean, "m2": m2}, not_negative=("count", "m2"))
+        given = numbers.per_channel({"count": count, "mean": mean, "m2": m2}, not_negative=("count", "m2"))
         none = np.zeros_like(given[1])
         self._state = State(given[0], given[1], none, given[2], none)  # replaced as one, so never torn
 
@@ -107,10 +105,10 @@ class Moments:
         """
         omit = _omits(nan_policy)
         if isinstance(x, np.ndarray) or not arguments.is_iterable_of_arrays(x):
-            return cls._of_state(_state_of(x, channel_axis, mask, omit))
+            return cls._of_state(measured_by("x", x).state_of(x, channel_axis, mask, omit))
         if mask is not None:
             raise TypeError("mask: beside an iterable of blocks, must be None; pass each block and its mask to update")
-        states = (_state_of(block, channel_axis, None, omit) for block in x)
+        states = (measured_by("x", block).state_of(block, channel_axis, None, omit) for block in x)
         first = next(states, None)
         if first is None:
             raise ValueError("x: no blocks, must be at least one, which may have no values")
@@ -196,7 +194,7 @@ class Moments:
             return np.sqrt(self._var_in_units(ddof)) * self._state.unit
 
     def _var_in_units(self, ddof: float) -> Array:
-        over = self.count - arguments.number("ddof", ddof)
+        over = self.count - numbers.number("ddof", ddof)
         return np.divide(self._state.m2, over, out=np.full_like(over, np.nan), where=over > 0)
 
     def __repr__(self) -> str:
@@ -208,28 +206,3 @@ def _omits(nan_policy: Any) -> bool:
     if nan_policy not in ("propagate", "omit"):
         raise ValueError(f"nan_policy: {nan_policy!r}, must be 'propagate' or 'omit'")
     return bool(nan_policy == "omit")
-
-
-def _state_of(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
-    if not isinstance(x, np.ndarray) and (functions := elsewhere(x)):
-        return functions.moments(x, channel_axis, mask, omit_nan)
-    arguments.numbers("x", x)
-    x = np.asarray(x)  # not a subclass
-    if x.ndim == 0:
-        raise ValueError("x: shape (), must have at least 1 axis")
-    x = x[:, None] if x.ndim == 1 else x
-    axis = arguments.channel_axis(channel_axis, x)
-    positions = np.moveaxis(x, axis, -1)
-    if mask is not None:
-        arguments.mask_type(mask, positions.shape[:-1])
-    dtype = working_dtype(x)
-    if mask is None and x.dtype == dtype:
-        seen = split(x, (axis,))
-        if seen.lies(x):
-            return measured(seen, x, omit_nan)
-    state = nothing(x.shape[axis])
-    for index in blocks(positions[..., 0], BLOCK // max(1, x.shape[axis])) if x.size else ():
-        values = positions[index] if mask is None else positions[index][mask[index]]
-        own = values.reshape(-1, x.shape[axis]).astype(dtype, "C")
-        state = merged(state, measured(split(own, (1,)), own, omit_nan))
-    return state

@@ -1,6 +1,6 @@
 """How many threads calls use: the public functions."""
 
-from numbanorm._call import arguments
+from numbanorm._call import numbers
 from numbanorm.cpu.engine import engines
 
 
@@ -31,7 +31,7 @@ def set_num_threads(n: int | None) -> None:
     1
     >>> set_num_threads(None)
     """
-    engines.ask_for(None if n is None else arguments.size("n", n))
+    engines.ask_for(None if n is None else numbers.size("n", n))
 
 
 def get_num_threads() -> int:

@@ -34,10 +34,10 @@ def test_nothing_is_imported_beside_numpy_numba_and_llvmlite():
 
 
 def test_arrays_on_a_gpu_import_nothing_of_scikit_learn():
-    """The first call on one imports `numbanorm.cuda.functions`."""
+    """The first call on one imports `numbanorm._call.device`."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
     command = (
-        "import sys; import numbanorm, numbanorm.cuda.functions\n"
+        "import sys; import numbanorm, numbanorm._call.device\n"
         "print('numbanorm._scaling.device_tables' in sys.modules)\n"
         "print([name for name in sys.modules if name.startswith('sklearn')])"
     )

@@ -1,72 +1,65 @@
-"""What a call on arrays of a GPU works with: its arrays, device and stream, memory for results, and launches."""
+"""A call on arrays of a GPU: what its kernels are given, and what comes back, as `numbanorm._call.host` has it.
+
+Nothing is read back: what only the values would tell (a mask that is False everywhere, a negative variance) shows as
+NaN in the results, not as an error.
+"""
 
 from functools import lru_cache
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from numbanorm._call import arguments
-from numbanorm._call.view import Split, split
+from numbanorm._call import arguments, axes
+from numbanorm._call.view import Layout, View, dense_strides, layout_of, reordered
 from numbanorm._types import Array, Shape
-from numbanorm.cuda import launch
+from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm
 from numbanorm.cuda.grids import Run, type_of
 from numbanorm.cuda.kernels import copies
-from numbanorm.cuda.libraries import Seen, library_of, seen_at, seen_from_here
+from numbanorm.cuda.libraries import Seen, library_of, seen_from_here
 
 _APART = 256  # bytes: pieces of one allocation begin at multiples of it
+_BOOL = np.dtype(np.bool_)
 
 
-class Layout(NamedTuple):
-    """How arrays of a shape are seen as (outer, own, inner), and the strides with which they lie so."""
-
-    split: Split
-    strides: Shape  # of x
-    kept: Shape  # of statistics of x's axes, 1 long where they are normalised
-    parameter: Shape  # of arrays over the normalised axes
-    others: Shape  # of arrays over the other axes, in units of one
-
-
-@lru_cache(1 << 10)
-def layout(shape: Shape, strides: Shape, typestr: str, axes: Shape) -> Layout:
-    """Of an array like that, normalised over these axes."""
-    x = seen_at(0, False, shape, strides, typestr).array
-    seen = split(x, axes)
-    order = seen.order or tuple(range(x.ndim))
-    itemsize = seen.dtype.itemsize
-    others = tuple(i for i in range(x.ndim) if i not in axes)
-    return Layout(
-        seen,
-        _dense(seen.shape, order, itemsize),
-        _dense(seen.kept_shape, order, itemsize),
-        _dense(seen.parameter_shape, tuple(axes.index(i) for i in order if i in axes), itemsize),
-        _dense(tuple(seen.shape[i] for i in others), tuple(others.index(i) for i in order if i in others), 1),
-    )
-
-
-def _dense(shape: Shape, order: Shape, itemsize: int) -> Shape:
-    strides, step = [0] * len(shape), itemsize
-    for i in reversed(order):
-        strides[i] = step
-        step *= shape[i]
-    return tuple(strides)
-
-
-class Call:
+class DeviceCall:
     """One call: x and the other arrays, by name, as they are seen from here."""
 
-    def __init__(self, x: Any, **others: Any) -> None:
+    batchnorm = batchnorm
+    batchnorm_halves = batchnorm_halves
+    layernorm = layernorm
+    no_statistic = Run(0, np.dtype(np.float32), 0)
+
+    def __init__(self, x: Any) -> None:
         self._like, self._library, self._kept = x, library_of("x", x), []  # type: Any, Any, list[Any]
-        self._out = others.get("out")
         self._device, self._stream = self._library.device(x), self._library.stream(x)
-        self.x, self.seen, streams = seen_from_here("x", x, self._library), {}, set()  # type: Seen, dict[str, Seen | None], set[int]
-        for name, value in others.items():
-            self.seen[name] = None if value is None else self._beside_x(name, value)
-            if value is not None and self._library.has_streams:
-                streams.add(self._library.stream(value))
-        self._others = streams - {self._stream}
-        if self._others:
-            launch.wait(self._device, self._stream, self._others)
+        self._seen: dict[str, Seen] = {"x": seen_from_here("x", x, self._library)}
+        self._others: set[int] = set()  # streams of other arrays, which must wait for this call
+        self._updated: list[tuple[str, Run, Shape]] = []
+        self.x = self._seen["x"].array
+        self.view: View
+
+    @property
+    def planes(self) -> tuple[int, int, int]:
+        """The sizes of x for kernels: outer, middle, inner."""
+        return self.view.planes
+
+    def see_x_as(self, x: Array) -> None:
+        """Take x for an array of other axes at the same address."""
+        self.x, self._seen["x"] = x, self._seen["x"]._replace(array=x)
+
+    def array(self, name: str, value: Any) -> Array | None:
+        """An argument as NumPy sees it, for checks."""
+        return None if value is None else self._see(name, value).array
+
+    def _see(self, name: str, value: Any) -> Seen:
+        if name not in self._seen:
+            self._seen[name] = self._beside_x(name, value)
+            other = self._library.stream(value) if self._library.has_streams else self._stream
+            if other != self._stream and other not in self._others:
+                launch.wait(self._device, self._stream, {other})
+                self._others.add(other)
+        return self._seen[name]
 
     def _beside_x(self, name: str, value: Any) -> Seen:
         if not hasattr(type(value), "__cuda_array_interface__") or library_of(name, value) is not self._library:
@@ -76,15 +69,124 @@ class Call:
             raise ValueError(f"{name}: on {where}, must be on device {self._device}, that of x")
         return seen_from_here(name, value, self._library)
 
-    def layout(self, axes: Shape) -> Layout:
-        """Of x, normalised over these axes."""
-        x = self.x.array
-        return layout(x.shape, x.strides, x.dtype.str, axes)
+    def load_x(self, x: Any, dtype: np.dtype[Any] | None = None) -> Run:
+        """The x of this call, for a kernel: as it is, or as another dtype."""
+        dtype = dtype or self.view.storage
+        return self._run("x", x, dense_strides(self.view.shape, self.view.order, dtype.itemsize), dtype)
 
-    def array(self, name: str) -> Array | None:
-        """For checks."""
-        found = self.seen[name]
-        return None if found is None else found.array
+    def like_x(self, name: str, value: Any, x: Any) -> Run:
+        """An array of x's shape and dtype, checked, for a kernel."""
+        arguments.like(name, self.array(name, value), self.x)
+        return self._run(name, value, self._dense(self.view.shape), self.view.storage)
+
+    def parameter(self, name: str, value: Any, otherwise: float) -> Run:
+        """A weight or bias, checked; without one, nothing, which kernels take for `otherwise`."""
+        if value is None:
+            return Run(0, self.view.arithmetic, 0)
+        arguments.parameter(name, self.array(name, value), self.view.parameter_shape, self.view.arithmetic)
+        return self._run(name, value, self._parameter_strides(), self.view.arithmetic)
+
+    def statistic(self, name: str, value: Any, dtype: np.dtype[Any] | None = None) -> Run:
+        """A mean or the like, checked, for a kernel: of the arithmetic's dtype or another."""
+        arguments.statistic(name, self.array(name, value), self.view.statistic_shape, self.view.storage)
+        dtype = dtype or self.view.arithmetic
+        return self._run(name, value, self._statistic_strides(dtype), dtype)
+
+    def exact_statistic(self, name: str, value: Any) -> Run:
+        """One of which no digit may be lost: in its own dtype."""
+        array = self.array(name, value)
+        return self.statistic(name, value, None if array is None else array.dtype)
+
+    def mask(self, mask: Any, may_be_empty: bool = False) -> Run:
+        """The positions that count, checked, as (outer, inner); nothing if all do."""
+        if mask is None:
+            return Run(0, _BOOL, 0)
+        (axis,), shape = self.view.axes.statistic, self.view.shape
+        arguments.mask_type(self.array("mask", mask), shape[:axis] + shape[axis + 1 :])
+        others, order = self.view.axes.reduced, self.view.order or tuple(range(len(shape)))
+        strides = dense_strides(tuple(shape[i] for i in others), reordered(others, order), _BOOL.itemsize)
+        return self._run("mask", mask, strides, _BOOL)
+
+    def check_several_values(self, x: Any, mask: Any) -> None:
+        """Each channel must have a variance."""
+        if mask is None:
+            arguments.several_values(self.x, self.view.count, masked=False)
+
+    def check_out(self, out: Any, x: Any, same: dict[str, Any], apart: dict[str, Any]) -> None:
+        """What `arguments.out` checks."""
+        arguments.out(self.array("out", out), self.x, self._arrays(same), self._arrays(apart))
+
+    def check_updated(self, name: str, value: Any, apart: dict[str, Any]) -> None:
+        """What `arguments.updated` checks, of a statistic."""
+        shape, dtype = self.view.statistic_shape, self.view.storage
+        arguments.updated(name, self.array(name, value), shape, dtype, self._arrays(apart))
+
+    def _arrays(self, values: dict[str, Any]) -> dict[str, Array | None]:
+        return {name: self.array(name, value) for name, value in values.items()}
+
+    def updated(self, name: str, value: Any) -> Run:
+        """A statistic that kernels update in place, in its own dtype."""
+        if value is None:
+            return Run(0, self.view.arithmetic, 0)
+        run = self.exact_statistic(name, value)
+        self._updated.append((name, run, (run.dtype.itemsize,)))
+        return run
+
+    def target(self, out: Any, x: Any) -> Run:
+        """What receives a result of x's shape: the memory of `out` where it can."""
+        strides = self._dense(self.view.shape)
+        if out is None:
+            return self.empty(self.view.shape, strides, self.view.storage)
+        seen = self._see("out", out)
+        if _lies_so(seen.array, strides):
+            run = Run(seen.address, self.view.storage, seen.array.size)
+        else:
+            (run,) = self.scratch(self.view.storage, seen.array.size)
+        self._updated.append(("out", run, strides))
+        return run
+
+    def new_statistic(self, dtype: np.dtype[Any] | None = None) -> Run:
+        """Room for a mean or the like."""
+        dtype = dtype or self.view.arithmetic
+        return self.empty(self.view.statistic_shape, self._statistic_strides(dtype), dtype)
+
+    def new_parameter(self) -> Run:
+        """Room for the gradient of a parameter."""
+        return self.empty(self.view.parameter_shape, self._parameter_strides(), self.view.arithmetic)
+
+    def deliver(self, result: Run, out: Any) -> Any:
+        """A filled `target`, as the caller gets it; nothing is launched after it."""
+        for name, run, strides in self._updated:
+            self._put_back(name, run, strides)
+        self._updated.clear()
+        self._finish()
+        return result.array if out is None else out
+
+    def deliver_statistic(self, statistic: Run) -> Any:
+        """A filled `new_statistic`, as the caller gets it."""
+        self._finish()
+        return statistic.array
+
+    def deliver_parameter(self, gradient: Run) -> Any:
+        """A filled `new_parameter`, as the caller gets it."""
+        self._finish()
+        return gradient.array
+
+    def _finish(self) -> None:
+        """Have the streams of other arrays, that have been read and may have been written, wait for all of this."""
+        for other in self._others:
+            launch.wait(self._device, other, {self._stream})
+        self._others.clear()
+
+    def _dense(self, shape: Shape) -> Shape:
+        return dense_strides(shape, self.view.order, self.view.storage.itemsize)
+
+    def _statistic_strides(self, dtype: np.dtype[Any]) -> Shape:
+        keeps_axes = len(self.view.statistic_shape) == len(self.view.shape)
+        return dense_strides(self.view.statistic_shape, self.view.order if keeps_axes else None, dtype.itemsize)
+
+    def _parameter_strides(self) -> Shape:
+        return dense_strides(self.view.parameter_shape, self.view.parameter_order, self.view.arithmetic.itemsize)
 
     def launch(self, kernel: launch.Kernel, grid: int, block: tuple[int, int], *arguments: Any) -> None:
         """Runs among the arguments stand for their addresses. Nothing is done for no blocks."""
@@ -92,10 +194,10 @@ class Call:
             values = tuple(a.address if isinstance(a, Run) else a for a in arguments)
             launch.launch(kernel, grid, block, values, self._stream, self._device)
 
-    def empty(self, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> tuple[Any, Run]:
+    def empty(self, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> Run:
         """A new array of the caller's kind, in which values follow each other in some order of the axes."""
         array = self._library.empty(self._like, shape, strides, dtype)
-        return array, Run(self._library.place(array)[0], dtype, prod(shape))
+        return Run(self._library.place(array)[0], dtype, prod(shape), array)
 
     def scratch(self, dtype: np.dtype[Any], *sizes: int) -> list[Run]:
         """Room for so many values each, until the call is over: what comes later on the stream may have it then."""
@@ -103,46 +205,23 @@ class Call:
         for size in sizes:
             starts.append(end)
             end += -(-size * dtype.itemsize // _APART) * _APART
-        array, run = self.empty((end // dtype.itemsize,), (dtype.itemsize,), dtype)
-        self._kept.append(array)
+        run = self.empty((end // dtype.itemsize,), (dtype.itemsize,), dtype)
+        self._kept.append(run.array)
         return [Run(run.address + start, dtype, size) for start, size in zip(starts, sizes, strict=True)]
 
-    def run(self, name: str, strides: Shape, dtype: np.dtype[Any]) -> Run:
+    def _run(self, name: str, value: Any, strides: Shape, dtype: np.dtype[Any]) -> Run:
         """The values of an array as they lie with these strides, of this dtype; a copy if they do not."""
-        seen = self.x if name == "x" else self.seen[name]
-        if seen is None:
-            return Run(0, dtype, 0)
+        seen = self._see(name, value)
         if seen.array.dtype == dtype and _lies_so(seen.array, strides):
             return Run(seen.address, dtype, seen.array.size)
         (run,) = self.scratch(dtype, seen.array.size)
         self._copy(seen.address, seen.array, run.address, dtype, strides)
         return run
 
-    def target(self, strides: Shape) -> tuple[Any, Run]:
-        """What receives a result of x's shape, and where kernels write it: into `out` where it lies so."""
-        out = self.seen["out"]
-        if out is None:
-            return self.empty(self.x.array.shape, strides, self.x.array.dtype)
-        if _lies_so(out.array, strides):
-            return None, Run(out.address, out.array.dtype, out.array.size)
-        (run,) = self.scratch(out.array.dtype, out.array.size)
-        return None, run
-
-    def deliver(self, result: Any, run: Run, strides: Shape) -> Any:
-        """A `target` that has been filled, as the caller gets it; nothing is launched after it."""
-        self.put_back("out", run, strides)
-        self.finish()
-        return result if self._out is None else self._out
-
-    def finish(self) -> None:
-        """Have the streams of other arrays, that have been read and may have been written, wait for all of this."""
-        for other in self._others:
-            launch.wait(self._device, other, {self._stream})
-
-    def put_back(self, name: str, run: Run, strides: Shape) -> None:
+    def _put_back(self, name: str, run: Run, strides: Shape) -> None:
         """Into an array, what was written in its place, if that was elsewhere."""
-        seen = self.seen.get(name)
-        if seen is not None and seen.address != run.address:
+        seen = self._seen[name]
+        if seen.address != run.address:
             self._copy(run.address, seen.array, seen.address, run.dtype, seen.array.strides, strides)
 
     def fetch(self, run: Run) -> Array:
@@ -183,3 +262,26 @@ def _lies_so(array: Array, strides: Shape) -> bool:
     return array.strides == strides or all(
         own == other for own, other, size in zip(array.strides, strides, array.shape, strict=True) if size > 1
     )
+
+
+def over_axes(x: Any, axis: Any) -> DeviceCall:
+    """A call on an x, checked, that is normalised over `axis`."""
+    call = DeviceCall(x)
+    arguments.array("x", call.x)
+    call.view = _view(layout_of(call.x), axes.axes(axis, call.x), False)
+    return call
+
+
+def over_channels(x: Any, channel_axis: Any, one_axis_is_one_channel: bool = False) -> DeviceCall:
+    """A call on an x, checked, of which each channel is normalised."""
+    call = DeviceCall(x)
+    if one_axis_is_one_channel and call.x.ndim == 1:
+        call.see_x_as(call.x[:, None])
+    arguments.array("x", call.x)
+    call.view = _view(layout_of(call.x), (axes.channel_axis(channel_axis, call.x),), True)
+    return call
+
+
+@lru_cache(1 << 10)
+def _view(layout: Layout, middle_axes: Shape, per_channel: bool) -> View:
+    return View.of(layout, middle_axes, per_channel)

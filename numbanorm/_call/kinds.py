@@ -1,16 +1,45 @@
-"""Which functions are for an array: those of the CPU, or others."""
+"""What kind of array a call is on, and the call that fits it. No library is imported to find out."""
 
 from typing import Any
 
-from numbanorm._call import arguments
+import numpy as np
+
+from numbanorm._call import arguments, host
 
 
-def elsewhere(x: Any, name: str = "x") -> Any:
-    """The functions for an x that is on a GPU, or None: then it is for the checks to say what is wrong."""
-    if not arguments.on_gpu(x):
-        return None
+def over_axes(x: Any, axis: Any) -> Any:
+    """A call on an x, checked, that is normalised over `axis`."""
+    if type(x) is np.ndarray and type(axis) is int and x.flags.carray:
+        call = host.usual_call(x.shape, x.dtype, axis, False)
+        if call is not None:
+            return call
+    return _made_for(x).over_axes(x, axis)
+
+
+def over_channels(x: Any, channel_axis: Any) -> Any:
+    """A call on an x, checked, of which each channel is normalised."""
+    if type(x) is np.ndarray and type(channel_axis) is int and x.flags.carray:
+        call = host.usual_call(x.shape, x.dtype, channel_axis, True)
+        if call is not None:
+            return call
+    return _made_for(x).over_channels(x, channel_axis)
+
+
+def _made_for(x: Any) -> Any:
+    """The module that makes calls on arrays like x."""
+    if not is_on_device("x", x):
+        return host
+    from numbanorm._call import device
+
+    return device
+
+
+def is_on_device(name: str, x: Any) -> bool:
+    """Whether an argument is on a GPU. It is a TypeError if there is nothing to run kernels there."""
+    if isinstance(x, np.ndarray) or not arguments.on_gpu(x):
+        return False
     try:
-        from numbanorm.cuda import functions
+        pass
     except Exception as error:  # of any type, where numba-cuda's version is not one that the kernels know
         raise arguments.no_cuda(name, x, error) from error
-    return functions
+    return True

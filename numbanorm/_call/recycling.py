@@ -18,7 +18,7 @@ import numpy as np
 from numba import types
 from numpy._core import multiarray
 
-from numbanorm._call import arguments
+from numbanorm._call import numbers
 from numbanorm._types import Array, Shape
 from numbanorm.cpu.compiling.jit import c_address
 from numbanorm.cpu.engine import allocator
@@ -117,7 +117,7 @@ def recycle_memory(limit: int) -> int:
     0
     """
     global _limit
-    previous, _limit = _limit, arguments.size("limit", limit, least=0)
+    previous, _limit = _limit, numbers.size("limit", limit, least=0)
     if _made:
         allocator.set_limit(_pool().address, min(_limit, sys.maxsize))
     return previous

@@ -5,14 +5,14 @@ from typing import Any
 
 import numpy as np
 
-from numbanorm._call import arguments, recycling
-from numbanorm._call.view import Split, blocks, see, split
+from numbanorm._call import arguments, host, recycling
+from numbanorm._call.host import HostCall
+from numbanorm._call.view import blocks
 from numbanorm._scaling import table_arguments
 from numbanorm._scaling.estimators import table
 from numbanorm._scaling.measured import BLOCK, measured, working_dtype
 from numbanorm._states import Extremes, Linear, State, merged, nothing
-from numbanorm._types import Array
-from numbanorm.cpu.engine.machine import streams
+from numbanorm._types import FLOAT64, FLOATS, Array
 from numbanorm.cpu.engine.parallel import engine
 from numbanorm.cpu.kernels import scalers as kernels
 
@@ -23,10 +23,10 @@ def column_moments(X: Array, sample_weight: Any) -> State:
     """Of each column, of all values but NaN; with weights, count is the sum of theirs."""
     weights = None if sample_weight is None else table_arguments.weights(sample_weight, len(X))
     state = None
-    for rows, block, seen in _blocks(X, working_dtype(X)):
+    for rows, block, call in _blocks(X, working_dtype(X)):
         if weights is not None:
-            _extremes(seen, block)  # raises if there is an infinity, also of weight 0
-        found = measured(seen, block, omit_nan=True, weights=None if weights is None else weights[rows])
+            _extremes(call, block)  # raises if there is an infinity, also of weight 0
+        found = measured(call, block, omit_nan=True, weights=None if weights is None else weights[rows])
         table_arguments.finite_moments(found, weights)
         state = found if state is None else merged(state, found)
     return nothing(X.shape[1]) if state is None else state
@@ -35,8 +35,8 @@ def column_moments(X: Array, sample_weight: Any) -> State:
 def column_extremes(X: Array) -> Extremes:
     """Of each column, in X's dtype."""
     low, high = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
-    for _, block, seen in _blocks(X, working_dtype(X)):
-        own = _extremes(seen, block)
+    for _, block, call in _blocks(X, working_dtype(X)):
+        own = _extremes(call, block)
         low, high = np.minimum(low, own.low), np.maximum(high, own.high)
     return Extremes(*(np.where(low > high, np.nan, a).astype(result_dtype(X)) for a in (low, high)))
 
@@ -45,11 +45,11 @@ def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
     """The table that `linear` makes of X: X itself where it can be, if so asked for, of whatever strides."""
     own = in_place and arguments.is_floating(X.dtype) and X.flags.writeable
     if own:
-        for _, block, seen in _blocks(X, working_dtype(X)):
-            _extremes(seen, block)  # raises if there is an infinity
+        for _, block, call in _blocks(X, working_dtype(X)):
+            _extremes(call, block)  # raises if there is an infinity
     result = result_dtype(X)
-    dtype = np.promote_types(working_dtype(X), result) if result.type in arguments.FLOATS else working_dtype(X)
-    dtype = dtype if linear.fits(dtype) else arguments.FLOAT64
+    dtype = np.promote_types(working_dtype(X), result) if result.type in FLOATS else working_dtype(X)
+    dtype = dtype if linear.fits(dtype) else FLOAT64
     low, high = linear.limits(result)
     linear = linear._replace(low=low, high=high)
     if linear.is_plain() and (lies := _where_it_lies(X, dtype)):
@@ -57,66 +57,65 @@ def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
     y = X if own else recycling.empty(X.shape, result, X)
     if not linear.is_plain():
         return _scaled_in_units(X, linear, y)
-    for rows, block, seen in _blocks(X, dtype):
-        y[rows] = _scaled(seen, block, linear, block)
+    for rows, block, call in _blocks(X, dtype):
+        y[rows] = _scaled(call, block, linear, block)
     return y
 
 
 def result_dtype(X: Array) -> np.dtype[Any]:
     """That of floating point which a table has, or float64."""
-    return X.dtype.newbyteorder("=") if arguments.is_floating(X.dtype) else arguments.FLOAT64
+    return X.dtype.newbyteorder("=") if arguments.is_floating(X.dtype) else FLOAT64
 
 
-def _blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array, Split]]:
+def _blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array, HostCall]]:
     """X if kernels can read it where it lies, as this dtype, else copies of some rows after others, that they can."""
-    if seen := _where_it_lies(X, dtype):
-        yield slice(None), X, seen
+    if call := _where_it_lies(X, dtype):
+        yield slice(None), X, call
         return
     yield from _copied_blocks(X, dtype)
 
 
-def _copied_blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array, Split]]:
+def _copied_blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array, HostCall]]:
     for (rows,) in blocks(X[:, 0], BLOCK // X.shape[1]):
         block = X[rows].astype(dtype, "C")
-        yield rows, block, split(block, (1,))
+        yield rows, block, host.over_channels(block, 1)
 
 
-def _where_it_lies(X: Array, dtype: np.dtype[Any]) -> Split | None:
+def _where_it_lies(X: Array, dtype: np.dtype[Any]) -> HostCall | None:
     """How kernels see X, if they can read it as this dtype without a copy."""
-    seen = see(X, 1, arguments.channel_axes) if X.dtype == dtype else None
-    return seen if seen is not None and seen.lies(X) else None
+    call = host.over_channels(X, 1) if X.dtype == dtype else None
+    return call if call is not None and call.lies(X) else None
 
 
-def _extremes(seen: Split, X: Array) -> Extremes:
+def _extremes(call: HostCall, X: Array) -> Extremes:
     """The least and the greatest of each column, inf and -inf where it has no value. An error if one is infinite."""
-    found = Extremes(*np.empty((2, seen.own), seen.dtype))
-    kernels.channel_extremes(engine(), seen.load_x(X, seen.planes), *found)
+    found = Extremes(*np.empty((2, call.middle), call.storage))
+    kernels.channel_extremes(engine(), call.load_x(X), *found)
     if (np.isinf(found).any(0) & (found.low <= found.high)).any():
         raise table_arguments.infinity("X")
     return found
 
 
-def _scaled(seen: Split, X: Array, linear: Linear, out: Array | None) -> Array:
-    y = seen.target(out, seen.planes, X)
-    if _scale(seen, X, linear, y):
+def _scaled(call: HostCall, X: Array, linear: Linear, out: Array | None) -> Array:
+    y = call.target(out, X)
+    if _scale(call, X, linear, y):
         raise table_arguments.infinity("X")
-    return seen.deliver(y, out)
+    return call.deliver(y, out)
 
 
 def _scaled_in_units(X: Array, linear: Linear, y: Array) -> Array:
-    for rows, block, seen in _copied_blocks(X, arguments.FLOAT64):
+    for rows, block, call in _copied_blocks(X, FLOAT64):
         if np.isinf(block).any():
             raise table_arguments.infinity("X")
         with np.errstate(over="ignore", under="ignore"):
             block /= linear.x_unit
-            _scale(seen, block, linear._replace(low=-np.inf, high=np.inf), seen.target(block, seen.planes, block))
+            _scale(call, block, linear._replace(low=-np.inf, high=np.inf), call.target(block, block))
             block *= linear.y_unit
             y[rows] = np.clip(block, linear.low, linear.high)
     return y
 
 
-def _scale(seen: Split, X: Array, linear: Linear, y: Array) -> bool:
+def _scale(call: HostCall, X: Array, linear: Linear, y: Array) -> bool:
     """Fill y; whether X has an infinity in it."""
-    stream = not seen.small and streams(2 * X.nbytes)
-    given = seen.load_x(X, seen.planes), *linear.factors(seen.dtype), linear.low, linear.high
-    return bool(kernels.scale_channels(engine(), stream, *given, y))
+    given = call.load_x(X), *linear.factors(call.storage), linear.low, linear.high
+    return bool(kernels.scale_channels(engine(), call.streams(2), *given, y))

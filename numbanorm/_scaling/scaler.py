@@ -4,9 +4,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm._call import arguments
-from numbanorm._call.kinds import elsewhere
-from numbanorm._scaling import host_tables, table_arguments
+from numbanorm._call import numbers
+from numbanorm._scaling import table_arguments
+from numbanorm._scaling.devices import tables_for
 from numbanorm._scaling.estimators import Estimator, not_fitted
 from numbanorm._states import Linear
 from numbanorm._types import Array
@@ -81,7 +81,7 @@ class Scaler(Estimator):
         def fit() -> None:
             self._check_parameters()
             first = anew or not hasattr(self, "n_samples_seen_")
-            where = elsewhere(X, "X") or host_tables
+            where = tables_for("X", X)
             table = where.table(self, X, first)
             self.n_features_in_ = table.shape[1]
             seen = self._look(where, table, sample_weight)
@@ -99,8 +99,8 @@ class Scaler(Estimator):
             raise not_fitted(self)
         self._check_parameters()
         if copy is not None:
-            arguments.flag("copy", copy)
-        where = elsewhere(X, "X") or host_tables
+            numbers.flag("copy", copy)
+        where = tables_for("X", X)
         table = where.table(self, X)
         linear = self._linear(table.shape[1])
         if inverse:
@@ -109,7 +109,7 @@ class Scaler(Estimator):
 
     def _check_parameters(self) -> None:
         for name in self._flags:
-            arguments.flag(name, getattr(self, name))
+            numbers.flag(name, getattr(self, name))
 
     def _columns(self) -> int:
         """How many have been fitted, also where no fit but a user has set the attributes."""

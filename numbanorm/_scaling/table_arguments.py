@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from numbanorm._call import arguments
+from numbanorm._call import arguments, numbers
 from numbanorm._call.advice import instead
 from numbanorm._states import State
 from numbanorm._types import Array
@@ -131,7 +131,7 @@ def interval(name: str, value: Any) -> None:
     """Two numbers, the smaller one first."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"{name}: {value!r}, must be a tuple of two numbers")
-    low, high = (arguments.number(name, number, -math.inf) for number in value)
+    low, high = (numbers.number(name, number, -math.inf) for number in value)
     if not low < high:
         raise ValueError(f"{name}: {value!r}, must have the smaller number first")
     if math.isinf(high - low):

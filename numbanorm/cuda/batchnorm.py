@@ -67,8 +67,12 @@ def plan_of(N, C, L, mask, *runs, most_lanes=4):
     return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0, most_lanes)
 
 
-def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentum, eps, mask, y, mean, rstd, N, C, L):
-    """x, y: (N, C, L); mask: (N, L), or none; all else (C,), of parameters and running statistics or none."""
+def batch_norm_forward(call, x, weight, bias, moved, eps, mask, y, mean, rstd):
+    """x, y: (N, C, L); mask: (N, L), or none; all else (C,), of parameters and running statistics or none.
+
+    True: whether the statistics of the batch are finite cannot be told without waiting for them.
+    """
+    (N, C, L), running_mean, running_var, momentum = call.planes, moved.mean, moved.var, moved.momentum
     plan, dtype = plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
     partials, scaled = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, 4 * C)
     place = N, C, L, plan.chunk, plan.tiles
@@ -80,14 +84,20 @@ def batch_norm_forward(call, x, weight, bias, running_mean, running_var, momentu
     call.launch(channel_statistics(dtype, *running), -(-C // block[0]), block, *arguments, *sizes)
     arguments = x, scaled, weight, bias, mask, y, *place, weight.size, bias.size
     call.launch(apply(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
+    return True
 
 
-def batch_norm(call, x, mean, var, weight, bias, eps, y, N, C, L):
-    """Inference. x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,)."""
+def batch_norm(call, x, mean, var, weight, bias, eps, y):
+    """Inference. x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,).
+
+    True: whether a variance is negative cannot be told without waiting for it.
+    """
+    N, C, L = call.planes
     (scaled,) = call.scratch(x.dtype, 4 * C)
     kernel = given_statistics(type_of(x.dtype), type_of(mean.dtype), type_of(var.dtype))
     call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, var, eps, scaled, C)
     _apply(call, x, scaled, weight, bias, NONE, y, N, C, L)
+    return True
 
 
 def _apply(call, x, scaled, weight, bias, mask, y, N, C, L):
@@ -96,15 +106,17 @@ def _apply(call, x, scaled, weight, bias, mask, y, N, C, L):
     call.launch(apply(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments)
 
 
-def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias, N, C, L):
+def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias):
     """dy, x, dx: (N, C, L); mask: (N, L), or none; all else (C,), and of x's dtype."""
+    N, C, L = call.planes
     linear, plan = _gradients(call, dy, x, mean, rstd, NONE, weight, mask, dx, dweight, dbias, N, C, L, frozen=False)
     arguments = dy, x, mean, rstd, linear, mask, dx, N, C, L, plan.chunk, plan.tiles
     call.launch(apply_gradient(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments)
 
 
-def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias, N, C, L):
+def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias):
     """As `batch_norm_backward` where mean and rstd, of any dtypes, are constants."""
+    N, C, L = call.planes
     m, own_rstd, mean_h = call.scratch(x.dtype, C, C, C)
     kernel = given_constants(type_of(x.dtype), type_of(mean.dtype), type_of(rstd.dtype))
     call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, rstd, m, own_rstd, mean_h, C)

@@ -61,8 +61,9 @@ def gradients_of_sums(dtype):
     return Kernel(kernel, (*pointers, *[types.int64] * 2))
 
 
-def batch_norm_backward_reduce(call, dy, x, mean, rstd, mask, sum_dy, sum_dy_x_hat, N, C, L):
+def batch_norm_backward_reduce(call, dy, x, mean, rstd, mask, sum_dy, sum_dy_x_hat):
     """dy, x: (N, C, L); mask: (N, L), or none; all else (C,), float64."""
+    N, C, L = call.planes
     plan = plan_of(N, C, L, mask, dy, x, most_lanes=LANES)
     (partials,) = call.scratch(FLOAT64, plan.pieces * FIELDS * plan.columns)
     kernel = piece_gradients(type_of(x.dtype), plan.lanes, plan.way, KEPT)
@@ -73,8 +74,9 @@ def batch_norm_backward_reduce(call, dy, x, mean, rstd, mask, sum_dy, sum_dy_x_h
     call.launch(channel_sums(), -(-C // block[0]), block, *arguments)
 
 
-def batch_norm_backward_apply(call, dy, x, mean, rstd, weight, sum_dy, sum_dy_x_hat, count, mask, dx, N, C, L):
+def batch_norm_backward_apply(call, dy, x, mean, rstd, weight, sum_dy, sum_dy_x_hat, count, mask, dx):
     """dy, x, dx: (N, C, L); mask: (N, L), or none; weight of x's dtype, or none; mean, rstd and sums, float64: (C,)."""
+    N, C, L = call.planes
     m, own_rstd, linear = call.scratch(x.dtype, C, C, 4 * C)
     arguments = mean, rstd, weight, sum_dy, sum_dy_x_hat, count, m, own_rstd, linear, C, weight.size
     call.launch(gradients_of_sums(type_of(x.dtype)), -(-C // SLOTS), (SLOTS, 1), *arguments)

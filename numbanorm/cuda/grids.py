@@ -18,6 +18,7 @@ class Run(NamedTuple):
     address: int
     dtype: np.dtype[Any]
     size: int
+    array: Any = None  # of the caller's kind, where one was made for them
 
 
 def type_of(dtype: np.dtype[Any]) -> Any:

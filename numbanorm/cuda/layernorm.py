@@ -39,7 +39,30 @@ def _block_of(threads):
     return threads, BLOCK // threads if threads <= WARP else 1
 
 
-def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
+def layer_norm(call, x, weight, bias, eps, y):
+    """Fill y."""
+    layer_norm_forward(call, x, weight, bias, eps, y, call.no_statistic, call.no_statistic)
+
+
+def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd):
+    """Fill y, mean and rstd, or y alone if both others are none."""
+    N, count, L = call.planes
+    if L == 1:
+        _rows_forward(call, x, weight, bias, eps, y, mean, rstd, N, count)
+    else:
+        _columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, count, L)
+
+
+def layer_norm_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias):
+    """Fill dx, dweight and dbias."""
+    N, count, L = call.planes
+    if L == 1:
+        _rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count)
+    else:
+        _columns_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L)
+
+
+def _rows_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
     """x, y: (rows, cols); weight, bias: (cols,), or none; mean, rstd: (rows,), or both none."""
     dtype, lanes = type_of(x.dtype), lanes_for(cols, x, weight, bias, y)
     threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_THREADS)
@@ -51,7 +74,7 @@ def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
         call.launch(long_rows_forward(dtype, lanes), rows, (SLOTS, 1), *arguments)
 
 
-def layer_norm_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
+def _rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
     """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), or none; dweight, dbias: (cols,)."""
     dtype, lanes = type_of(x.dtype), lanes_for(cols, dy, x, weight, dx)
     threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_GRADIENT_THREADS)
@@ -92,7 +115,7 @@ def _tiling(L, lanes):
     return (threads, SLOTS // threads), -(-L // (lanes * threads))
 
 
-def layer_norm_columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, count, L):
+def _columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, count, L):
     """x, y: (N, count, L); weight, bias: (count,), or none; mean, rstd: (N, L), or both none."""
     lanes = lanes_for(L, x, y, mean, rstd)
     block, tiles = _tiling(L, lanes)
@@ -100,7 +123,7 @@ def layer_norm_columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, cou
     call.launch(columns_forward(type_of(x.dtype), lanes), N * tiles, block, *arguments)
 
 
-def layer_norm_columns_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L):
+def _columns_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L):
     """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), or none; dweight, dbias: (count,)."""
     dtype, lanes = type_of(x.dtype), lanes_for(L, dy, x, dx, mean, rstd)
     block, tiles = _tiling(L, lanes)

@@ -11,8 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numbanorm._call.advice import kind_of, on_gpu
-from numbanorm._call.arguments import FLOATS
-from numbanorm._types import Array, Shape
+from numbanorm._types import FLOATS, Array, Shape
 from numbanorm.cuda import cuda
 
 Place = tuple[int, bool, Shape, Shape | None, str]  # address, read-only, shape, strides (None: C order), type string

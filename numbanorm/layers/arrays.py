@@ -6,8 +6,9 @@ from typing import Any, Self
 
 import numpy as np
 
-from numbanorm._call import arguments, overlap
+from numbanorm._call import overlap
 from numbanorm._types import Array
+from numbanorm.layers import arguments as layer_arguments
 
 
 class LayerArray:
@@ -86,9 +87,9 @@ def assigned(name: str, value: Any, current: Any) -> Any:
     if current is None:
         raise ValueError(f"{name}: there is none, must stay so; make a layer that has it")
     if current.ndim == 0:
-        number = arguments.converted(name, value, current)
+        number = layer_arguments.converted(name, value, current)
         if not isinstance(value, np.ndarray):
             current[...] = number
             return current
-    arguments.replacement(name, value, current)
+    layer_arguments.replacement(name, value, current)
     return value

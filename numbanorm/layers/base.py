@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from numbanorm._call import arguments, overlap
+from numbanorm._call import numbers, overlap
 from numbanorm._call.advice import shown
 from numbanorm._types import Array, Shape
 from numbanorm.layers import state as states
@@ -38,7 +38,7 @@ class NamedGradient(NamedTuple):
 
 def _mode(layer: Any, mode: Any) -> bool:
     """What `training` becomes; a change drops the pass that waits."""
-    arguments.flag("training", mode)
+    numbers.flag("training", mode)
     if layer._last is not None and bool(mode) != layer.training:
         layer._last, layer._why_none = None, DROPPED
     return bool(mode)
@@ -50,7 +50,7 @@ class Layer(ABC):
     weight = LayerArray("The array that x_hat is multiplied by, of the layer's dtype; None if there is none.")
     bias = LayerArray("The array that is added then, of the layer's dtype; None if there is none.")
     training: Any = Checked("Whether statistics are those of each batch; `train` and `eval` set it.", _mode)
-    eps: Any = Checked("Added to the variance.", lambda layer, value: arguments.eps(value))
+    eps: Any = Checked("Added to the variance.", lambda layer, value: numbers.eps(value))
 
     def __init__(self, shape: Shape, dtype: np.dtype[Any], weight: bool, bias: bool) -> None:
         self.dtype = dtype
@@ -156,7 +156,7 @@ class Layer(ABC):
     def _keep(self, x: Any, copy: bool, out: Any) -> Saved:
         """What backward will need of x and the parameters, before a forward pass writes into `out`."""
         if copy is not False:
-            arguments.flag("copy", copy)
+            numbers.flag("copy", copy)
         if not copy and isinstance(out, np.ndarray) and overlap.overlap(out, x):
             raise ValueError("out: overlaps x, which backward needs, must have memory of its own; or pass copy=True")
         return Saved(self, x, copy)
@@ -206,7 +206,7 @@ class Layer(ABC):
 
         A change of mode drops what was kept for `backward`, but for what `forward_saved` has returned.
         """
-        arguments.flag("mode", mode)
+        numbers.flag("mode", mode)
         self.training = mode
         return self
 
@@ -253,7 +253,7 @@ class Layer(ABC):
         ValueError
             An array in it has another shape.
         """
-        arguments.flag("strict", strict)
+        numbers.flag("strict", strict)
         return states.load(self._arrays(), state, bool(strict), prefix)
 
     def _shown(self, size: Any, options: dict[str, Any], others: dict[str, tuple[Any, Any]]) -> str:

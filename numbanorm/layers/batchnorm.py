@@ -6,15 +6,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import DTypeLike
 
-from numbanorm._call import arguments
+from numbanorm._call import arguments, numbers
+from numbanorm._call.kinds import over_channels
+from numbanorm._call.view import positions
 from numbanorm._types import Array, Gradients
-from numbanorm.batchnorm import (
-    batch_norm,
-    batch_norm_backward,
-    positions,
-    train_forward,
-    update_running,
-)
+from numbanorm.batchnorm import batch_norm, batch_norm_backward, forward_in_training
+from numbanorm.cpu.batchnorm import update_running
+from numbanorm.layers import arguments as layer_arguments
 from numbanorm.layers import synchronised
 from numbanorm.layers.arrays import Checked
 from numbanorm.layers.base import NOT_KEPT
@@ -86,9 +84,7 @@ class BatchNorm(TrackingLayer):
     (array([ 2.5, 25. ]), array([  2., 200.]))
     """
 
-    channel_axis: Any = Checked(
-        "The axis of the channels in x.", lambda layer, value: arguments.any_channel_axis(value)
-    )
+    channel_axis: Any = Checked("The axis of the channels in x.", lambda layer, value: numbers.any_channel_axis(value))
     all_reduce: Any = Checked("What sums over the processes that a batch is spread over, or None.", _reduction)
 
     def __init__(
@@ -105,12 +101,12 @@ class BatchNorm(TrackingLayer):
         all_reduce: Reduce | None = None,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        self.num_features = arguments.channel_count("num_features", num_features)
+        self.num_features = numbers.channel_count("num_features", num_features)
         self.eps, self.momentum, self.channel_axis = eps, momentum, channel_axis
         for name, flag in {"affine": affine, "track_running_stats": track_running_stats, "bias": bias}.items():
-            arguments.flag(name, flag)
+            numbers.flag(name, flag)
         self.skip_nonfinite, self.all_reduce = skip_nonfinite, all_reduce
-        super().__init__((self.num_features,), arguments.dtype(dtype), bool(affine), bool(affine and bias))
+        super().__init__((self.num_features,), numbers.dtype(dtype), bool(affine), bool(affine and bias))
         if track_running_stats:
             self._track(self.num_features)
 
@@ -190,8 +186,8 @@ class BatchNorm(TrackingLayer):
         usual = type(x) is np.ndarray and x.dtype is self.dtype and type(axis) is int and -x.ndim <= axis < x.ndim > 1
         if usual and x.shape[axis] == self.num_features:
             return
-        arguments.of_layer(name, x, self.dtype)
-        arguments.channels(name, x, self.channel_axis, self.num_features)
+        layer_arguments.of_layer(name, x, self.dtype)
+        layer_arguments.channels(name, x, self.channel_axis, self.num_features)
 
     def _run(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Callable[..., Any], dict[str, Any]]:
         """y, and the function that gives the gradients with what it must be given."""
@@ -202,8 +198,8 @@ class BatchNorm(TrackingLayer):
             return y, synchronised.backward_of_one, how
         axis = self.channel_axis
         if self.training or self._running_mean is None:
-            options: tuple[Any, ...] = (*self._moved(), axis, self.eps, mask, out, self.skip_nonfinite, True)
-            (y, mean, rstd), finite = train_forward(x, self._weight, self._bias, *options)
+            call, options = over_channels(x, axis), (self._moved(), self.eps, mask, out)
+            (y, mean, rstd), finite = forward_in_training(call, x, self._weight, self._bias, *options)
             if not finite:
                 self._warn()
             return y, batch_norm_backward, {"mean": mean, "rstd": rstd, "mask": mask, "channel_axis": axis}
@@ -237,8 +233,7 @@ class BatchNorm(TrackingLayer):
         running = self._moved()
         found = synchronised.statistics(parts, self.num_features, self.eps, all_reduce)
         ys = synchronised.forward(parts, found, self._weight, self._bias, self.eps, out)
-        moved: tuple[Any, ...] = (*running, found.mean, found.var, found.n, self.skip_nonfinite)
-        if found.n > 0 and not update_running(*moved):
+        if found.n > 0 and not update_running(running, found.mean, found.var, found.n):
             self._warn()
         return ys, {"masks": parts.masks, "channel_axis": parts.channel_axis, "found": found, "all_reduce": all_reduce}
 
@@ -291,13 +286,13 @@ class BatchNorm(TrackingLayer):
         if not self.track_running_stats:
             raise RuntimeError("calibrate: there are no running statistics; make a layer with track_running_stats=True")
         moments, count = Moments(0, np.zeros(self.num_features), 0), 0
-        for name, batch in arguments.batches(batches):
+        for name, batch in layer_arguments.batches(batches):
             self._check(name, batch)
             moments.update(batch, channel_axis=self.channel_axis)
             count += 1
         all_reduce = synchronised.alone if self.all_reduce is None else self.all_reduce
         moments, count = synchronised.total(all_reduce, moments), synchronised.total(all_reduce, count)
-        arguments.enough_values("batches", moments.count)
+        layer_arguments.enough_values("batches", moments.count)
         self._set_running(moments.mean, moments.var(ddof=1), count)
         return self
 

@@ -6,9 +6,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike
 
-from numbanorm._call import arguments
+from numbanorm._call import numbers
 from numbanorm._types import Array
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
+from numbanorm.layers import arguments as layer_arguments
 from numbanorm.layers.base import NOT_KEPT, Layer
 from numbanorm.layers.saved import Saved, is_keeping
 
@@ -61,17 +62,17 @@ class LayerNorm(Layer):
         dtype: DTypeLike = np.float32,
         weight: bool = _NOT_GIVEN,
     ) -> None:
-        self.normalized_shape = shape = arguments.sizes("normalized_shape", normalized_shape)
+        self.normalized_shape = shape = numbers.sizes("normalized_shape", normalized_shape)
         self._axis = -1 if len(shape) == 1 else tuple(range(-len(shape), 0))  # an int is looked up faster
         self.eps = eps
-        arguments.flag("elementwise_affine", elementwise_affine)
-        arguments.flag("bias", bias)
+        numbers.flag("elementwise_affine", elementwise_affine)
+        numbers.flag("bias", bias)
         if weight is _NOT_GIVEN:
             weight, bias = elementwise_affine, elementwise_affine and bias
         else:
-            arguments.flag("weight", weight)
+            numbers.flag("weight", weight)
             warnings.warn("LayerNorm: weight= is deprecated, pass elementwise_affine=", DeprecationWarning, 2)
-        super().__init__(shape, arguments.dtype(dtype), bool(weight), bool(bias))
+        super().__init__(shape, numbers.dtype(dtype), bool(weight), bool(bias))
 
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
         """y; keeps x for `backward`, but under `no_grad`.
@@ -109,8 +110,8 @@ class LayerNorm(Layer):
         shape = self.normalized_shape
         if type(x) is np.ndarray and x.dtype is self.dtype and x.shape[-len(shape) :] == shape:
             return
-        arguments.of_layer("x", x, self.dtype)
-        arguments.ends_in(x, shape)
+        layer_arguments.of_layer("x", x, self.dtype)
+        layer_arguments.ends_in(x, shape)
 
     @property
     def elementwise_affine(self) -> bool:

@@ -9,20 +9,21 @@ from typing import Any
 
 import numpy as np
 
-from numbanorm._call import arguments
-from numbanorm._types import Array
-from numbanorm.batchnorm import NOT_MOVED
+from numbanorm._call import numbers
+from numbanorm._types import Array, Running
 from numbanorm.layers.arrays import Checked, LayerArray
 from numbanorm.layers.base import Layer
 from numbanorm.layers.state import STATISTICS, LoadedKeys
 
+_NOT_MOVED = Running(None, None, 0.0)
+
 
 def _share(layer: Any, value: Any) -> float | None:
-    return None if value is None else arguments.momentum(value)
+    return None if value is None else numbers.momentum(value)
 
 
 def _flag(layer: Any, value: Any) -> bool:
-    arguments.flag("skip_nonfinite", value)
+    numbers.flag("skip_nonfinite", value)
     return bool(value)
 
 
@@ -58,15 +59,15 @@ class TrackingLayer(Layer):
         """Whether there are running statistics."""
         return self._running_mean is not None
 
-    def _moved(self) -> tuple[Any, Any, Array, float]:
-        """The running mean, variance and number of batches, and the share of a batch in training in them."""
+    def _moved(self) -> Running:
+        """What a batch in training moves, and how."""
         if self._running_mean is None or not self.training:
-            return NOT_MOVED
+            return _NOT_MOVED
         if not (self._running_mean.flags.writeable and self._running_var.flags.writeable):
             raise ValueError("running_mean, running_var: read-only, must be writable")
         count = self._num_batches_tracked
         share = 1.0 / (int(count) + 1) if self.momentum is None else self.momentum
-        return self._running_mean, self._running_var, count.reshape(1), share
+        return Running(self._running_mean, self._running_var, share, count.reshape(1), self.skip_nonfinite)
 
     def _warn(self) -> None:
         """Of each channel once."""

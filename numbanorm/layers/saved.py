@@ -10,7 +10,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from numbanorm._call import arguments
+from numbanorm._call import numbers
 from numbanorm._types import Array, Shape
 
 P = ParamSpec("P")
@@ -109,7 +109,7 @@ def set_debug(enabled: bool) -> bool:
     True
     """
     global _compares_everything
-    arguments.flag("enabled", enabled)
+    numbers.flag("enabled", enabled)
     before, _compares_everything = _compares_everything, bool(enabled)
     return before
 

@@ -5,8 +5,8 @@ from itertools import starmap
 from operator import setitem
 from typing import Any, NamedTuple
 
-from numbanorm._call import arguments
 from numbanorm._types import Array
+from numbanorm.layers import arguments as layer_arguments
 
 COUNT = "num_batches_tracked"  # which PyTorch has had since version 0.4.1
 STATISTICS = "running_mean", "running_var", COUNT
@@ -29,7 +29,7 @@ def load(current: Mapping[str, Array], state: Any, strict: bool, prefix: str) ->
         advice = _advice(current, given, found, {str(key) for key in state})
         raise KeyError(f"state: {_difference(current, given, found, at)}: {advice}")
     pairs = [
-        (current[key], ..., arguments.converted(f"state[{prefix + key!r}]", given[key], current[key]))
+        (current[key], ..., layer_arguments.converted(f"state[{prefix + key!r}]", given[key], current[key]))
         for key in current
         if key in given
     ]

@@ -1,0 +1,194 @@
+"""A call on NumPy's arrays: what its kernels are given, and what comes back."""
+
+from dataclasses import dataclass, field
+from functools import lru_cache
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from numbanorm._call import arguments, axes, recycling
+from numbanorm._call.view import Layout, View, layout_of
+from numbanorm._types import FLOAT64, FLOATS, Array, Shape
+from numbanorm.cpu import batchnorm, batchnorm_halves, layernorm
+from numbanorm.cpu.engine import machine
+from numbanorm.cpu.layouts import behaved
+
+_SHORT = 1 << 16  # values: a longer array of one number, in place of a parameter, is not kept
+
+
+@dataclass(slots=True)
+class HostCall(View):
+    """Calls on arrays of one shape and layout share this; it holds none of their arrays."""
+
+    no_statistic: Array = field(init=False)  # for a kernel, in place of a statistic that nobody wants
+    nbytes: int = field(init=False)  # of x
+    is_small: bool = field(init=False)  # whether results of x's size need no recycled memory
+    is_usual: bool = field(init=False, default=False)  # whether x is what `usual_call` takes: to reshape it is enough
+
+    batchnorm = batchnorm
+    batchnorm_halves = batchnorm_halves
+    layernorm = layernorm
+
+    def __post_init__(self) -> None:
+        self.no_statistic = np.empty([0] * len(self.kernel_statistic_shape), self.arithmetic)
+        self.nbytes = prod(self.planes) * self.storage.itemsize
+        self.is_small = self.nbytes < recycling.LARGE
+
+    def streams(self, arrays: int) -> bool:
+        """Whether to write results past the caches, where a kernel reads and writes so many arrays of x's size."""
+        return not self.is_small and machine.streams(arrays * self.nbytes)
+
+    def load_x(self, x: Array) -> Array:
+        """The x of this call, for a kernel."""
+        if self.is_usual:
+            return x if self.shape == self.kernel_shape else x.reshape(self.kernel_shape)
+        return self._load(x, self.kernel_shape)
+
+    def like_x(self, name: str, a: Any, x: Array) -> Array:
+        """An array of x's shape and dtype, checked, for a kernel."""
+        arguments.like(name, a, x)
+        return self._load(a, self.kernel_shape)
+
+    def lies(self, x: Array) -> bool:
+        """Whether `load_x` would see x where it is, and not copy it."""
+        ordered = x if self.order is None else x.transpose(self.order)
+        return ordered.flags.c_contiguous and ordered.flags.aligned and ordered.dtype == self.storage
+
+    def _load(self, a: Array, shape: Shape) -> Array:
+        """An array of x's axes in the order of (outer, middle, inner), as x's dtype."""
+        ordered = behaved(a if self.order is None else a.transpose(self.order), self.storage)
+        return ordered if ordered.shape == shape else ordered.reshape(shape)
+
+    def parameter(self, name: str, a: Any, otherwise: float) -> Array:
+        """A weight or bias, checked, as (middle,); without one, a number in its place."""
+        if a is None:
+            return _numbers(self.planes[1], otherwise, self.arithmetic)
+        usual = type(a) is np.ndarray and a.dtype is self.arithmetic and a.shape == self.parameter_shape
+        if not (usual and a.flags.carray):
+            arguments.parameter(name, a, self.parameter_shape, self.arithmetic)
+        elif a.ndim == 1:
+            return a
+        ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
+        return behaved(ordered, self.arithmetic).reshape(self.planes[1])
+
+    def statistic(self, name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
+        """A mean or the like, checked, for a kernel: of the arithmetic's dtype or another."""
+        arguments.statistic(name, a, self.statistic_shape, self.storage)
+        if self.order is not None and len(self.statistic_shape) == len(self.shape):
+            a = a.transpose(self.order)
+        read = behaved(a, dtype or self.arithmetic)
+        return read if read.shape == self.kernel_statistic_shape else read.reshape(self.kernel_statistic_shape)
+
+    def exact_statistic(self, name: str, a: Any) -> Array:
+        """One of which no digit may be lost."""
+        return self.statistic(name, a, FLOAT64)
+
+    def mask(self, mask: Any, may_be_empty: bool = False) -> Array | None:
+        """The positions that count, checked, as (outer, inner)."""
+        if mask is None:
+            return None
+        (axis,) = self.axes.statistic
+        check = arguments.mask_type if may_be_empty else arguments.mask
+        check(mask, self.shape[:axis] + self.shape[axis + 1 :])
+        if self.order is not None:
+            mask = mask.transpose([i - (i > axis) for i in self.order if i != axis])
+        return mask.reshape(self.planes[0], self.planes[2])
+
+    def check_several_values(self, x: Array, mask: Any) -> None:
+        """Each channel must have a variance."""
+        count = self.count if mask is None else int(np.count_nonzero(mask))
+        arguments.several_values(x, count, mask is not None)
+
+    def check_out(self, out: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
+        """What `arguments.out` checks."""
+        arguments.out(out, x, same, apart)
+
+    def check_updated(self, name: str, a: Any, apart: dict[str, Any]) -> None:
+        """What `arguments.updated` checks, of a statistic."""
+        arguments.updated(name, a, self.statistic_shape, self.storage, apart)
+
+    def updated(self, name: str, a: Array | None) -> Array | None:
+        """A statistic that kernels update in place."""
+        return a
+
+    def target(self, out: Array | None, x: Array) -> Array:
+        """What a kernel writes for a result of x's shape: the memory of out where it can."""
+        if out is None:
+            if self.is_small:
+                return np.empty(self.kernel_shape, self.storage)
+            return recycling.empty(self.kernel_shape, self.storage, x)
+        ordered = out if self.order is None else out.transpose(self.order)
+        if ordered.flags.carray and ordered.dtype.isnative:
+            return ordered if ordered.shape == self.kernel_shape else np.asarray(ordered).reshape(self.kernel_shape)
+        return recycling.empty(self.kernel_shape, self.storage, x)
+
+    def new_statistic(self, dtype: np.dtype[Any] | None = None) -> Array:
+        """Room for a mean or the like."""
+        return np.empty(self.kernel_statistic_shape, dtype or self.arithmetic)
+
+    def new_parameter(self) -> Array:
+        """Room for the gradient of a parameter."""
+        return np.empty(self.planes[1], self.arithmetic)
+
+    def deliver(self, result: Array, out: Array | None) -> Array:
+        """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
+        if out is None:
+            return _back(result, self.shape, self.order)
+        if result is not out and not np.may_share_memory(result, out):
+            np.copyto(out, _back(result, self.shape, self.order))
+        return out
+
+    def deliver_statistic(self, a: Array) -> Array:
+        """A filled `new_statistic`, as the caller gets it."""
+        if len(self.statistic_shape) != len(self.shape):
+            return a
+        return _back(a, self.statistic_shape, self.order)
+
+    def deliver_parameter(self, a: Array) -> Array:
+        """A filled `new_parameter`, as the caller gets it."""
+        return _back(a, self.parameter_shape, self.parameter_order)
+
+
+def over_axes(x: Any, axis: Any) -> HostCall:
+    """A call on an x, checked, that is normalised over `axis`."""
+    arguments.array("x", x)
+    return _call(layout_of(x), axes.axes(axis, x), False)
+
+
+def over_channels(x: Any, channel_axis: Any) -> HostCall:
+    """A call on an x, checked, of which each channel is normalised."""
+    arguments.array("x", x)
+    return _call(layout_of(x), (axes.channel_axis(channel_axis, x),), True)
+
+
+@lru_cache(256)
+def usual_call(shape: Shape, dtype: np.dtype[Any], axis: int, per_channel: bool) -> HostCall | None:
+    """A call on a C-ordered array of several axes, if there is nothing to complain of."""
+    known = dtype.isnative and dtype.type in FLOATS
+    if not (known and len(shape) > 1 and -len(shape) <= axis < len(shape)):
+        return None
+    call = HostCall.of(Layout(shape, (), True, dtype), (axis % len(shape),), per_channel)
+    call.is_usual = True
+    return call
+
+
+@lru_cache(256)
+def _call(layout: Layout, middle_axes: Shape, per_channel: bool) -> HostCall:
+    return HostCall.of(layout, middle_axes, per_channel)
+
+
+def _numbers(size: int, number: float, dtype: np.dtype[Any]) -> Array:
+    """A number over and over, for kernels to read."""
+    return _kept_numbers(size, number, dtype) if size <= _SHORT else np.full(size, number, dtype)
+
+
+@lru_cache(16)
+def _kept_numbers(size: int, number: float, dtype: np.dtype[Any]) -> Array:
+    return np.full(size, number, dtype)
+
+
+def _back(a: Array, shape: Shape, order: Shape | None) -> Array:
+    if order is None:
+        return a if a.shape == shape else a.reshape(shape)
+    return a.reshape([shape[i] for i in order]).transpose(np.argsort(order))

@@ -1,0 +1,166 @@
+"""What numbers, flags and sizes must be. Each error names the argument, what it was and what it must be."""
+
+import math
+import operator
+from collections.abc import Mapping, Sequence
+from numbers import Real
+from typing import Any
+
+import numpy as np
+
+from numbanorm._call.advice import shown
+from numbanorm._types import FLOAT64, FLOATS, Array, Shape
+
+MOST_AXES = 64  # of an array of NumPy's
+MOST_VALUES = np.iinfo(np.intp).max // FLOAT64.itemsize
+
+
+def eps(value: Any) -> float:
+    if type(value) is float and 0.0 <= value < math.inf:
+        return value
+    return _number("eps", value, 0.0, math.inf)
+
+
+def momentum(value: Any) -> float:
+    if type(value) is float and 0.0 <= value <= 1.0:
+        return value
+    return _number("momentum", value, 0.0, 1.0)
+
+
+def _number(name: str, value: Any, least: float, most: float) -> float:
+    if not isinstance(value, Real) or isinstance(value, bool):
+        raise TypeError(f"{name}: {shown(value)}, must be a number")
+    try:
+        number = float(value)
+    except OverflowError:
+        number = math.inf
+    if not (least <= number <= most and math.isfinite(number)):
+        bounds = f"in [{least:g}, {most:g}]"
+        if most == math.inf:
+            bounds = "finite and not negative" if least == 0 else "finite"
+        raise ValueError(f"{name}: {shown(value)}, must be {bounds}")
+    return number
+
+
+def number(name: str, value: Any, least: float = 0.0) -> float:
+    """Finite, and not negative, or with `least` of -inf of either sign."""
+    return _number(name, value, least, math.inf)
+
+
+def count(value: Any, C: int, of_none: bool) -> float:
+    """A number of values that all channels have, said once or for each of them; 0 may be that of no values."""
+    own = value
+    if isinstance(value, np.ndarray):
+        if value.shape not in ((C,), ()):
+            raise ValueError(f"count: shape {value.shape}, must be a number or of shape ({C},)")
+        if value.dtype.kind not in "iuf":
+            raise TypeError(f"count: dtype {value.dtype}, must be of real numbers")
+        if np.unique(value).size > 1:
+            raise ValueError(f"count: {value}, must be the same for all channels")
+        own = float(value.flat[0]) if value.size else 1.0
+    found = _number("count", own, 0.0, math.inf)
+    if found == 0 and not of_none:
+        raise ValueError("count: 0, must be positive: that of all values of a channel")
+    return found
+
+
+def per_channel(given: Mapping[str, Any], not_negative: Sequence[str]) -> list[Array]:
+    """Numbers or arrays of one axis, which fit together, as float64 arrays of one shape; copies."""
+    found = {}
+    for name, value in given.items():
+        try:
+            own = np.asarray(value)
+        except ValueError:  # lists of several lengths
+            own = np.empty(0, object)
+        if own.dtype.kind not in "biuf":
+            raise TypeError(f"{name}: {shown(value)}, must be a number or an array of one for each channel")
+        if own.ndim > 1:
+            raise ValueError(f"{name}: shape {own.shape}, must be a number or an array of shape (C,)")
+        if name in not_negative and (own < 0).any():
+            raise negative(name, own)
+        found[name] = own
+    C = max((a.size for a in found.values() if a.ndim > 0), default=1)
+    for name, own in found.items():
+        if own.ndim > 0 and own.size != C:
+            raise ValueError(f"{name}: shape {own.shape}, must be ({C},), as that of the others")
+    return [np.array(np.broadcast_to(a, C), np.float64) for a in found.values()]
+
+
+def flag(name: str, value: Any) -> None:
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name}: {shown(value)}, must be True or False")
+
+
+def index(name: str, value: Any) -> int:
+    """A whole number."""
+    try:
+        no_bool(value)
+        return operator.index(value)
+    except TypeError:
+        raise TypeError(f"{name}: {shown(value)}, must be an int") from None
+
+
+def no_bool(*values: Any) -> None:
+    """TypeError, for the caller to name the argument: Python takes True for 1, but none means it so."""
+    if any(isinstance(value, bool | np.bool_) for value in values):
+        raise TypeError
+
+
+def size(name: str, value: Any, least: int = 1) -> int:
+    """A whole number of at least 1, or `least`."""
+    number = index(name, value)
+    if number < least:
+        raise ValueError(f"{name}: {shown(value)}, must be at least {least}")
+    return number
+
+
+def sizes(name: str, value: Any) -> Shape:
+    """Of some axes, or of one."""
+    several = value if isinstance(value, tuple | list) else (value,)
+    try:
+        found = tuple(size(name, n) for n in several)
+    except TypeError:
+        raise TypeError(f"{name}: {shown(value)}, must be an int or a tuple of ints") from None
+    if not found:
+        raise ValueError(f"{name}: {shown(value)}, must name at least one axis")
+    _of_an_array(name, value, found)
+    return found
+
+
+def channel_count(name: str, value: Any) -> int:
+    """How many channels there are."""
+    found = size(name, value)
+    _of_an_array(name, value, (found,))
+    return found
+
+
+def _of_an_array(name: str, value: Any, shape: Shape) -> None:
+    """Sizes that an array can have; whether there is memory for it is another question."""
+    if len(shape) > MOST_AXES:
+        raise ValueError(f"{name}: {len(shape)} sizes, must be at most {MOST_AXES}, the axes that arrays can have")
+    if math.prod(shape) > MOST_VALUES:
+        raise ValueError(f"{name}: {shown(value)}, must be of at most {MOST_VALUES} values in all")
+
+
+def any_channel_axis(value: Any) -> int:
+    """One that some array has."""
+    found = index("channel_axis", value)
+    if not -MOST_AXES <= found < MOST_AXES:
+        raise ValueError(f"channel_axis: {shown(value)}, must be in [{-MOST_AXES}, {MOST_AXES - 1}]")
+    return found
+
+
+def dtype(value: Any) -> np.dtype[Any]:
+    """One of those that the functions take."""
+    try:
+        found: np.dtype[Any] = np.dtype(value)
+    except TypeError:
+        found = np.dtype(object)
+    if value is None or found.type not in FLOATS:
+        raise TypeError(f"dtype: {shown(value)}, must be float32 or float64")
+    return np.dtype(found.type)
+
+
+def negative(name: str, value: Array) -> ValueError:
+    """What to raise for an array with negative numbers, which a kernel has found."""
+    return ValueError(f"{name}: {np.nanmin(value)} in it, must not be negative")

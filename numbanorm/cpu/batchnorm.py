@@ -1,0 +1,155 @@
+"""Batch normalization: which kernel is for which shape, masks, and running statistics.
+
+x is (N, C, L), a mask (N, L) or None, and what each channel has (C,).
+"""
+
+from functools import lru_cache
+from itertools import starmap
+from operator import setitem
+from typing import Any
+
+import numpy as np
+
+from numbanorm._types import Array, Running, Shape
+from numbanorm.cpu.engine.parallel import engine
+from numbanorm.cpu.kernels import batches
+from numbanorm.cpu.kernels.tiles import whole_steps
+from numbanorm.cpu.layouts import behaved, packed, unpack
+from numbanorm.cpu.rescaled import scaled_backward
+
+_NO_STATISTIC, _NO_COUNT = np.empty(0), np.empty(0, np.int64)
+
+
+def batch_norm(call: Any, x: Array, mean: Array, var: Array, weight: Array, bias: Array, eps: float, y: Array) -> bool:
+    """Fill y. False, and nothing is written, if a variance is negative."""
+    return x.size == 0 or bool(batches.batch_norm(engine(), call.streams(2), x, mean, var, weight, bias, eps, y))
+
+
+def batch_norm_forward(
+    call: Any,
+    x: Array,
+    weight: Array,
+    bias: Array,
+    running: Running,
+    eps: float,
+    mask: Array | None,
+    y: Array,
+    mean: Array,
+    rstd: Array,
+) -> bool:
+    """Fill y, mean and rstd, and update the running statistics; whether those of the batch are finite."""
+    if x.size == 0:
+        mean.fill(np.nan)
+        rstd.fill(np.nan)
+        return True
+    exact_mean, var = np.empty(mean.size), np.empty(mean.size)
+    if mask is None:
+        count = call.count
+        _forward(call, x, weight, bias, eps, y, exact_mean, rstd, var)
+    else:
+        rows = packed(x, mask)
+        count, values = rows.shape[0], np.empty_like(rows)
+        _forward(call, rows, weight, bias, eps, values, exact_mean, rstd, var)
+        unpack(values, mask, y)
+    mean[:] = exact_mean
+    return update_running(running, exact_mean, var, count)
+
+
+def _forward(
+    call: Any, x: Array, weight: Array, bias: Array, eps: float, y: Array, mean: Array, rstd: Array, var: Array
+) -> None:
+    kernel = _forward_kernel(x.shape, x.itemsize)
+    kernel(engine(), call.streams(2), x, weight, bias, eps, y, mean, rstd, var)
+
+
+def batch_norm_backward(
+    call: Any,
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array,
+    mask: Array | None,
+    dx: Array,
+    dweight: Array,
+    dbias: Array,
+) -> None:
+    """Fill dx, dweight and dbias."""
+    kernel = _backward_kernel(x.shape, x.itemsize) if mask is None else None
+    _backward(call, kernel, dy, x, mean, rstd, weight, mask, dx, dweight, dbias)
+
+
+def batch_norm_backward_frozen(
+    call: Any,
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array,
+    mask: Array | None,
+    dx: Array,
+    dweight: Array,
+    dbias: Array,
+) -> None:
+    """`batch_norm_backward` where mean and rstd, in float64, are constants."""
+    kernel, rounded_rstd = batches.batch_norm_backward_frozen, rstd.astype(x.dtype, copy=False)
+    _backward(call, kernel, dy, x, mean, rounded_rstd, weight, mask, dx, dweight, dbias)
+
+
+def _backward(
+    call: Any,
+    kernel: Any,
+    dy: Array,
+    x: Array,
+    mean: Array,
+    rstd: Array,
+    weight: Array,
+    mask: Array | None,
+    dx: Array,
+    dweight: Array,
+    dbias: Array,
+) -> None:
+    """By a kernel, or by None: the one for the shape of what the mask leaves."""
+    if x.size == 0:
+        dweight.fill(0)
+        dbias.fill(0)
+        return
+    if mask is not None:
+        dy_rows, rows = packed(dy, mask), packed(x, mask)
+        values = np.empty_like(rows)
+        kernel = kernel or _backward_kernel(rows.shape, rows.itemsize)
+        _backward(call, kernel, dy_rows, rows, mean, rstd, weight, None, values, dweight, dbias)
+        unpack(values, mask, dx)
+        return
+    if not kernel(engine(), call.streams(3), dy, x, mean, rstd, weight, dx, dweight, dbias):
+        scaled_backward(kernel, (dy, x, mean, rstd), weight, dx, dweight, dbias, dx=dx)
+
+
+@lru_cache(256)
+def _backward_kernel(shape: Shape, itemsize: int) -> Any:
+    return batches.batch_norm_backward_whole if whole_steps(shape, itemsize)[1] else batches.batch_norm_backward_parts
+
+
+@lru_cache(256)
+def _forward_kernel(shape: Shape, itemsize: int) -> Any:
+    return batches.batch_norm_forward_whole if whole_steps(shape, itemsize)[1] else batches.batch_norm_forward_parts
+
+
+def update_running(running: Running, mean: Array, var: Array, count: float) -> bool:
+    """Whether the statistics of the batch, mean and var of `count` values, are finite.
+
+    If not, with `running.skip_nonfinite`, nothing is updated. All is updated or nothing, whatever a signal handler
+    raises: it gets its turn between steps of Python alone.
+    """
+    given = [_NO_STATISTIC if a is None else a for a in (running.mean, running.var)]
+    given.append(_NO_COUNT if running.batches is None else running.batches)
+    used = [behaved(a, a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")) for a in given]
+    are_copies = used[0] is not given[0] or used[1] is not given[1] or used[2] is not given[2]
+    if are_copies:
+        used = [a.copy() for a in used]
+    factor = count / (count - 1)
+    statistics = mean, used[0], var, factor, used[1], used[2]
+    finite = batches.update_running(running.momentum, *statistics, running.skip_nonfinite)
+    if are_copies:
+        list(starmap(setitem, [(a, ..., copy) for a, copy in zip(given, used, strict=True)]))
+    return bool(finite)
