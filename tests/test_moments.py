@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from numbanorm import Moments, get_num_threads, set_num_threads
-from numbanorm.moments import BLOCK
+from numbanorm._scaling.measured import BLOCK
 from tests.cases import BATCH_NORM_CASES, LAYOUTS, values
 
 DTYPES = ["bool", "int8", "uint16", "int32", "int64", "float16", "longdouble", ">i4", ">f2", ">f8"]

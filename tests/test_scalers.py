@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from numbanorm import MinMaxScaler, StandardScaler, get_num_threads, set_num_threads
-from numbanorm.moments import BLOCK
+from numbanorm._scaling.measured import BLOCK
 from tests.cases import LAYOUTS, assert_within, tolerance, values
 
 SCALERS = [StandardScaler(), MinMaxScaler((-2, 3)), MinMaxScaler(clip=True)]

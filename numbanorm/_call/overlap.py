@@ -13,10 +13,10 @@ _MAPS = Path("/proc/self/maps")  # of Linux: which part of which file lies where
 
 
 def near(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
-    """Those of the others that may share memory with value, as far as owners and bounds tell."""
+    """Those of the others that may share memory with value, as far as owners and bounds tell; arrays alone."""
     found, owns = [], value.flags.owndata
     for name, other in others.items():
-        if other is None or (owns and other is not value and other.flags.owndata):
+        if not isinstance(other, np.ndarray) or (owns and other is not value and other.flags.owndata):
             continue
         if np.may_share_memory(value, other):
             found.append((name, other))
