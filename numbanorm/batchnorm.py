@@ -257,10 +257,8 @@ def forward_in_training(
     if out is not None:
         call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
     call.check_several_values(x, mask)
-    moved = running._replace(
-        mean=call.updated("running_mean", running.mean), var=call.updated("running_var", running.var)
-    )
+    moved = call.moved(running)
     y, mean, rstd = call.target(out, x), call.new_statistic(), call.new_statistic()
-    results = y, mean, rstd
-    finite = call.batchnorm.batch_norm_forward(call, call.load_x(x), *affine, moved, eps, counted, *results)
+    given = call.load_x(x), *affine, moved, eps, counted
+    finite = call.batchnorm.batch_norm_forward(call, *given, y, mean, rstd)
     return Forward(call.deliver(y, out), call.deliver_statistic(mean), call.deliver_statistic(rstd)), finite

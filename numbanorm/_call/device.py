@@ -12,7 +12,7 @@ import numpy as np
 
 from numbanorm._call import arguments, axes
 from numbanorm._call.view import Layout, View, dense_strides, layout_of, reordered
-from numbanorm._types import Array, Shape
+from numbanorm._types import Array, Running, Shape
 from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm
 from numbanorm.cuda.grids import Run, type_of
 from numbanorm.cuda.kernels import copies
@@ -124,8 +124,13 @@ class DeviceCall:
     def _arrays(self, values: dict[str, Any]) -> dict[str, Array | None]:
         return {name: self.array(name, value) for name, value in values.items()}
 
-    def updated(self, name: str, value: Any) -> Run:
-        """A statistic that kernels update in place, in its own dtype."""
+    def moved(self, running: Running) -> Running:
+        """Running statistics, checked, for a kernel, which updates them in place."""
+        mean, var = self._moved("running_mean", running.mean), self._moved("running_var", running.var)
+        return running._replace(mean=mean, var=var)
+
+    def _moved(self, name: str, value: Any) -> Run:
+        """A running statistic in its own dtype."""
         if value is None:
             return Run(0, self.view.arithmetic, 0)
         run = self.exact_statistic(name, value)

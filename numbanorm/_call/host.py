@@ -9,7 +9,7 @@ import numpy as np
 
 from numbanorm._call import arguments, axes, recycling
 from numbanorm._call.view import Layout, View, layout_of
-from numbanorm._types import FLOAT64, FLOATS, Array, Shape
+from numbanorm._types import FLOAT64, FLOATS, Array, Running, Shape
 from numbanorm.cpu import batchnorm, batchnorm_halves, layernorm
 from numbanorm.cpu.engine import machine
 from numbanorm.cpu.layouts import behaved
@@ -24,6 +24,7 @@ class HostCall(View):
     no_statistic: Array = field(init=False)  # for a kernel, in place of a statistic that nobody wants
     nbytes: int = field(init=False)  # of x
     is_small: bool = field(init=False)  # whether results of x's size need no recycled memory
+    is_flat: bool = field(init=False)  # whether kernels see arrays of x's shape as they are
     is_usual: bool = field(init=False, default=False)  # whether x is what `usual_call` takes: to reshape it is enough
 
     batchnorm = batchnorm
@@ -33,16 +34,17 @@ class HostCall(View):
     def __post_init__(self) -> None:
         self.no_statistic = np.empty([0] * len(self.kernel_statistic_shape), self.arithmetic)
         self.nbytes = prod(self.planes) * self.storage.itemsize
+        self.is_flat = self.order is None and self.shape == self.kernel_shape
         self.is_small = self.nbytes < recycling.LARGE
 
     def streams(self, arrays: int) -> bool:
         """Whether to write results past the caches, where a kernel reads and writes so many arrays of x's size."""
-        return not self.is_small and machine.streams(arrays * self.nbytes)
+        return machine.streams(arrays * self.nbytes)
 
     def load_x(self, x: Array) -> Array:
         """The x of this call, for a kernel."""
         if self.is_usual:
-            return x if self.shape == self.kernel_shape else x.reshape(self.kernel_shape)
+            return x if self.is_flat else x.reshape(self.kernel_shape)
         return self._load(x, self.kernel_shape)
 
     def like_x(self, name: str, a: Any, x: Array) -> Array:
@@ -81,8 +83,9 @@ class HostCall(View):
         return read if read.shape == self.kernel_statistic_shape else read.reshape(self.kernel_statistic_shape)
 
     def exact_statistic(self, name: str, a: Any) -> Array:
-        """One of which no digit may be lost."""
-        return self.statistic(name, a, FLOAT64)
+        """One of each channel, checked, of which no digit may be lost."""
+        arguments.statistic(name, a, self.statistic_shape, self.storage)
+        return behaved(a, FLOAT64)
 
     def mask(self, mask: Any, may_be_empty: bool = False) -> Array | None:
         """The positions that count, checked, as (outer, inner)."""
@@ -108,9 +111,9 @@ class HostCall(View):
         """What `arguments.updated` checks, of a statistic."""
         arguments.updated(name, a, self.statistic_shape, self.storage, apart)
 
-    def updated(self, name: str, a: Array | None) -> Array | None:
-        """A statistic that kernels update in place."""
-        return a
+    def moved(self, running: Running) -> Running:
+        """Running statistics, checked, for a kernel."""
+        return running
 
     def target(self, out: Array | None, x: Array) -> Array:
         """What a kernel writes for a result of x's shape: the memory of out where it can."""
@@ -134,7 +137,7 @@ class HostCall(View):
     def deliver(self, result: Array, out: Array | None) -> Array:
         """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
         if out is None:
-            return _back(result, self.shape, self.order)
+            return result if self.is_flat else _back(result, self.shape, self.order)
         if result is not out and not np.may_share_memory(result, out):
             np.copyto(out, _back(result, self.shape, self.order))
         return out

@@ -39,6 +39,7 @@ class View:
     parameter_order: Shape | None  # the same of the parameter axes alone
     kernel_shape: Shape  # of x as kernels take it: `planes`, or without an inner axis of 1
     kernel_statistic_shape: Shape  # of statistics as kernels take them
+    count: int  # how many values share a mean and a variance
 
     @classmethod
     def of(cls, layout: "Layout", axes: Shape, per_channel: bool) -> Self:
@@ -77,17 +78,13 @@ class View:
             None if order is None else reordered(axes, order),
             kernel_shape,
             kernel_statistic_shape,
+            outer * inner if per_channel else middle,
         )
 
     @property
     def middle(self) -> int:
         """How many values a parameter has."""
         return self.planes[1]
-
-    @property
-    def count(self) -> int:
-        """How many values share a mean and a variance."""
-        return prod(self.shape[i] for i in self.axes.reduced)
 
 
 class Layout(NamedTuple):

@@ -22,7 +22,8 @@ _NO_STATISTIC, _NO_COUNT = np.empty(0), np.empty(0, np.int64)
 
 def batch_norm(call: Any, x: Array, mean: Array, var: Array, weight: Array, bias: Array, eps: float, y: Array) -> bool:
     """Fill y. False, and nothing is written, if a variance is negative."""
-    return x.size == 0 or bool(batches.batch_norm(engine(), call.streams(2), x, mean, var, weight, bias, eps, y))
+    stream = not call.is_small and call.streams(2)
+    return x.size == 0 or bool(batches.batch_norm(engine(), stream, x, mean, var, weight, bias, eps, y))
 
 
 def batch_norm_forward(
@@ -59,7 +60,7 @@ def _forward(
     call: Any, x: Array, weight: Array, bias: Array, eps: float, y: Array, mean: Array, rstd: Array, var: Array
 ) -> None:
     kernel = _forward_kernel(x.shape, x.itemsize)
-    kernel(engine(), call.streams(2), x, weight, bias, eps, y, mean, rstd, var)
+    kernel(engine(), not call.is_small and call.streams(2), x, weight, bias, eps, y, mean, rstd, var)
 
 
 def batch_norm_backward(
@@ -121,7 +122,7 @@ def _backward(
         _backward(call, kernel, dy_rows, rows, mean, rstd, weight, None, values, dweight, dbias)
         unpack(values, mask, dx)
         return
-    if not kernel(engine(), call.streams(3), dy, x, mean, rstd, weight, dx, dweight, dbias):
+    if not kernel(engine(), not call.is_small and call.streams(3), dy, x, mean, rstd, weight, dx, dweight, dbias):
         scaled_backward(kernel, (dy, x, mean, rstd), weight, dx, dweight, dbias, dx=dx)
 
 
@@ -136,11 +137,13 @@ def _forward_kernel(shape: Shape, itemsize: int) -> Any:
 
 
 def update_running(running: Running, mean: Array, var: Array, count: float) -> bool:
-    """Whether the statistics of the batch, mean and var of `count` values, are finite.
+    """Whether the statistics of the batch, mean and var of `count` values, are finite, if they move any.
 
     If not, with `running.skip_nonfinite`, nothing is updated. All is updated or nothing, whatever a signal handler
     raises: it gets its turn between steps of Python alone.
     """
+    if running.mean is None and running.var is None:
+        return True
     given = [_NO_STATISTIC if a is None else a for a in (running.mean, running.var)]
     given.append(_NO_COUNT if running.batches is None else running.batches)
     used = [behaved(a, a.dtype if a.dtype.isnative else a.dtype.newbyteorder("=")) for a in given]

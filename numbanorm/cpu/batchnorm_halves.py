@@ -32,7 +32,7 @@ def batch_norm_backward_reduce(
         sum_dy_x_hat.fill(0)
         return
     kernel, sums = halves.batch_norm_backward_reduce, (sum_dy, sum_dy_x_hat)
-    if not kernel(engine(), call.streams(2), dy, x, mean, rstd, *sums):
+    if not kernel(engine(), not call.is_small and call.streams(2), dy, x, mean, rstd, *sums):
         scaled_backward(kernel, (dy, x, mean, rstd), *sums, dx=None)
 
 
@@ -58,5 +58,5 @@ def batch_norm_backward_apply(
         return
     if x.size > 0:
         kernel, rest = halves.batch_norm_backward_apply, (weight, sum_dy, sum_dy_x_hat, count, dx)
-        if not kernel(engine(), call.streams(3), dy, x, mean, rstd, *rest):
+        if not kernel(engine(), not call.is_small and call.streams(3), dy, x, mean, rstd, *rest):
             scaled_backward(kernel, (dy, x, mean, rstd), *rest, dx=dx)

@@ -39,11 +39,6 @@ def _block_of(threads):
     return threads, BLOCK // threads if threads <= WARP else 1
 
 
-def layer_norm(call, x, weight, bias, eps, y):
-    """Fill y."""
-    layer_norm_forward(call, x, weight, bias, eps, y, call.no_statistic, call.no_statistic)
-
-
 def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd):
     """Fill y, mean and rstd, or y alone if both others are none."""
     N, count, L = call.planes
