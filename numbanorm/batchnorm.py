@@ -156,12 +156,13 @@ def batch_norm_forward(
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
     call = over_channels(x, channel_axis)
+    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
+    running, given = Running(running_mean, running_var, numbers.momentum(momentum)), {"weight": weight, "bias": bias}
     if running_mean is not None or running_var is not None:
-        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
+        apart = given | {"mask": mask, "x": x, "out": out}
         call.check_updated("running_mean", running_mean, apart)
         call.check_updated("running_var", running_var, apart | {"running_mean": running_mean})
-    running = Running(running_mean, running_var, numbers.momentum(momentum))
-    return forward_in_training(call, x, weight, bias, running, eps, mask, out)[0]
+    return forward_in_training(call, x, affine, running, eps, mask, out, given)[0]
 
 
 def batch_norm_backward(
@@ -244,18 +245,20 @@ def batch_norm_backward(
 def forward_in_training(
     call: Any,
     x: Array,
-    weight: Array | None,
-    bias: Array | None,
+    affine: tuple[Any, Any],
     running: Running,
     eps: float,
     mask: Array | None,
     out: Array | None,
+    parameters: dict[str, Array | None],
 ) -> tuple[Forward, bool]:
-    """`batch_norm_forward` with running statistics that have been checked; whether those of the batch are finite."""
-    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
+    """`batch_norm_forward` with running statistics that have been checked, and whether those of the batch are finite.
+
+    affine: weight and bias as the call made them of `parameters`, with which `out` may not overlap.
+    """
     eps, counted = numbers.eps(eps), call.mask(mask)
     if out is not None:
-        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+        call.check_out(out, x, {"x": x}, parameters | {"mask": mask})
     call.check_several_values(x, mask)
     moved = call.moved(running)
     y, mean, rstd = call.target(out, x), call.new_statistic(), call.new_statistic()

@@ -158,5 +158,6 @@ def batch_norm_backward_apply(
 
 def _checked(call: Any, dy: Any, x: Any, mean: Any, rstd: Any, mask: Any) -> tuple[Any, ...]:
     """What both halves are given, for their kernels."""
+    arrays = call.like_x("dy", dy, x), call.load_x(x)
     statistics = call.statistic("mean", mean, FLOAT64), call.statistic("rstd", rstd, FLOAT64)
-    return call.like_x("dy", dy, x), call.load_x(x), *statistics, call.mask(mask, may_be_empty=True)
+    return *arrays, *statistics, call.mask(mask, may_be_empty=True)

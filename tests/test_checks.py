@@ -96,11 +96,7 @@ def test_shapes(name, argument):
 def test_dtypes_that_do_not_go_together(name, argument):
     """Beside a float64 x all must be float64; beside a float32 x statistics may be."""
     if argument == "x":
-        first = (
-            "dy"
-            if "dy" in CALLS[name][1]
-            else {"batch_norm": "mean", "batch_norm_forward": "running_mean"}.get(name, "weight")
-        )
+        first = "dy" if "dy" in CALLS[name][1] else "mean" if name == "batch_norm" else "weight"
         message, changes = f"^{first}: dtype float32, must be float64 beside x of float64", {"x": X.astype(float)}
     elif argument in ("mean", "rstd", "var", "running_mean", "running_var"):
         function, arguments = CALLS[name]

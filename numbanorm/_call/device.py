@@ -4,7 +4,8 @@ Nothing is read back: what only the values would tell (a mask that is False ever
 NaN in the results, not as an error.
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from math import prod
 from typing import Any
 
@@ -35,6 +36,7 @@ class DeviceCall:
         self._device, self._stream = self._library.device(x), self._library.stream(x)
         self._seen: dict[str, Seen] = {"x": seen_from_here("x", x, self._library)}
         self._others: set[int] = set()  # streams of other arrays, which must wait for this call
+        self._first: list[Callable[[], None]] = []  # what comes before the first kernel, once all is checked
         self._updated: list[tuple[str, Run, Shape]] = []
         self.x = self._seen["x"].array
         self.view: View
@@ -57,7 +59,7 @@ class DeviceCall:
             self._seen[name] = self._beside_x(name, value)
             other = self._library.stream(value) if self._library.has_streams else self._stream
             if other != self._stream and other not in self._others:
-                launch.wait(self._device, self._stream, {other})
+                self._first.append(partial(launch.wait, self._device, self._stream, {other}))
                 self._others.add(other)
         return self._seen[name]
 
@@ -160,7 +162,7 @@ class DeviceCall:
         return self.empty(self.view.parameter_shape, self._parameter_strides(), self.view.arithmetic)
 
     def deliver(self, result: Run, out: Any) -> Any:
-        """A filled `target`, as the caller gets it; nothing is launched after it."""
+        """A filled `target`, as the caller gets it. No kernel is launched after it."""
         for name, run, strides in self._updated:
             self._put_back(name, run, strides)
         self._updated.clear()
@@ -195,6 +197,9 @@ class DeviceCall:
 
     def launch(self, kernel: launch.Kernel, grid: int, block: tuple[int, int], *arguments: Any) -> None:
         """Runs among the arguments stand for their addresses. Nothing is done for no blocks."""
+        first, self._first = self._first, []
+        for step in first:
+            step()
         if grid > 0:
             values = tuple(a.address if isinstance(a, Run) else a for a in arguments)
             launch.launch(kernel, grid, block, values, self._stream, self._device)
@@ -220,7 +225,7 @@ class DeviceCall:
         if seen.array.dtype == dtype and _lies_so(seen.array, strides):
             return Run(seen.address, dtype, seen.array.size)
         (run,) = self.scratch(dtype, seen.array.size)
-        self._copy(seen.address, seen.array, run.address, dtype, strides)
+        self._first.append(partial(self._copy, seen.address, seen.array, run.address, dtype, strides))
         return run
 
     def _put_back(self, name: str, run: Run, strides: Shape) -> None:

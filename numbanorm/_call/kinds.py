@@ -1,5 +1,6 @@
 """What kind of array a call is on, and the call that fits it. No library is imported to find out."""
 
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -27,19 +28,14 @@ def over_channels(x: Any, channel_axis: Any) -> Any:
 
 def _made_for(x: Any) -> Any:
     """The module that makes calls on arrays like x."""
-    if not is_on_device("x", x):
-        return host
-    from numbanorm._call import device
-
-    return device
+    return for_device("x", x, "numbanorm._call.device") or host
 
 
-def is_on_device(name: str, x: Any) -> bool:
-    """Whether an argument is on a GPU. It is a TypeError if there is nothing to run kernels there."""
+def for_device(name: str, x: Any, module: str) -> Any:
+    """A module of this package for arrays like x, if x is on a GPU, else None. It is a TypeError if it cannot run."""
     if isinstance(x, np.ndarray) or not arguments.on_gpu(x):
-        return False
+        return None
     try:
-        pass
+        return import_module(module)
     except Exception as error:  # of any type, where numba-cuda's version is not one that the kernels know
         raise arguments.no_cuda(name, x, error) from error
-    return True

@@ -198,8 +198,10 @@ class BatchNorm(TrackingLayer):
             return y, synchronised.backward_of_one, how
         axis = self.channel_axis
         if self.training or self._running_mean is None:
-            call, options = over_channels(x, axis), (self._moved(), self.eps, mask, out)
-            (y, mean, rstd), finite = forward_in_training(call, x, self._weight, self._bias, *options)
+            call, given = over_channels(x, axis), {"weight": self._weight, "bias": self._bias}
+            affine = call.parameter("weight", self._weight, 1), call.parameter("bias", self._bias, 0)
+            options = self._moved(), self.eps, mask, out
+            (y, mean, rstd), finite = forward_in_training(call, x, affine, *options, given)
             if not finite:
                 self._warn()
             return y, batch_norm_backward, {"mean": mean, "rstd": rstd, "mask": mask, "channel_axis": axis}
