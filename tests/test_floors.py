@@ -29,6 +29,7 @@ FLOORS = [  # from the ground up; a name stands for the modules in it, the longe
     ["_scaling"],
     ["batchnorm", "batchnorm_halves", "layernorm", "moments", "scalers", "threads"],
     ["layers"],
+    ["_operations"],
     ["_info", "_warmup", "__main__", ""],
 ]
 

@@ -1,0 +1,111 @@
+"""The table of the operations: what each public function of arrays is given, gives, writes and must move.
+
+Warm-up, tests, benchmarks and the table of the README read it.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from numbanorm import batchnorm, batchnorm_halves, layernorm
+from numbanorm._call import host
+from numbanorm._types import FLOAT64, Array, Shape
+
+
+class Operation(NamedTuple):
+    """A public function of x, and of other arrays by name."""
+
+    function: Callable[..., Any]
+    axis_name: str  # "axis": x is normalised over it; "channel_axis": over all others
+    given: tuple[str, ...]  # what it must be given, in order
+    optional: tuple[str, ...]  # arrays that it may be given
+    results: tuple[str, ...]
+    updated: tuple[str, ...] = ()  # arrays that it updates in place
+
+    @property
+    def name(self) -> str:
+        """Of the function."""
+        return self.function.__name__
+
+    @property
+    def family(self) -> str:
+        """The stem of its files."""
+        return self.function.__module__.rpartition(".")[2]
+
+    @property
+    def moves(self) -> int:
+        """How many arrays of x's size it must read and write at least."""
+        return sum(name in ("x", "dy", "y", "dx") for name in self.given + self.results)
+
+    @property
+    def takes_out(self) -> bool:
+        """Whether it takes `out`, for a result of x's size."""
+        return self.results[0] in ("y", "dx")
+
+    def arguments(self, x: Array, axis: int, values: Callable[[Shape], Array], optional: bool = True) -> dict[str, Any]:
+        """Arguments that go together: x, its statistics, and of all else `values` of a shape, of x's dtype.
+
+        All that it can be given but `out`, or without what is `optional`.
+        """
+        names = self.given + (self.optional if optional else ())
+        return {self.axis_name: axis} | {name: _argument(name, x, axis, self.axis_name, values) for name in names}
+
+
+def _argument(name: str, x: Array, axis: int, axis_name: str, values: Callable[[Shape], Array]) -> Any:
+    call = (host.over_axes if axis_name == "axis" else host.over_channels)(x, axis)
+    over, keeps = call.axes.reduced, axis_name == "axis"
+    if name in ("mean", "var", "rstd"):
+        var = x.var(over, FLOAT64, keepdims=keeps)
+        statistic = {"mean": x.mean(over, FLOAT64, keepdims=keeps), "var": var, "rstd": 1 / np.sqrt(var + 1e-5)}[name]
+        return statistic.astype(x.dtype)
+    if name == "count":
+        return call.count
+    if name == "mask":
+        return np.ones([n for i, n in enumerate(x.shape) if i in over], np.bool_)
+    shapes = {"x": None, "dy": x.shape, "weight": call.parameter_shape, "bias": call.parameter_shape}
+    shape = shapes.get(name, call.statistic_shape)
+    return x if shape is None else values(shape).astype(x.dtype)
+
+
+_AFFINE, _GRADIENTS = ("weight", "bias"), ("dx", "dweight", "dbias")
+_RUNNING = ("running_mean", "running_var")
+
+OPERATIONS = {
+    operation.name: operation
+    for operation in (
+        Operation(layernorm.layer_norm, "axis", ("x",), _AFFINE, ("y",)),
+        Operation(layernorm.layer_norm_forward, "axis", ("x",), _AFFINE, ("y", "mean", "rstd")),
+        Operation(layernorm.layer_norm_backward, "axis", ("dy", "x", "mean", "rstd"), ("weight",), _GRADIENTS),
+        Operation(batchnorm.batch_norm, "channel_axis", ("x", "mean", "var"), _AFFINE, ("y",)),
+        Operation(
+            batchnorm.batch_norm_forward,
+            "channel_axis",
+            ("x",),
+            (*_AFFINE, *_RUNNING, "mask"),
+            ("y", "mean", "rstd"),
+            updated=_RUNNING,
+        ),
+        Operation(
+            batchnorm.batch_norm_backward,
+            "channel_axis",
+            ("dy", "x", "mean", "rstd"),
+            ("weight", "mask"),
+            _GRADIENTS,
+        ),
+        Operation(
+            batchnorm_halves.batch_norm_backward_reduce,
+            "channel_axis",
+            ("dy", "x", "mean", "rstd"),
+            ("mask",),
+            ("sum_dy", "sum_dy_xhat"),
+        ),
+        Operation(
+            batchnorm_halves.batch_norm_backward_apply,
+            "channel_axis",
+            ("dy", "x", "mean", "rstd", "weight", "sum_dy", "sum_dy_xhat", "count"),
+            ("mask",),
+            ("dx",),
+        ),
+    )
+}
