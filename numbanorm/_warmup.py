@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 
 from numbanorm._operations import OPERATIONS, Operation
-from numbanorm._types import FLOAT64, Array
+from numbanorm._types import FLOAT64, Array, Shape
 from numbanorm.moments import Moments
 
-_SHAPES = {  # of x, and its axis: each takes other kernels
+_SHAPES: dict[str, dict[str, tuple[Shape, int]]] = {  # of x, and its axis: each takes other kernels
     "axis": {"rows": ((4, 64), -1), "columns": ((2, 64, 8), 1), "long rows": ((1, 300_000), -1)},
     "channel_axis": {"small": ((16, 4), 1), "large": ((400_000, 2), 1)},
 }
