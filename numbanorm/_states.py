@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbanorm._math import LARGE, SMALL, two_sum
+from numbanorm._math import LARGE, SMALL, merged_moments, two_sum
 from numbanorm._types import Array
 
 SMALL_UNIT, LARGE_UNIT = 2.0**-600, 2.0**600
@@ -66,15 +66,8 @@ def _in_common(a: State, b: State) -> tuple[Array, State, State]:
 def _merged(a: State, b: State) -> State:
     """`merged`, of states whose units are 1, where float64 holds all squares."""
     with np.errstate(all="ignore"):
-        count = a.counts + b.counts
-        share = b.counts / count
-        apart = (b.mean - a.mean) + (b.low - a.low)
-        mean, rest = two_sum.py_func(a.mean, apart * share)
-        mean, low = two_sum.py_func(mean, a.low + rest)
-        m2, rest = two_sum.py_func(a.m2, b.m2)
-        m2, rest_too = two_sum.py_func(m2, apart * apart * (a.counts * share))
-        m2, m2_low = two_sum.py_func(m2, a.m2_low + b.m2_low + rest + rest_too)
-        both = State(count, mean, low, m2, m2_low)
+        count, mean, low, m2, m2_low = merged_moments(a[:5], b[:5])
+        both = State(count, mean, low, *two_sum(m2, m2_low))
     if (a.counts > 0).all() and (b.counts > 0).all():
         return both
     choices = zip(a[:5], b[:5], both, strict=False)

@@ -1,4 +1,4 @@
-"""A digest of the code that kernels are compiled from: what it says, wherever it stands."""
+"""A digest of the code that kernels are compiled from. It does not depend on where the code is installed."""
 
 import functools
 import hashlib
@@ -12,9 +12,10 @@ _FORMULAS = "numbanorm._math"
 
 
 def _imported():
-    """The byte code of all modules that kernels are compiled from, as Python imports it, now: it may change later.
+    """The byte code of all modules that kernels are compiled from, as Python would import it now.
 
-    That of another file than the source, if Python takes one for up to date that is not.
+    It is read at once, since the files may change later. It is what Python runs: if Python takes an outdated compiled
+    file for up to date, so does this function.
     """
     formulas = importlib.util.find_spec(_FORMULAS).loader.get_code(_FORMULAS)
     return [
@@ -24,7 +25,7 @@ def _imported():
 
 
 def _modules(path, prefix):
-    """Names and code of the modules in a folder and in those below it. None is imported."""
+    """Names and code of the modules in a folder and its subfolders. None of them is imported."""
     for finder, name, is_package in pkgutil.iter_modules(path, prefix):
         spec = finder.find_spec(name)
         yield name, spec.loader.get_code(name)
@@ -37,17 +38,17 @@ _CODE = _imported()
 
 @functools.cache
 def code_digest():
-    """32 bytes, the same for the same code in every installation."""
+    """Return 32 bytes, the same for the same code in every installation."""
     return hashlib.sha256(repr([(name, _contents(code)) for name, code in _CODE]).encode()).digest()
 
 
 def covered_modules():
-    """The names of the modules whose code is in the digest."""
+    """The names of the modules whose code enters the digest."""
     return {name for name, _ in _CODE}
 
 
 def _contents(code):
-    """What code does, wherever it stands."""
+    """All of a code object that decides what it does, and nothing of where it stands."""
     constants = [
         _contents(constant)
         if isinstance(constant, types.CodeType)

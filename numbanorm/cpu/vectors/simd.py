@@ -1,11 +1,14 @@
-"""Vectors for kernels: several numbers of a type as one value, read from runs of memory and written to them.
+"""Vectors for kernels. A vector is several numbers of one type, read from memory and written to it at once.
 
-A run is a pointer and a size, or an array: LLVM would check arrays for overlap, which costs as much as a short run, and
-send a call in place to a scalar loop; and slices of arrays are most of what there would be to compile. An index says
-where a vector begins in a run and how much of it counts: all, or, at the ends of a run, some of its values. Arithmetic
-on vectors is written as on numbers, so that the formulas of `numbanorm._math` serve both.
+A run is a sequence of numbers in memory: a pointer, or an array. Kernels mostly use pointers. For loops over arrays,
+LLVM checks whether these overlap. The check costs as much as a short run, and an in-place call would fail it and take
+a slow loop. Slices of arrays would also take most of the time to compile.
 
-All of it is LLVM in place. A function compiled for each pair of types would be most of what there is to compile.
+An index says where a vector begins in a run, and which of its lanes count: all, or at the ends of a run some of them.
+Arithmetic on vectors is written as on numbers, so that the formulas of `numbanorm._math` serve both.
+
+Each operation writes LLVM code at the place of its call. To compile a function for each pair of types would take most
+of the time to compile.
 """
 
 import math
@@ -13,15 +16,14 @@ import operator
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
-from numba.core.datamodel import PrimitiveModel, StructModel
-from numba.extending import intrinsic, lower_builtin, lower_cast, register_model, type_callable
+from numba.extending import intrinsic, lower_builtin, lower_cast, models, register_model, type_callable
 
 from numbanorm.cpu.compiling.jit import loop
+from numbanorm.cpu.compiling.numba_internals import cgutils
 
-LINE_BYTES = 64  # to a vector of x's dtype: a cache line, whatever the registers of the machine
-LANES = 16  # to the longest vectors, those of float32
-FEW = 8  # lanes to the vector of a few values, of whatever dtype
+LINE_BYTES = 64  # a vector of x's dtype is a cache line, whatever registers the machine has
+LANES = 16  # of the longest vectors, those of float32
+FEW = 8  # lanes of the short vectors that hold a few values of any dtype
 
 _INT32, _INT = ir.IntType(32), ir.IntType(types.intp.bitwidth)
 
@@ -35,9 +37,10 @@ class Vector(types.Type):
 
 
 class Index(types.Type):
-    """Where a vector begins in a run: one that counts as a WHOLE, a PART of one, or one whose results STREAM.
+    """The place of a vector in a run, of one of three kinds.
 
-    A part begins after some lanes to skip and ends with a count of lanes.
+    Of a WHOLE all lanes count. Of a PART those lanes k count for which skip <= k < count. STREAM is a whole whose
+    results are streamed past the caches.
     """
 
     def __init__(self, lanes, kind):
@@ -45,22 +48,23 @@ class Index(types.Type):
         super().__init__(f"Index({lanes}, {kind})")
 
 
-WHOLE, PART, STREAM = "whole", "part", "stream"  # kinds of index
+WHOLE, PART, STREAM = "whole", "part", "stream"
 
 
 @register_model(Vector)
-class _VectorModel(PrimitiveModel):
+class _VectorModel(models.PrimitiveModel):
     def __init__(self, manager, vector):
         super().__init__(manager, vector, ir.VectorType(manager.lookup(vector.dtype).get_value_type(), vector.lanes))
 
 
 @register_model(Index)
-class _IndexModel(StructModel):
+class _IndexModel(models.StructModel):
     def __init__(self, manager, index):
         super().__init__(manager, index, [("start", types.intp), ("skip", types.intp), ("count", types.intp)])
 
 
 def _lanes(run):
+    """How many values of a run make a vector, as a number of Python's."""
     return 8 * LINE_BYTES // run.dtype.bitwidth
 
 
@@ -71,7 +75,7 @@ def lanes(typing_context, run):
 
 
 def _index(kind, lanes=None):
-    """``index(run, start, skip, count)``, of as many lanes as values of the run make a cache line, if not told."""
+    """Make ``index(run, start, skip, count)`` of this kind. By default, its vectors are a cache line of the run."""
 
     @intrinsic
     def index(typing_context, run, start, skip, count):
@@ -101,7 +105,7 @@ def first_few(run):
 
 @intrinsic
 def pointer(typing_context, run, offset):
-    """A run that begins so many values into an array or another run."""
+    """The run that begins `offset` values after another run or an array does."""
 
     def codegen(context, builder, signature, args):
         return builder.gep(data(context, builder, run, args[0]), [args[1]])
@@ -110,6 +114,7 @@ def pointer(typing_context, run, offset):
 
 
 def data(context, builder, run, value):
+    """The LLVM pointer to the first value of a run."""
     return context.make_array(run)(context, builder, value).data if isinstance(run, types.Array) else value
 
 
@@ -119,7 +124,7 @@ def _is_run(operand):
 
 @intrinsic
 def at(typing_context, operand, j):
-    """The values of a run at index j; of a number, itself in every lane."""
+    """Read a run at index j. A number in place of a run is read as a vector with that number in every lane."""
     vector = Vector(operand.dtype if _is_run(operand) else operand, j.lanes)
 
     def codegen(context, builder, signature, args):
@@ -132,7 +137,7 @@ def at(typing_context, operand, j):
 
 @intrinsic
 def item(typing_context, operand, k):
-    """operand[k] of a run, or a number itself."""
+    """Return operand[k] of a run. A number in place of a run is returned as it is."""
     number = operand.dtype if _is_run(operand) else operand
 
     def codegen(context, builder, signature, args):
@@ -145,11 +150,11 @@ def item(typing_context, operand, k):
 
 @intrinsic
 def put(typing_context, run, j, values):
-    """Store results in a run at index j."""
+    """Write values to a run at index j."""
 
     def codegen(context, builder, signature, args):
-        wide = context.cast(builder, args[2], values, Vector(run.dtype, j.lanes))
-        _write(context, builder, wide, _place(context, builder, run, values, args), run, j, args[1])
+        vector = context.cast(builder, args[2], values, Vector(run.dtype, j.lanes))
+        _write(context, builder, vector, _place(context, builder, run, values, args), run, j, args[1])
         return context.get_dummy_value()
 
     return types.void(run, j, values), codegen
@@ -157,10 +162,10 @@ def put(typing_context, run, j, values):
 
 @intrinsic
 def add_to(typing_context, run, stride, j, terms):
-    """Add each of a tuple of vectors to the values at index j of as many runs, `stride` values apart.
+    """Add the vectors of a tuple to as many runs at index j. The runs begin `stride` values apart.
 
-    Of a part, the lanes that do not count are written as they were, for which the runs need room: LANES values around.
-    A masked store would make the next load wait until it has left the core.
+    Of a part, the lanes that do not count are written back unchanged. So the runs need room for LANES values before and
+    after. A masked store would make the next load wait until the store has left the core.
     """
     whole, vector = Index(j.lanes, WHOLE), Vector(run.dtype, j.lanes)
 
@@ -168,18 +173,18 @@ def add_to(typing_context, run, stride, j, terms):
         for k, term in enumerate(terms):
             begin = builder.gep(data(context, builder, run, args[0]), [builder.mul(args[1], _INT(k))])
             place = _place(context, builder, types.CPointer(run.dtype), vector, (begin, args[2]))
-            own = context.cast(builder, builder.extract_value(args[3], k), term, vector)
+            added = context.cast(builder, builder.extract_value(args[3], k), term, vector)
             before = _read(context, builder, vector, place, whole, args[2])
-            _write(context, builder, _add_what_counts(builder, before, own, j, args[2]), place, run, whole, args[2])
+            _write(context, builder, _add_what_counts(builder, before, added, j, args[2]), place, run, whole, args[2])
         return context.get_dummy_value()
 
     return types.void(run, types.intp, j, terms), codegen
 
 
 def _add_what_counts(builder, before, values, index, j):
-    """The sum, and what was before in the lanes that do not count.
+    """Add values to the lanes that count. The other lanes stay as before.
 
-    Chosen after the addition: with a product it is one operation, whose result is rounded once, for all kinds of index.
+    The choice follows the addition. So a product that is added is rounded once with its sum, for all kinds of index.
     """
     after = builder.fadd(before, values)
     if not isinstance(index, Index) or index.kind != PART:
@@ -188,12 +193,14 @@ def _add_what_counts(builder, before, values, index, j):
 
 
 def _place(context, builder, run, vector, args):
+    """The LLVM pointer to a vector of a run; args: the run, and the index."""
     first = builder.gep(data(context, builder, run, args[0]), [builder.extract_value(args[1], 0)])
     number = context.get_value_type(run.dtype)
     return builder.bitcast(first, ir.VectorType(number, vector.lanes).as_pointer())
 
 
 def _read(context, builder, vector, place, index, j):
+    """Read a vector. Lanes that do not count are 0."""
     align = vector.dtype.bitwidth // 8
     if index.kind != PART:
         return builder.load(place, align=align)
@@ -205,6 +212,7 @@ def _read(context, builder, vector, place, index, j):
 
 
 def _write(context, builder, values, place, run, index, j):
+    """Write the lanes of a vector that count."""
     align = run.dtype.bitwidth // 8
     if index.kind == PART:
         mask, vector = _mask(builder, index, j), Vector(run.dtype, index.lanes)
@@ -217,12 +225,13 @@ def _write(context, builder, values, place, run, index, j):
 
 
 def _masked(builder, operation, vector, result, arguments):
+    """LLVM's function that loads or stores some lanes of a vector."""
     name = f"llvm.masked.{operation}.v{vector.lanes}f{vector.dtype.bitwidth}.p0"
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 def _mask(builder, index, j):
-    """Which lanes count."""
+    """A boolean for each lane: whether it counts."""
     lane = ir.Constant(ir.VectorType(_INT32, index.lanes), list(range(index.lanes)))
     skip, count = (builder.trunc(builder.extract_value(j, k), _INT32) for k in (1, 2))
     first, end = (_in_every_lane(builder, bound, index.lanes) for bound in (skip, count))
@@ -236,11 +245,11 @@ def _in_every_lane(builder, number, lanes):
 
 
 @lower_cast(Vector, Vector)
-def _convert_vector(context, builder, own, other, value):
-    if own.dtype == other.dtype:
+def _convert_vector(context, builder, from_type, to_type, value):
+    if from_type.dtype == to_type.dtype:
         return value
-    convert = builder.fpext if own.dtype.bitwidth < other.dtype.bitwidth else builder.fptrunc
-    return convert(value, context.get_value_type(other))
+    convert = builder.fpext if from_type.dtype.bitwidth < to_type.dtype.bitwidth else builder.fptrunc
+    return convert(value, context.get_value_type(to_type))
 
 
 @lower_cast(types.Number, Vector)
@@ -249,7 +258,10 @@ def _number_in_every_lane(context, builder, number, vector, value):
 
 
 def _operator(operation, instruction, *predicate):
-    """Of two vectors, in the wider type, or of a vector and a number, in the vector's; a predicate makes it one."""
+    """Define an operator by an LLVM instruction, which takes a predicate if it compares.
+
+    Two vectors are converted to the wider one's type first. A number is converted to the type of the vector beside it.
+    """
 
     @type_callable(operation)
     def result(context):
@@ -265,15 +277,15 @@ def _operator(operation, instruction, *predicate):
 
     def lower(context, builder, signature, args):
         common = _common(*signature.args)
-        wide = (context.cast(builder, *one, common) for one in zip(args, signature.args, strict=True))
-        return getattr(builder, instruction)(*predicate, *wide)
+        operands = (context.cast(builder, *pair, common) for pair in zip(args, signature.args, strict=True))
+        return getattr(builder, instruction)(*predicate, *operands)
 
     for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
         lower_builtin(operation, *kinds)(lower)
 
 
 def _common(*operands):
-    """The vector type that holds both operands; None of two numbers."""
+    """The vector type that holds both operands, or None if both are numbers."""
     vectors = [operand for operand in operands if isinstance(operand, Vector)]
     return max(vectors, key=lambda vector: vector.dtype.bitwidth, default=None)
 
@@ -288,7 +300,7 @@ _operator(operator.ge, "fcmp_ordered", ">=")
 
 
 def _same_type(operation, build, arity=1):
-    """An operation on vectors of one type that gives one of that type: build(builder, vector, *values)."""
+    """Define an operation on vectors of one type with a result of that type, by ``build(builder, vector, *values)``."""
 
     @type_callable(operation)
     def result(context):
@@ -304,10 +316,12 @@ def _same_type(operation, build, arity=1):
 
 
 def _llvm_function(name):
+    """A builder for `_same_type` that calls LLVM's function of this name."""
+
     def build(builder, vector, value):
-        own = f"llvm.{name}.v{vector.lanes}f{vector.dtype.bitwidth}"
+        full_name = f"llvm.{name}.v{vector.lanes}f{vector.dtype.bitwidth}"
         function = ir.FunctionType(value.type, [value.type])
-        return builder.call(cgutils.get_or_insert_function(builder.module, function, own), [value])
+        return builder.call(cgutils.get_or_insert_function(builder.module, function, full_name), [value])
 
     return build
 
@@ -324,19 +338,21 @@ def every(typing_context, condition, j):
     """Whether a condition holds in all lanes that count at index j."""
 
     def codegen(context, builder, signature, args):
-        own = args[0]
+        holds = args[0]
         if j.kind == PART:
-            own = builder.or_(own, builder.not_(_mask(builder, j, args[1])))
-        bits = builder.bitcast(own, ir.IntType(j.lanes))
+            holds = builder.or_(holds, builder.not_(_mask(builder, j, args[1])))
+        bits = builder.bitcast(holds, ir.IntType(j.lanes))
         return builder.icmp_unsigned("==", bits, bits.type((1 << j.lanes) - 1))
 
     return types.boolean(condition, j), codegen
 
 
-def _zeros(wide):
+def _zeros(in_float64):
+    """Make ``zeros(run, count)``, a tuple of so many vectors of zeros, of the run's dtype or of float64."""
+
     @intrinsic(prefer_literal=True)
     def zeros(typing_context, run, count):
-        vector = Vector(types.float64 if wide else run.dtype, _lanes(run))
+        vector = Vector(types.float64 if in_float64 else run.dtype, _lanes(run))
 
         def codegen(context, builder, signature, args):
             return ir.Constant(context.get_value_type(signature.return_type), None)
@@ -346,18 +362,18 @@ def _zeros(wide):
     return zeros
 
 
-narrow_zeros, wide_zeros = _zeros(wide=False), _zeros(wide=True)
+zeros, float64_zeros = _zeros(in_float64=False), _zeros(in_float64=True)
 
 
 @intrinsic
 def plus(typing_context, sums, j, terms):
-    """The sums of two tuples of vectors, in the type of the first; of the second only what counts at index j."""
+    """Add two tuples of vectors, in the type of the first. Only lanes that count at index j are added."""
 
     def codegen(context, builder, signature, args):
         values = []
         for k, (total, term) in enumerate(zip(sums, terms, strict=True)):
-            own = context.cast(builder, builder.extract_value(args[2], k), term, total)
-            values.append(_add_what_counts(builder, builder.extract_value(args[0], k), own, j, args[1]))
+            added = context.cast(builder, builder.extract_value(args[2], k), term, total)
+            values.append(_add_what_counts(builder, builder.extract_value(args[0], k), added, j, args[1]))
         return context.make_tuple(builder, sums, values)
 
     return sums(sums, j, terms), codegen
@@ -365,7 +381,7 @@ def plus(typing_context, sums, j, terms):
 
 @intrinsic
 def across(typing_context, sums):
-    """The sum of the lanes of each of a tuple of vectors, in pairs: the same on every machine."""
+    """Sum the lanes of each vector of a tuple. Lanes are added in pairs, in the same order on every machine."""
 
     def codegen(context, builder, signature, args):
         values = [_add_lanes(builder, builder.extract_value(args[0], k), vector.lanes) for k, vector in enumerate(sums)]
@@ -376,9 +392,9 @@ def across(typing_context, sums):
 
 @intrinsic
 def across_rows(typing_context, run, j):
-    """The sums of the lanes of each of FEW vectors of FEW lanes or more, as wide as index j, that follow each other.
+    """Sum the lanes of each of FEW vectors that follow each other in a run. Return the sums as the lanes of a vector.
 
-    One sum to a lane, each in pairs as `across` adds them.
+    The vectors have as many lanes as index j, FEW or more. Lanes are added in pairs, in the order of `across`.
     """
 
     def codegen(context, builder, signature, args):
@@ -389,7 +405,7 @@ def across_rows(typing_context, run, j):
             place = builder.gep(begin, [_INT(k * j.lanes)])
             place = builder.bitcast(place, context.get_value_type(vector).as_pointer())
             rows.append(_half_lanes(builder, builder.load(place, align=8), j.lanes, FEW))
-        width = FEW  # lanes to a row, in vectors that hold ever more rows
+        width = FEW  # lanes of a row, in vectors that hold more rows at each step
         while width > 1:
             width //= 2
             first = [i for i in range(2 * FEW) if i % (2 * width) < width]
@@ -404,11 +420,12 @@ def across_rows(typing_context, run, j):
 
 
 def _add_lanes(builder, vector, lanes):
+    """The sum of all lanes."""
     return builder.extract_element(_half_lanes(builder, vector, lanes, 1), _INT32(0))
 
 
 def _half_lanes(builder, vector, lanes, until):
-    """Add the second half of the lanes to the first, until so many are left."""
+    """Add the second half of the lanes to the first half, until `until` lanes are left."""
     while lanes > until:
         lanes //= 2
         halves = [ir.Constant(ir.VectorType(_INT32, lanes), [*range(k, k + lanes)]) for k in (0, lanes)]
@@ -418,13 +435,13 @@ def _half_lanes(builder, vector, lanes, until):
 
 @loop
 def total(vector):
-    """The sum of its lanes."""
+    """Sum the lanes of a vector."""
     return across((vector,))[0]
 
 
 @intrinsic
 def with_lane(typing_context, vector, k, number):
-    """A vector with another number in lane k: unlike through memory, without waiting for stores."""
+    """Replace lane k of a vector by a number. To do so in memory would wait for stores."""
 
     def codegen(context, builder, signature, args):
         return builder.insert_element(args[0], context.cast(builder, args[2], number, vector.dtype), args[1])
@@ -434,7 +451,7 @@ def with_lane(typing_context, vector, k, number):
 
 @loop
 def eight(number):
-    """A vector of FEW lanes."""
+    """A vector with the number in each of FEW lanes."""
     return at(number, first_few(number))
 
 
