@@ -15,7 +15,7 @@ from pathlib import Path
 from numba.core import config
 from numba.misc.appdirs import AppDirs
 
-from numbanorm.cpu.compiling.bytecode import code_digest
+from numbanorm.cpu.compiling.bytecode import CPU, code_digest
 from numbanorm.cpu.compiling.filelock import locked
 from numbanorm.cpu.compiling.trust import check_directory
 
@@ -25,18 +25,19 @@ _MODE = 0o755  # of directories: whatever the umask, nobody else writes there, a
 
 
 @functools.cache
-def directories():
-    """Where files are looked for, and written if it can be: each a path; the first that can be written gets them.
+def directories(kernels=CPU):
+    """Where files of a package of kernels are looked for, and written if it can be: each a path; the first that can be
+    written gets them.
 
     NUMBA_CACHE_DIR alone where it is set. Otherwise beside the sources, so that what an installation has compiled
     serves all its users; in the user's own cache; and in a directory for temporary files that is the user's own.
     Sources that are unpacked for one run, as by a program of a single file, come last: what lies there is soon gone.
     """
-    name = f"numbanorm-{code_digest().hex()[:12]}"  # of the code, wherever it is installed
+    name = f"numbanorm-{code_digest(kernels).hex()[:12]}"  # of the code, wherever it is installed
     if config.CACHE_DIR:
         return (Path(config.CACHE_DIR) / name,)
     package = Path(__file__).resolve().parents[2]
-    sources = package / "cpu" / "__pycache__"
+    sources = package / kernels.rpartition(".")[2] / "__pycache__"
     user = Path(AppDirs("numbanorm", appauthor=False).user_cache_dir) / name
     temporary = _temporary(name)
     found = (user, temporary, sources) if _is_unpacked_for_one_run(package) else (sources, user, temporary)
@@ -70,9 +71,9 @@ def write(directory, name, content):
         part.unlink(missing_ok=True)
 
 
-def locked_to_write(name):
+def locked_to_write(name, kernels=CPU):
     """A context in which no other process makes a file of this name; whether one did until it began."""
-    for directory in directories():
+    for directory in directories(kernels):
         with suppress(OSError):
             _prepare(directory)
             return locked(directory / f"{name}.lock")
