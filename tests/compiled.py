@@ -1,6 +1,7 @@
 """CUDA kernels compiled where there is no GPU: to PTX, which `tests.ptx` runs, and to what a GPU would run."""
 
 import re
+import struct
 import subprocess
 from contextlib import contextmanager
 from functools import cached_property, lru_cache
@@ -9,30 +10,19 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 from unittest.mock import patch
 
-from numbanorm.cuda import cuda, launch
+from numbanorm.cuda import compiling, cuda
 
 CAPABILITIES = ((8, 0), (9, 0), (10, 0))
 
 
 @contextmanager
 def pretended_device(capability):
-    """Numba's compiler asks for the device that it compiles for."""
-    from numba.cuda import codegen, dispatcher
+    """Numba asks for the current device when it compiles what kernels call."""
 
     class Device:
-        compute_capability, id = capability, 0
+        compute_capability = capability
 
-    class Context:
-        device = Device
-
-    class Devices:
-        get_context = staticmethod(lambda *args: Context)
-
-    with (
-        patch.object(dispatcher, "get_current_device", lambda: Device),
-        patch.object(codegen, "devices", Devices),
-        patch.object(dispatcher._Kernel, "bind", lambda self: None),
-    ):
+    with patch("numba.cuda.dispatcher.get_current_device", lambda: Device):
         yield
 
 
@@ -65,6 +55,14 @@ class MachineCode:
         found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", self._told_by("cuobjdump", "-res-usage"))
         self.registers, self.stack, self.shared, self.local = map(int, found.groups())
 
+    @property
+    def argument_sizes(self):
+        """Bytes of each argument, as this says itself: records of 12 bytes, the size in the upper 14 bits."""
+        records = (
+            struct.unpack("<IHHI", record) for record in re.findall(rb"\x04\x17\x0c\0(.{12})", self.cubin, re.DOTALL)
+        )
+        return [packed >> 18 for _, _, _, packed in sorted(records, key=lambda record: record[1])]
+
     @cached_property
     def instructions(self):
         """Their names, of which the listing takes longer than compiling does."""
@@ -81,7 +79,7 @@ class MachineCode:
 
 def machine_codes(kernel):
     """Of each compute capability, the way a launch compiles it."""
-    with pretended_device(CAPABILITIES[0]):
-        library = launch.compiled.__wrapped__(kernel, 0)._codelibrary
-        for capability in CAPABILITIES:
-            yield capability, MachineCode(bytes(library.get_cubin(cc=capability).code))
+    for capability in CAPABILITIES:
+        with pretended_device(capability):
+            cubin, _ = compiling.compile(kernel, capability)
+        yield capability, MachineCode(cubin)

@@ -84,6 +84,7 @@ _LIKE = DeviceArray(0, (), (), np.float32, None)
 def _launch(kernel, grid, block, arguments, stream, device):
     launches.append((kernel, grid, block, stream, device))
     flat = [value for a in arguments for value in (a if isinstance(a, tuple) else (a,))]
+    assert {type(value) for value in flat} <= {int, float}  # which `cuda.core` takes for 8 bytes each
     assert 0 < grid < 2**31
     assert block[0] * block[1] <= kernel.threads
     blocks = None if _most_blocks is None else range(0, grid, -(-grid // _most_blocks))

@@ -7,8 +7,8 @@ from typing import NamedTuple
 from numba import types
 
 from numbanorm.cuda import batchnorm_halves, layernorm, moments, scalers
+from numbanorm.cuda.compiling import Kernel
 from numbanorm.cuda.kernels import channels, columns, copies, long_rows, rows, states, sums, ways
-from numbanorm.cuda.launch import Kernel
 from numbanorm.cuda.moments import KEPT
 
 

@@ -19,9 +19,11 @@ pytestmark = pytest.mark.skipif(compiled.tool("nvdisasm") is None, reason="nvidi
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_every_kernel_compiles_to_what_it_should(case):
     """128-bit accesses where they are meant, nothing kept in memory of the thread's, registers for the whole block,
-    and in a kernel of float32 no arithmetic of float64.
+    in a kernel of float32 no arithmetic of float64, and arguments of the sizes that a launch gives them.
     """
+    sizes = [given.bitwidth // 8 if isinstance(given, types.Float) else 8 for given in flat(case.kernel.argument_types)]
     for capability, code in compiled.machine_codes(case.kernel):
+        assert code.argument_sizes == sizes, capability
         assert code.stack == code.local == 0, capability
         assert -(-code.registers // 8) * 8 * case.kernel.threads <= REGISTERS, capability
         assert code.shared < 48 << 10, capability
@@ -30,6 +32,11 @@ def test_every_kernel_compiles_to_what_it_should(case):
         if case.wide and (case.dtype is types.float32 or capability == (9, 0)):
             assert named(code, r"LDG\.E\.128"), capability
             assert bool(named(code, r"STG\.E\.128")) == case.stores_wide, capability
+
+
+def flat(argument_types):
+    """With each integer of a tuple on its own."""
+    return [one for kind in argument_types for one in (kind if isinstance(kind, types.BaseTuple) else (kind,))]
 
 
 def named(code, pattern):

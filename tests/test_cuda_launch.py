@@ -1,5 +1,7 @@
-"""How kernels are launched, with Numba's driver replaced: what it is asked for, and how often."""
+"""How kernels are launched, with NVIDIA's driver replaced: what it is asked for, and how often."""
 
+import ctypes
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,41 +9,66 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
+from cuda.core._kernel_arg_handler import ParamHolder
 from numba import types
-from numba.cuda import dispatcher
 
 from numbanorm import layer_norm
-from numbanorm.cuda import launch, libraries
-from tests import compiled
+from numbanorm.cuda import compiling, cuda, launch, libraries
+from tests.kernels import every_kernel
+
+SUCCESS, INVALID_CONTEXT = launch.driver.CUresult.CUDA_SUCCESS, launch.driver.CUresult.CUDA_ERROR_INVALID_CONTEXT
 
 
 class Driver:
-    """In the place of `numba.cuda`."""
+    """In the place of `numba.cuda`, `cuda.core` and the driver: the current device, and what each was asked for."""
 
     def __init__(self):
-        self.compiled, self.launched, self.waits, self.current = [], [], [], 0
-        self.cudadrv = SimpleNamespace(driver=SimpleNamespace(_to_core_stream=lambda stream: stream and stream.handle))
+        self.compiled, self.loaded, self.launched, self.waits = [], [], [], []
+        self.current = 0  # device; None: no context is current
         self.gpus = {device: Gpu(self, device) for device in range(4)}
+        self.ObjectCode = SimpleNamespace(from_cubin=lambda cubin: SimpleNamespace(get_kernel=self.get_kernel))
+        self.LaunchConfig, self.Stream = launch.core.LaunchConfig, launch.core.Stream
+        self.CUresult = launch.driver.CUresult
 
-    def jit(self, argument_types, max_registers):
-        def decorate(function):
-            self.compiled.append((function, argument_types, max_registers))
-            return SimpleNamespace(overloads={argument_types: Compiled(self)})
+    def cubin_of(self, kernel, cc):
+        self.compiled.append((kernel, cc))
+        return b"cubin", f"entry of {kernel.threads}"
 
-        return decorate
+    def get_kernel(self, name):
+        self.loaded.append((self.current, name))
+        return SimpleNamespace(name=name, attributes=SimpleNamespace(num_regs=1))
+
+    def launch(self, stream, configuration, kernel, *arguments):
+        _, handle = stream.__cuda_stream__()
+        shape = configuration.grid, configuration.block
+        self.launched.append((self.current, handle, shape, kernel.name, arguments))
+
+    def cuCtxGetDevice(self):
+        return (INVALID_CONTEXT, None) if self.current is None else (SUCCESS, self.current)
 
     def get_current_device(self):
-        return SimpleNamespace(id=self.current)
+        self.current = self.current or 0
+        return SimpleNamespace(id=self.current, compute_capability=(9, self.current))
 
     def external_stream(self, handle):
-        return Stream(handle)
+        return SimpleNamespace(handle=handle)
 
     def default_stream(self):
-        return Stream(0)
+        return SimpleNamespace(handle=0)
 
     def event(self, timing):
         assert not timing
         return Event(self)
+
+
+class Stream:
+    """Of Numba."""
+
+    def __init__(self, handle):
+        self.handle = handle
+
+    def __int__(self):
+        return self.handle
 
 
 class Gpu:
@@ -55,14 +82,6 @@ class Gpu:
         self.driver.current = self.before
 
 
-class Stream:
-    def __init__(self, handle):
-        self.handle = handle
-
-    def __int__(self):
-        return self.handle
-
-
 class Event:
     def __init__(self, driver):
         self.driver = driver
@@ -74,20 +93,14 @@ class Event:
         self.driver.waits.append((self.driver.current, stream.handle, self.recorded))
 
 
-class Compiled:
-    def __init__(self, driver):
-        self.driver = driver
-
-    def launch(self, arguments, grid, block, stream):
-        self.driver.launched.append((self.driver.current, grid, block, stream, arguments))
-
-
 @pytest.fixture
 def driver(monkeypatch):
     driver = Driver()
-    for module in (launch, libraries):
-        monkeypatch.setattr(module, "cuda", driver)
-    caches = launch.compiled, launch._stream
+    for name in ("cuda", "core", "driver"):
+        monkeypatch.setattr(launch, name, driver)
+    monkeypatch.setattr(launch, "cubin_of", driver.cubin_of)
+    monkeypatch.setattr(libraries, "cuda", driver)
+    caches = launch.loaded, launch._stream
     for cache in caches:
         cache.cache_clear()
     yield driver
@@ -95,35 +108,94 @@ def driver(monkeypatch):
         cache.cache_clear()
 
 
-def kernel(threads=256):
-    return launch.Kernel(lambda x: None, (types.CPointer(types.float32),), threads)
+POINTER = types.CPointer(types.float32)
 
 
-def test_a_kernel_is_compiled_once_for_a_device_and_launched_there(driver):
-    own = kernel(512)
-    for device, stream in ((0, 0), (0, 7), (2, 0), (0, 0)):
-        launch.launch(own, 3, (32, 4), (1, 2), stream, device)
-    assert driver.compiled == [(own.function, own.argument_types, 128)] * 2
-    places = [(0, 0), (0, 7), (2, 0), (0, 0)]
-    assert driver.launched == [(device, (3, 1, 1), (32, 4, 1), stream, (1, 2)) for device, stream in places]
+def kernel(threads=256, argument_types=(POINTER, types.int64)):
+    return launch.Kernel(lambda x, y: None, argument_types, threads)
+
+
+def test_a_kernel_is_compiled_and_loaded_once_for_a_device_and_launched_there(driver):
+    one, places = kernel(512), ((0, 0), (0, 7), (2, 0), (0, 0), (2, 9))
+    for grid, (device, stream) in enumerate(places, start=3):
+        launch.launch(one, grid, (32, 4), (1, 2), stream, device)
+    assert driver.compiled == [(one, (9, 0)), (one, (9, 2))]
+    assert driver.loaded == [(0, "entry of 512"), (2, "entry of 512")]
+    assert driver.launched == [
+        (device, stream, ((grid, 1, 1), (32, 4, 1)), "entry of 512", (1, 2))
+        for grid, (device, stream) in enumerate(places, start=3)
+    ]
     assert driver.current == 0
 
 
-def test_each_launch_has_the_grid_and_the_block_that_it_asks_for(monkeypatch):
-    """Numba's own compiled kernel: nothing that it keeps for a kernel, a block and a stream is changed."""
-    launched = []
-    monkeypatch.setattr(launch.cuda, "get_current_device", lambda: SimpleNamespace(id=0))
-    monkeypatch.setattr(dispatcher._Kernel, "launch", lambda self, *given: launched.append(given))
-    own = kernel()
-    with compiled.pretended_device((8, 0)):
-        for grid in (100, 7, 100):
-            launch.launch(own, grid, (32, 8), (1,), 0, 0)
-    assert [given[:3] for given in launched] == [((1,), (grid, 1, 1), (32, 8, 1)) for grid in (100, 7, 100)]
+@pytest.mark.parametrize("device", [0, 1])
+def test_a_thread_without_a_context_launches_on_the_device_that_it_is_told(driver, device):
+    driver.current = None
+    launch.launch(kernel(), 1, (32, 4), (1, 2), 0, device)
+    assert [launched[0] for launched in driver.launched] == [device]
 
 
-def test_registers_are_never_more_than_there_can_be(driver):
-    launch.launch(kernel(128), 1, (32, 4), (1,), 0, 0)
-    assert driver.compiled[0][2] == 255
+def test_each_launch_has_the_grid_and_the_block_that_it_asks_for(driver):
+    one = kernel()
+    for grid, block in ((100, (32, 8)), (7, (32, 8)), (100, (256, 1)), (100, (32, 8))):
+        launch.launch(one, grid, block, (1, 2), 0, 0)
+    assert [launched[2] for launched in driver.launched] == [
+        ((100, 1, 1), (32, 8, 1)),
+        ((7, 1, 1), (32, 8, 1)),
+        ((100, 1, 1), (256, 1, 1)),
+        ((100, 1, 1), (32, 8, 1)),
+    ]
+
+
+NUMBERS = {"u64": ctypes.c_int64, "f32": ctypes.c_float, "f64": ctypes.c_double}  # of PTX
+
+
+@pytest.mark.parametrize(
+    "argument_types",
+    sorted({case.kernel.argument_types for case in every_kernel()}, key=str),
+    ids=lambda kinds: " ".join(str(kind).replace(" ", "") for kind in kinds),
+)
+def test_each_argument_has_the_size_and_the_kind_that_the_compiled_kernel_takes(argument_types):
+    """As `cuda.core` lays it out for the driver, which copies as many bytes as the kernel takes and asks for no more.
+
+    What a kernel takes depends on its types alone, so an empty one is compiled.
+    """
+    names = ", ".join(f"a{i}" for i in range(len(argument_types)))
+    namespace = {}
+    exec(f"def empty({names}): pass", namespace)
+    ptx, _ = cuda.compile_ptx(namespace["empty"], argument_types, cc=(9, 0))
+    taken = re.findall(r"\.param \.(\w+)", ptx)
+
+    given, n = [], 0
+    for kind in argument_types:
+        if isinstance(kind, types.BaseTuple):
+            given.append(tuple((1 << 40) + n + k for k in range(len(kind))))
+            n += len(kind)
+        else:
+            given.append(0.1 + n if isinstance(kind, types.Float) else -(1 << 62) - n if kind is types.int64 else n)
+            n += 1
+    flat = [value for one in given for value in (one if isinstance(one, tuple) else (one,))]
+    packed = launch.described(kernel(argument_types=argument_types), None).packed(tuple(given))
+    holder = ParamHolder(packed)
+    addresses = (ctypes.c_void_p * len(packed)).from_address(holder.ptr)
+    found = [NUMBERS[name].from_address(address).value for name, address in zip(taken, addresses, strict=True)]
+    assert found == [NUMBERS[name](value).value for name, value in zip(taken, flat, strict=True)]
+
+
+def test_a_number_beyond_float32_becomes_infinity_without_a_warning():
+    packed = launch.described(kernel(argument_types=(types.float32, types.float64)), None).packed((1e300, 1e300))
+    assert packed == [np.inf, 1e300]
+    assert [type(value) for value in packed] == [np.float32, float]
+
+
+def test_an_argument_of_a_type_that_a_launch_cannot_convert_is_refused():
+    with pytest.raises(KeyError, match="int32"):
+        launch.described(kernel(argument_types=(types.int32,)), None)
+
+
+def test_registers_are_never_more_than_there_can_be():
+    assert [kernel(threads).register_limit for threads in (128, 256, 512)] == [255, 255, 128]
+    assert compiling.REGISTERS == 512 * 128
 
 
 def test_a_stream_waits_for_others(driver):

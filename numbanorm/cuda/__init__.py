@@ -1,11 +1,14 @@
-"""The kernels on the GPU; the one place that imports numba.cuda."""
+"""The kernels on the GPU; the one place that imports numba.cuda and cuda.core.
+
+Kernels and vectors take the compiler's names from here. How a kernel is compiled is in `numbanorm.cuda.compiling`.
+"""
 
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _NEEDED = (
-    "arrays there need the package numba-cuda, 0.30.4 or newer, and a NumPy that it works with "
-    "(0.30.4 needs NumPy below 2.5); pip install -U 'numbanorm[cuda]'"
+    "arrays there need the packages numba-cuda, 0.30.4 or newer, and cuda-core, 1.0 or newer, and a NumPy that "
+    "numba-cuda works with (0.30.4 needs NumPy below 2.5); pip install -U 'numbanorm[cuda]'"
 )
 
 
@@ -20,8 +23,11 @@ def _unusable(reason: str) -> ImportError:
 
 
 try:
+    import cuda.core as _core
     import numba.cuda.cudaimpl  # noqa: F401 (a first compilation imports it, and fails if NumPy lacks what it names)
+    from cuda.bindings import driver as _driver
     from numba import cuda as _cuda
+    from numba import types
     from numba.cuda import cgutils, extending  # type: ignore[attr-defined]
     from numba.cuda.core import imputils
 except Exception as error:  # a version that does not fit Numba's or NumPy's fails in many ways
@@ -31,5 +37,7 @@ if getattr(_cuda, "implementation", None) != "NVIDIA":  # Numba's own, which is 
     raise _unusable("Numba's own numba.cuda was imported instead")
 
 cuda: Any = _cuda
+core: Any = _core  # loads machine code and launches it
+driver: Any = _driver  # NVIDIA's own functions, as Python calls them
 
-__all__ = ["cgutils", "cuda", "extending", "imputils"]
+__all__ = ["cgutils", "core", "cuda", "driver", "extending", "imputils", "types"]

@@ -1,22 +1,18 @@
 """The backward pass of batch normalization in two halves, of x (N, C, L); what is summed is float64."""
 
-from functools import lru_cache
-
-from numba import types
-
 from numbanorm._math import input_gradient_of_means
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
 from numbanorm.cuda.batchnorm import plan_of
+from numbanorm.cuda.compiling import Kernel, factory
 from numbanorm.cuda.grids import block_for, type_of
 from numbanorm.cuda.kernels.channels import apply_gradient, channel_states, piece_gradients
 from numbanorm.cuda.kernels.states import FIELDS, SLOTS, merge_gradients
-from numbanorm.cuda.launch import Kernel
 from numbanorm.cuda.moments import FLOAT64, KEPT, LANES
 from numbanorm.cuda.vectors.memory import load, store
 from numbanorm.cuda.vectors.simd import number
 
 
-@lru_cache(None)
+@factory
 def channel_sums():
     """sum_dy and sum_dy_x_hat of each channel, of the gradient states of pieces."""
     state_of = channel_states(merge_gradients)
@@ -32,7 +28,7 @@ def channel_sums():
     return Kernel(kernel, (*[types.CPointer(KEPT)] * 3, *[types.int64] * 3))
 
 
-@lru_cache(None)
+@factory
 def gradients_of_sums(dtype):
     """What `apply_gradient` takes: m, rstd and linear (4, C), of dtype."""
 

@@ -3,8 +3,8 @@
 from typing import Any, NamedTuple
 
 import numpy as np
-from numba import types
 
+from numbanorm.cuda import types
 from numbanorm.cuda.kernels.states import SLOTS
 from numbanorm.cuda.vectors.memory import BYTES
 from numbanorm.cuda.vectors.reduce import WARP

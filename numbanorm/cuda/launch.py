@@ -1,70 +1,114 @@
-"""How a kernel is compiled and launched, and values come and go: here alone, so that something else can take the place
-of a GPU.
-"""
+"""How kernels are launched, and how values come and go: here alone, so that something else can take the GPU's place."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import ctypes
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from numbanorm._types import Array
-from numbanorm.cuda import cuda
+from numbanorm.cuda import core, cuda, driver, types
+from numbanorm.cuda.compiling import Kernel
+from numbanorm.cuda.cubins import cubin_of
 
-REGISTERS = 1 << 16  # of a multiprocessor
+__all__ = ["Kernel", "fetch", "launch", "send", "wait"]
 
-
-@dataclass(eq=False, slots=True)
-class Kernel:
-    """A function, and the types of its arguments: pointers and numbers alone, which a launch need not look into.
-
-    Each is made once: equal is what is the same.
-    """
-
-    function: Callable[..., None]
-    argument_types: tuple[Any, ...]
-    threads: int = 256  # for which a multiprocessor must have registers: those of a block, or of two
-
-
-def device(function: Callable[..., Any]) -> Any:
-    """What kernels call, and NVVM inlines."""
-    return cuda.jit(device=True, forceinline=True)(function)
+_SUCCESS = driver.CUresult.CUDA_SUCCESS
 
 
 def launch(
     kernel: Kernel, grid: int, block: tuple[int, int], arguments: tuple[Any, ...], stream: int, device: int
 ) -> None:
     """Run a kernel on a stream of a device, both as the driver counts them."""
-    if cuda.get_current_device().id == device:
+    if _current_device() == device:
         _launch(kernel, grid, block, arguments, stream, device)
     else:
         with cuda.gpus[device]:
             _launch(kernel, grid, block, arguments, stream, device)
 
 
+def _current_device() -> int:
+    """The number of the device whose context is current; where none is, Numba makes that of device 0 current."""
+    status, number = driver.cuCtxGetDevice()
+    return int(number) if status == _SUCCESS else cuda.get_current_device().id
+
+
 def _launch(
     kernel: Kernel, grid: int, block: tuple[int, int], arguments: tuple[Any, ...], stream: int, device: int
 ) -> None:
-    """By the compiled kernel itself: Numba would warn of a small grid, and keep a configuration for each."""
-    compiled(kernel, device).launch(arguments, (grid, 1, 1), (*block, 1), _stream(stream, device))
+    """Put a launch into the stream. The caller has made the device current."""
+    ready = loaded(kernel, device)
+    core.launch(_stream(stream, device), _configuration(grid, block), ready.kernel, *ready.packed(arguments))
+
+
+class Loaded(NamedTuple):
+    """A kernel on a device, and which of its arguments a launch must convert."""
+
+    kernel: Any
+    conversions: tuple[tuple[int, Any], ...]  # places of the floating-point numbers, and what makes the kernel's type
+    has_tuples: bool
+
+    def packed(self, arguments: tuple[Any, ...]) -> list[Any]:
+        """Arguments of Python as `core.launch` copies them to the kernel.
+
+        It takes an int for 8 bytes, which all pointers and integers of the kernels have, and a float for a double.
+        The kernel takes each integer of a tuple as an argument of its own, as Numba compiles it.
+        """
+        values = [*arguments]
+        if self.has_tuples:
+            values = [value for given in arguments for value in (given if isinstance(given, tuple) else (given,))]
+        for place, convert in self.conversions:
+            values[place] = convert(values[place])
+        return values
+
+
+def _float32(value: float) -> Any:
+    """As a number of NumPy's, which `core.launch` takes four times as fast as one of ctypes.
+
+    It is rounded by ctypes, since NumPy would warn where a number is beyond the range and becomes infinity.
+    """
+    return np.float32(ctypes.c_float(value).value)
+
+
+_CONVERSIONS = {types.int64: None, types.float32: _float32, types.float64: float}
 
 
 @lru_cache(None)
-def compiled(kernel: Kernel, device: int) -> Any:
-    """For the current device. As its types are given, the arguments of a launch are not looked at."""
-    most = min(255, REGISTERS // kernel.threads)
-    return cuda.jit(kernel.argument_types, max_registers=most)(kernel.function).overloads[kernel.argument_types]
+def loaded(kernel: Kernel, device: int) -> Loaded:
+    """A kernel on the current device, compiled if need be."""
+    cubin, name = cubin_of(kernel, tuple(cuda.get_current_device().compute_capability))
+    found = core.ObjectCode.from_cubin(cubin).get_kernel(name)
+    found.attributes.num_regs  # noqa: B018 (Numba asked, too: the driver then loads the kernel before its first launch)
+    return described(kernel, found)
+
+
+def described(kernel: Kernel, found: Any) -> Loaded:
+    """A kernel that has been loaded, and what its types say of its arguments."""
+    flat: list[Any] = []
+    has_tuples = False
+    for given in kernel.argument_types:
+        is_tuple = isinstance(given, types.BaseTuple)
+        flat += given if is_tuple else (given,)
+        has_tuples |= is_tuple
+    converts = [None if isinstance(one, types.CPointer) else _CONVERSIONS[one] for one in flat]
+    places = tuple((place, convert) for place, convert in enumerate(converts) if convert is not None)
+    return Loaded(found, places, has_tuples)
+
+
+@lru_cache(1 << 12)
+def _configuration(grid: int, block: tuple[int, int]) -> Any:
+    """As threads share it, it is never changed. `core.launch` reads it while it holds the interpreter's lock."""
+    return core.LaunchConfig(grid=(grid, 1, 1), block=(*block, 1))
 
 
 @lru_cache(256)
 def _stream(handle: int, device: int) -> Any:
-    """Of the current device, as a compiled kernel takes it."""
-    return cuda.cudadrv.driver._to_core_stream(cuda.external_stream(handle) if handle else 0)
+    """A stream of the current device."""
+    return core.Stream.from_handle(handle)
 
 
 def fetch(address: int, size: int, dtype: np.dtype[Any], stream: int, device: int) -> Array:
-    """So many values from the device, once all that is on the stream is done: this waits for it."""
+    """Copy that many values from the device, once all that is on the stream is done. This waits for it."""
     with cuda.gpus[device]:
         found = _at(address, size, dtype).copy_to_host(stream=_numba_stream(stream))
         _numba_stream(stream).synchronize()
@@ -72,7 +116,7 @@ def fetch(address: int, size: int, dtype: np.dtype[Any], stream: int, device: in
 
 
 def send(array: Array, address: int, stream: int, device: int) -> None:
-    """Values to the device, for what comes on the stream from now on."""
+    """Copy values to the device, before all that comes onto the stream from now on."""
     with cuda.gpus[device]:
         _at(address, array.size, array.dtype).copy_to_device(array, stream=_numba_stream(stream))
         _numba_stream(stream).synchronize()  # before the array may be gone
@@ -84,7 +128,7 @@ def _at(address: int, size: int, dtype: np.dtype[Any]) -> Any:
 
 
 def wait(device: int, stream: int, others: set[int]) -> None:
-    """What is launched on a stream from now on comes after what is on the others."""
+    """Have what is launched on a stream from now on wait for what is on the others."""
     with cuda.gpus[device]:
         for other in others:
             event = cuda.event(timing=False)

@@ -6,19 +6,17 @@ places of mean and low, the least and the greatest value.
 """
 
 import math
-from functools import lru_cache
 
 import numpy as np
-from numba import types
 
 from numbanorm._math import LARGE, SMALL
 from numbanorm._states import State, replaced
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
 from numbanorm.cuda.batchnorm import NONE, plan_of
+from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.grids import block_for, type_of
 from numbanorm.cuda.kernels.channels import channel_states, piece_moments
 from numbanorm.cuda.kernels.states import FIELDS, merge, states, summed_moments
-from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.vectors.memory import each, is_set, load, registers
 from numbanorm.cuda.vectors.reduce import larger
 from numbanorm.cuda.vectors.simd import holds, number, select
@@ -28,7 +26,7 @@ FLOAT64 = np.dtype(np.float64)
 TERMS = 4  # vectors that a thread loads before it uses them
 
 
-@lru_cache(None)
+@factory
 def weighted_piece_moments(dtype, way, weights_dtype):
     """`piece_moments` of what is not NaN, with weights (N, L): float64, or a mask; None: ones."""
     share, deliver, position = way.share, way.deliver(1, merge), way.source.position
@@ -66,7 +64,7 @@ def merge_extremes(a, b):
     return count_a + count_b, least, larger(greatest_a, greatest_b), rest, rest, rest
 
 
-@lru_cache(None)
+@factory
 def piece_extremes(dtype, lanes, way):
     """The states of extremes of pieces of x, into partials (pieces, FIELDS, C * L or C); a NaN is neither."""
     share, deliver, address = way.share, way.deliver(lanes, merge_extremes), way.source.address
@@ -94,7 +92,7 @@ def piece_extremes(dtype, lanes, way):
     return Kernel(kernel, (values, values, *[types.int64] * 5))
 
 
-@lru_cache(None)
+@factory
 def whole_states(dtype, merged):
     """The states of channels (FIELDS, C), of those of pieces."""
     state_of, store_state = channel_states(merged), states(merged, 1).store

@@ -1,20 +1,16 @@
 """x (N, C, L) scaled, a channel at a time, with what is clipped."""
 
-from functools import lru_cache
-
-from numba import types
-
 from numbanorm._math import affine
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
 from numbanorm.cuda.batchnorm import NONE, plan_of
+from numbanorm.cuda.compiling import Kernel, factory
 from numbanorm.cuda.grids import type_of
 from numbanorm.cuda.kernels.channels import APPLY_TERMS
-from numbanorm.cuda.launch import Kernel
 from numbanorm.cuda.vectors.memory import each, load, registers, store
 from numbanorm.cuda.vectors.simd import number, select
 
 
-@lru_cache(None)
+@factory
 def scale_pieces(dtype, lanes, way):
     """y = (x - m) * scale + offset, kept between low and high; a NaN stays."""
     share, address, stat_lanes = way.share, way.source.address, way.lanes

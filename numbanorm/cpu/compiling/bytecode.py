@@ -6,22 +6,23 @@ import importlib.util
 import pkgutil
 import types
 
-import numbanorm.cpu
+CPU = "numbanorm.cpu"
+_BESIDE = {  # a package of kernels: the modules outside it that they are compiled from
+    CPU: ["numbanorm._math"],
+    "numbanorm.cuda": ["numbanorm._math", "numbanorm.cpu.compiling.jit"],  # the latter for how formulas are compiled
+}
 
-_FORMULAS = "numbanorm._math"
 
-
-def _imported():
-    """The byte code of all modules that kernels are compiled from, as Python would import it now.
+@functools.cache
+def _imported(package):
+    """The byte code of all modules that the kernels of a package are compiled from, as Python would import it now.
 
     It is read at once, since the files may change later. It is what Python runs: if Python takes an outdated compiled
     file for up to date, so does this function.
     """
-    formulas = importlib.util.find_spec(_FORMULAS).loader.get_code(_FORMULAS)
-    return [
-        (_FORMULAS, formulas),
-        *sorted(_modules(numbanorm.cpu.__path__, "numbanorm.cpu."), key=lambda pair: pair[0]),
-    ]
+    beside = [(name, importlib.util.find_spec(name).loader.get_code(name)) for name in _BESIDE[package]]
+    path = importlib.import_module(package).__path__
+    return [*beside, *sorted(_modules(path, f"{package}."), key=lambda pair: pair[0])]
 
 
 def _modules(path, prefix):
@@ -33,18 +34,18 @@ def _modules(path, prefix):
             yield from _modules(spec.submodule_search_locations, f"{name}.")
 
 
-_CODE = _imported()
+_imported(CPU)
 
 
 @functools.cache
-def code_digest():
+def code_digest(package=CPU):
     """Return 32 bytes, the same for the same code in every installation."""
-    return hashlib.sha256(repr([(name, _contents(code)) for name, code in _CODE]).encode()).digest()
+    return hashlib.sha256(repr([(name, _contents(code)) for name, code in _imported(package)]).encode()).digest()
 
 
-def covered_modules():
+def covered_modules(package=CPU):
     """The names of the modules whose code enters the digest."""
-    return {name for name, _ in _CODE}
+    return {name for name, _ in _imported(package)}
 
 
 def _contents(code):

@@ -19,7 +19,7 @@ from importlib.machinery import EXTENSION_SUFFIXES
 import llvmlite
 import numba
 
-from numbanorm.cpu.compiling.bytecode import code_digest
+from numbanorm.cpu.compiling.bytecode import CPU, code_digest
 from numbanorm.cpu.compiling.numba_internals import (
     NullCache,
     config,
@@ -51,44 +51,53 @@ class KernelCache(NullCache):
         """Return the function compiled for a signature, or None."""
         target_context.refresh()
         name = self._file_name(sig, machine_of(target_context.codegen()))
-        found = _load(name, target_context)
+
+        def rebuild(payload):
+            return deserialize(target_context, pickle.loads(payload))
+
+        found = load(name, rebuild)
         if found is None and self._locks.enter_context(locked_to_write(name)):
-            found = _load(name, target_context)
+            found = load(name, rebuild)
         return found
 
     def save_overload(self, sig, data):
         """Write a function compiled for a signature into the first directory that takes it."""
-        payload = serialize(data)
-        name, refusals = self._file_name(sig, machine_of(data.codegen)), []
-        for directory in directories():
-            try:
-                write(directory, name, _digest(payload) + payload)
-                break
-            except OSError as error:
-                refusals.append((directory, error))
-        else:
-            _warn_once(
-                f"numbanorm compiles its kernels anew in every process: no directory to keep them in: {_list(refusals)}"
-            )
-        distrusted = [refusal for refusal in refusals if isinstance(refusal[1], Distrusted)]
-        if distrusted:
-            _warn_once(f"numbanorm keeps no kernels where it would not dare to read them: {_list(distrusted)}")
+        save(self._file_name(sig, machine_of(data.codegen)), serialize(data))
 
     def _file_name(self, sig, machine):
         signature = hashlib.sha256(repr(sig).encode()).hexdigest()[:16]
         return f"{self._name}-{signature}-{_maker(machine)}{SUFFIX}"
 
 
-def _load(name, target_context):
-    for directory in directories():
+def load(name, rebuild, kernels=CPU):
+    """What `rebuild` makes of the payload of a file, or None if there is no such file that can be used."""
+    for directory in directories(kernels):
         try:
-            return deserialize(target_context, pickle.loads(_payload(directory, name)))
+            return rebuild(_payload(directory, name, kernels))
         except Distrusted as error:
             if os.path.lexists(directory / name):
                 _warn_once(f"numbanorm reads no kernels that others may have put there: {_list([(directory, error)])}")
         except Exception:  # no such file, or not what the digest says: the function is compiled and written anew
             continue
     return None
+
+
+def save(name, payload, kernels=CPU):
+    """Write a file into the first directory that takes it. A warning says if there is none."""
+    refusals = []
+    for directory in directories(kernels):
+        try:
+            write(directory, name, _digest(payload, kernels) + payload)
+            break
+        except OSError as error:
+            refusals.append((directory, error))
+    else:
+        _warn_once(
+            f"numbanorm compiles its kernels anew in every process: no directory to keep them in: {_list(refusals)}"
+        )
+    distrusted = [refusal for refusal in refusals if isinstance(refusal[1], Distrusted)]
+    if distrusted:
+        _warn_once(f"numbanorm keeps no kernels where it would not dare to read them: {_list(distrusted)}")
 
 
 def _maker(machine):
@@ -99,18 +108,18 @@ def _maker(machine):
     return hashlib.sha256(repr((machine, versions, options, python)).encode()).hexdigest()[:16]
 
 
-def _payload(directory, name):
+def _payload(directory, name, kernels=CPU):
     """The payload of a file. Raise OSError or ValueError unless it can be trusted, is whole and is of this code."""
     check_directory(directory)
     content = read(directory / name)
     payload = content[_DIGEST_BYTES:]
-    if content[:_DIGEST_BYTES] != _digest(payload):
+    if content[:_DIGEST_BYTES] != _digest(payload, kernels):
         raise ValueError(f"{name}: damaged, or of other code")
     return payload
 
 
-def _digest(payload):
-    return hashlib.sha256(code_digest() + payload).digest()
+def _digest(payload, kernels=CPU):
+    return hashlib.sha256(code_digest(kernels) + payload).digest()
 
 
 def _list(refusals):

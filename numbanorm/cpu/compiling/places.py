@@ -13,7 +13,7 @@ import uuid
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from numbanorm.cpu.compiling.bytecode import code_digest
+from numbanorm.cpu.compiling.bytecode import CPU, code_digest
 from numbanorm.cpu.compiling.filelock import locked
 from numbanorm.cpu.compiling.numba_internals import config, user_cache_directory
 from numbanorm.cpu.compiling.trust import check_directory
@@ -24,18 +24,19 @@ _MODE = 0o755  # of new directories, whatever the umask: others may read them, a
 
 
 @functools.cache
-def directories():
-    """The paths in which kernels are looked for, in this order. The first writable one gets new kernels.
+def directories(kernels=CPU):
+    """The paths in which files of a package of kernels are looked for, in this order. The first writable one gets new
+    files.
 
     Where NUMBA_CACHE_DIR is set, it is the only one. Otherwise there are three. Beside the sources, kernels serve all
     users of the installation. The user's own cache follows, then a directory of the user's for temporary files. Sources
     that were unpacked for one run come last, as in a program of a single file, because they are soon deleted.
     """
-    name = f"numbanorm-{code_digest().hex()[:12]}"  # the same for the same code, wherever it is installed
+    name = f"numbanorm-{code_digest(kernels).hex()[:12]}"  # the same for the same code, wherever it is installed
     if config.CACHE_DIR:
         return (Path(config.CACHE_DIR) / name,)
     package = Path(__file__).resolve().parents[2]
-    sources = package / "cpu" / "__pycache__"
+    sources = package / kernels.rpartition(".")[2] / "__pycache__"
     user = Path(user_cache_directory("numbanorm")) / name
     temporary = _temporary(name)
     found = (user, temporary, sources) if _is_unpacked_for_one_run(package) else (sources, user, temporary)
@@ -69,9 +70,9 @@ def write(directory, name, content):
         part.unlink(missing_ok=True)
 
 
-def locked_to_write(name):
+def locked_to_write(name, kernels=CPU):
     """A context in which no other process writes a file of this name. It yields whether another one did before."""
-    for directory in directories():
+    for directory in directories(kernels):
         with suppress(OSError):
             _prepare(directory)
             return locked(directory / f"{name}.lock")

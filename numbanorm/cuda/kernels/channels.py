@@ -5,9 +5,6 @@ to memory that others add to: the order of all sums is fixed by the shape. `way`
 """
 
 import math
-from functools import lru_cache
-
-from numba import types
 
 from numbanorm._math import (
     affine,
@@ -19,7 +16,8 @@ from numbanorm._math import (
     scaled_difference,
     shifted_gradient,
 )
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
+from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.states import (
     FIELDS,
     SLOTS,
@@ -30,7 +28,6 @@ from numbanorm.cuda.kernels.states import (
     summed_gradients,
     summed_moments,
 )
-from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.vectors.memory import each, load, registers, shared, store
 from numbanorm.cuda.vectors.simd import holds, number, select
 from numbanorm.cuda.vectors.units import halved, rstd_of, scale_of, unit_for
@@ -43,7 +40,7 @@ def _one(place, geometry, weight):
     return 1.0
 
 
-@lru_cache(None)
+@factory
 def piece_moments(dtype, lanes, way, kept):
     """The states of pieces of x, into partials (pieces, FIELDS, C * L or C), in the type `kept` of these."""
     share, deliver = way.share, way.deliver(lanes, merge)
@@ -58,7 +55,7 @@ def piece_moments(dtype, lanes, way, kept):
     return Kernel(kernel, (*pointers, *[types.int64] * 5), 2 * SLOTS if kept == dtype else SLOTS)
 
 
-@lru_cache(None)
+@factory
 def piece_gradients(dtype, lanes, way, kept):
     """The gradient states of pieces of dy and x, into partials (pieces, FIELDS, C * L or C); these, mean
     and rstd are of the type `kept`, in which all is reckoned.
@@ -109,7 +106,7 @@ def store_scaled(scaled, channel, C, scale, m, rstd, mean_h):
     store(scaled, 3 * C + channel, mean_h)
 
 
-@lru_cache(None)
+@factory
 def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
     """mean and rstd of each channel, of partials (pieces, FIELDS, C * L); scaled (4, C), which `apply` takes; and the
     running statistics moved, if `means` and `variances` are C, not 0, by channels of two values and more.
@@ -141,7 +138,7 @@ def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
     return Kernel(kernel, (values, dtype, wide, *[values] * 3, *running, *[size] * 5))
 
 
-@lru_cache(None)
+@factory
 def channel_gradients(dtype, frozen):
     """dweight and dbias of each channel, and what makes dx, linear (4, C): scale, the shift of dy, slope and offset;
     if frozen, what `apply` takes to make scale * dy.
@@ -174,7 +171,7 @@ def channel_gradients(dtype, frozen):
     return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 4))
 
 
-@lru_cache(None)
+@factory
 def apply(dtype, lanes, way):
     """y, of scaled (4, C) as `channel_statistics` makes it. From the last block to the first: what was read last is
     still in the cache.
@@ -215,7 +212,7 @@ def apply(dtype, lanes, way):
     return Kernel(kernel, (*[values] * 4, types.CPointer(types.uint8), values, *[types.int64] * 7))
 
 
-@lru_cache(None)
+@factory
 def apply_gradient(dtype, lanes, way):
     """dx, of linear (4, C) as `channel_gradients` makes it. From the last block to the first."""
     share, source, stat_lanes = way.share, way.source, way.lanes
@@ -259,7 +256,7 @@ def _scale_for_rstd(rstd):
     return select(rstd < math.inf, scale, one)
 
 
-@lru_cache(None)
+@factory
 def given_statistics(dtype, mean_dtype, var_dtype):
     """scaled (4, C), which `apply` takes, of a mean and a variance of any dtypes."""
 
@@ -277,7 +274,7 @@ def given_statistics(dtype, mean_dtype, var_dtype):
     return Kernel(kernel, (*pointers, var_dtype, types.CPointer(dtype), types.int64))
 
 
-@lru_cache(None)
+@factory
 def given_constants(dtype, mean_dtype, rstd_dtype):
     """m, rstd and mean_h of a mean and an rstd of any dtypes."""
 

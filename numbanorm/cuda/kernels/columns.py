@@ -3,10 +3,6 @@
 A block takes a tile of columns of one of the N, a thread a vector of columns and some of the `count` rows.
 """
 
-from functools import lru_cache
-
-from numba import types
-
 from numbanorm._math import (
     affine,
     input_gradient,
@@ -15,7 +11,8 @@ from numbanorm._math import (
     scaled_difference,
     shifted_gradient,
 )
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
+from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.states import (
     FIELDS,
     SLOTS,
@@ -28,7 +25,6 @@ from numbanorm.cuda.kernels.states import (
     summed_gradients,
     summed_moments,
 )
-from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.vectors.memory import load, parameter_at, shared, store
 from numbanorm.cuda.vectors.reduce import group
 from numbanorm.cuda.vectors.simd import number, total
@@ -71,7 +67,7 @@ def _shared_by_rows(lanes):
 _number_at = parameter_at(1)
 
 
-@lru_cache(None)
+@factory
 def columns_forward(dtype, lanes):
     """x, y: (N, count, L); weight, bias: (count,), of which `weights` and `biases` are there; mean, rstd: (N, L), if
     `kept` is N, or nothing if it is 0. `tiles` blocks in a row take one of the N.
@@ -103,7 +99,7 @@ def columns_forward(dtype, lanes):
     return Kernel(kernel, (*[values] * 3, dtype, *[values] * 3, *[size] * 6))
 
 
-@lru_cache(None)
+@factory
 def columns_backward(dtype, lanes, threads):
     """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), of which `weights` are there.
 

@@ -2,16 +2,14 @@
 
 from functools import lru_cache
 
-from numba import types
-
-from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import Kernel
+from numbanorm.cuda import cuda, types
+from numbanorm.cuda.compiling import Kernel, factory
 from numbanorm.cuda.vectors.memory import load, store
 
 THREADS = 256
 
 
-@lru_cache(None)
+@factory
 def strided_copy(source_dtype, dtype, ndim):
     """target[i, j, ...] = source[i, j, ...]: a value to a thread. Steps are in values."""
 

@@ -5,8 +5,6 @@ A block takes a row, a thread vectors one block's width apart.
 
 from functools import lru_cache
 
-from numba import types
-
 from numbanorm._math import (
     affine,
     input_gradient,
@@ -15,7 +13,8 @@ from numbanorm._math import (
     scaled_difference,
     shifted_gradient,
 )
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
+from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.states import (
     FIELDS,
     SLOTS,
@@ -28,7 +27,6 @@ from numbanorm.cuda.kernels.states import (
     summed_gradients,
     summed_moments,
 )
-from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.vectors.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.vectors.reduce import group
 from numbanorm.cuda.vectors.simd import join, lane
@@ -50,7 +48,7 @@ def source_of(lanes):
     return Source(address, always)
 
 
-@lru_cache(None)
+@factory
 def long_rows_forward(dtype, lanes):
     """As `rows.rows_forward`."""
     moments_of, of_threads = summed_moments(lanes, TERMS, source_of(lanes)), states(merge, 1).of_threads
@@ -84,7 +82,7 @@ def long_rows_forward(dtype, lanes):
     return Kernel(kernel, (*[values] * 3, dtype, dtype, *[values] * 3, *[size] * 5), 2 * SLOTS)
 
 
-@lru_cache(None)
+@factory
 def long_rows_backward(dtype, lanes):
     """dx (rows, cols), and what the stored mean of each row lacks, times rstd: mean_h (rows,)."""
     parameter = parameter_at(lanes)

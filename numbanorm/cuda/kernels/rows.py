@@ -4,10 +4,6 @@ A group of threads shares a row: a part of a warp, a warp, or a block. Threads o
 block's x axis, groups on its y axis; in each step, a thread takes a vector of `lanes` values next to its neighbour's.
 """
 
-from functools import lru_cache
-
-from numba import types
-
 from numbanorm._math import (
     affine,
     input_gradient,
@@ -19,8 +15,8 @@ from numbanorm._math import (
     shifted_gradient,
     sums_are_exact,
 )
-from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import Kernel, device
+from numbanorm.cuda import cuda, types
+from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.vectors.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.vectors.reduce import MOST_WARPS, group, larger
 from numbanorm.cuda.vectors.simd import any_lane, join, lane, largest, number, select, total
@@ -32,7 +28,7 @@ MOST_GRADIENT_THREADS = 256  # backward, where a thread also holds dy and two su
 TWO_PER_WARP, FOUR_PER_WARP = 2 * MOST_WARPS, 4 * MOST_WARPS
 
 
-@lru_cache(None)
+@factory
 def rows_forward(dtype, lanes, steps, threads):
     """x, y: (rows, cols); weight, bias: (cols,), of which `weights` and `biases` values are there, all or none;
     mean, rstd: (rows,), if `kept` is rows, or nothing if it is 0. count: cols.
@@ -108,7 +104,7 @@ def rows_forward(dtype, lanes, steps, threads):
     return Kernel(kernel, (*[pointer] * 3, dtype, dtype, *[pointer] * 3, *[size] * 5), max(threads, BLOCK))
 
 
-@lru_cache(None)
+@factory
 def rows_backward(dtype, lanes, steps, threads):
     """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), of which `weights` values are there. count: cols.
 

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from numbanorm._math import scaled_difference, two_sum
 from numbanorm.cuda import cuda
-from numbanorm.cuda.launch import device
+from numbanorm.cuda.compiling import device
 from numbanorm.cuda.vectors.memory import each, load, registers, store
 from numbanorm.cuda.vectors.reduce import larger
 from numbanorm.cuda.vectors.simd import first_half, holds, number, second_half, select

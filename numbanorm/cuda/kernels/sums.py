@@ -1,13 +1,9 @@
 """Gradients of the parameters of layer normalization: sums over rows, by columns."""
 
-from functools import lru_cache
-
-from numba import types
-
 from numbanorm._math import scaled_difference, two_sum
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
+from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.states import SLOTS
-from numbanorm.cuda.launch import Kernel, device
 from numbanorm.cuda.vectors.memory import each, load, registers, shared, store
 from numbanorm.cuda.vectors.simd import join, lane, number
 
@@ -39,7 +35,7 @@ def _of_threads(room, own_sum):
     return lane(own_sum, 0) + lane(own_sum, 1)
 
 
-@lru_cache(None)
+@factory
 def column_sums(dtype):
     """dweight and dbias (cols,) of partials (pieces, 2, cols)."""
 
@@ -65,7 +61,7 @@ def column_sums(dtype):
     return Kernel(kernel, (*[types.CPointer(dtype)] * 3, *[types.int64] * 2))
 
 
-@lru_cache(None)
+@factory
 def parameter_gradients(dtype):
     """dweight and dbias (cols,) of dy and x (rows, cols), with mean, rstd and mean_h (rows,): where rows are too long
     for their sums to be held beside them.

@@ -8,11 +8,9 @@ vectors within its runs of L. `tiles` blocks in a row take a piece: `chunk` rows
 from functools import lru_cache
 from typing import NamedTuple
 
-from numba import types
-
-from numbanorm.cuda import cuda
+from numbanorm.cuda import cuda, types
+from numbanorm.cuda.compiling import device
 from numbanorm.cuda.kernels.states import FIELDS, SLOTS, Source, always, states
-from numbanorm.cuda.launch import device
 from numbanorm.cuda.vectors.memory import is_set, shared
 from numbanorm.cuda.vectors.simd import quotient
 
@@ -20,6 +18,7 @@ from numbanorm.cuda.vectors.simd import quotient
 class Way(NamedTuple):
     """Device functions of a way, for vectors of so many lanes; places are as `moments.Source` has them."""
 
+    name: str  # tells the way from all others
     share: object  # (block, N, C, L, chunk, tiles): first, end and step of a thread's places, its channel and geometry
     source: Source
     deliver: object  # (state, merged): of a block's threads, into the states of pieces
@@ -56,7 +55,7 @@ def columns(lanes, masked):
         column, count, L = geometry
         return row * L + column % L
 
-    return Way(share, _source(address, position, masked), _deliver_columns, lanes)
+    return Way(f"columns({lanes}, {masked})", share, _source(address, position, masked), _deliver_columns, lanes)
 
 
 @device
@@ -88,7 +87,8 @@ def channels(lanes, masked, long=False):
         begin, first, vectors, channel, C, L = geometry
         return begin * vectors + first + place
 
-    return Way(share, _source(address, position, masked), _deliver_channels, 1)
+    name = f"channels({lanes}, {masked}, {long})"
+    return Way(name, share, _source(address, position, masked), _deliver_channels, 1)
 
 
 @lru_cache(None)

@@ -8,10 +8,9 @@ import operator
 from functools import lru_cache
 
 from llvmlite import ir
-from numba import types
 
-from numbanorm.cuda import cgutils, extending, imputils
-from numbanorm.cuda.launch import device
+from numbanorm.cuda import cgutils, extending, imputils, types
+from numbanorm.cuda.compiling import device
 from numbanorm.cuda.vectors.simd import Vector, known, lanes_named, llvm_type, number
 
 BYTES = 16  # to the widest access of global memory

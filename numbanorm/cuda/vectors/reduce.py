@@ -9,10 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from llvmlite import ir
-from numba import types
 
-from numbanorm.cuda import cgutils, cuda, extending
-from numbanorm.cuda.launch import device
+from numbanorm.cuda import cgutils, cuda, extending, types
+from numbanorm.cuda.compiling import device
 from numbanorm.cuda.vectors.memory import each, load, store
 from numbanorm.cuda.vectors.simd import lanes_of, number, select
 

@@ -9,10 +9,9 @@ import math
 import operator
 
 from llvmlite import ir
-from numba import types
 
 from numbanorm._math import choose
-from numbanorm.cuda import cgutils, extending
+from numbanorm.cuda import cgutils, extending, types
 
 _INT32 = ir.IntType(32)
 

@@ -6,11 +6,10 @@ They round nothing, so that what is reckoned of scaled values has the bits that 
 import math
 
 from llvmlite import ir
-from numba import types
 
 from numbanorm._math import reciprocal_std
-from numbanorm.cuda import extending
-from numbanorm.cuda.launch import device
+from numbanorm.cuda import extending, types
+from numbanorm.cuda.compiling import device
 from numbanorm.cuda.vectors.reduce import larger
 from numbanorm.cuda.vectors.simd import number, select
 

@@ -1,0 +1,102 @@
+"""How a kernel is described and compiled: all that launches, the files of machine code and the tests know of that."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache, wraps
+from typing import Any
+
+from numbanorm.cuda import core, cuda
+
+REGISTERS = 1 << 16  # of a multiprocessor
+_MOST_REGISTERS = 255  # of a thread
+
+Capability = tuple[int, int]  # a compute capability: (9, 0) is that of an H100
+
+
+@dataclass(eq=False, slots=True)
+class Kernel:
+    """A function and the types of its arguments, which are pointers, numbers and tuples of integers.
+
+    Kernels are compared by identity; a `factory` creates each of them once.
+    """
+
+    function: Callable[..., None]
+    argument_types: tuple[Any, ...]
+    threads: int = 256  # for which a multiprocessor must have registers: those of a block, or of two
+    name: str = ""  # tells the kernel from all others; the machine code of a kernel without a name is not kept
+
+    @property
+    def register_limit(self) -> int:
+        """How many registers a thread may have."""
+        return min(_MOST_REGISTERS, REGISTERS // self.threads)
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """A decorator for what kernels call. NVVM inlines it."""
+    return cuda.jit(device=True, forceinline=True)(function)
+
+
+def factory(make: Callable[..., Kernel]) -> Callable[..., Kernel]:
+    """A decorator for a function that makes kernels. It makes one for each set of arguments, and names it after them.
+
+    The name stands for the code, together with the sources of this package: so a kernel must depend on nothing else.
+    """
+
+    @lru_cache(None)
+    @wraps(make)
+    def made(*arguments: Any) -> Kernel:
+        kernel = make(*arguments)
+        kernel.name = f"{make.__module__}.{make.__name__}({', '.join(map(_described, arguments))})"
+        return kernel
+
+    return made
+
+
+def _described(argument: Any) -> str:
+    """An argument of a factory: a number, a flag, None, a device function of a module, or what has a name (a type)."""
+    if argument is None or isinstance(argument, int):
+        return repr(argument)
+    if hasattr(argument, "py_func"):
+        function = argument.py_func
+        if "<locals>" in function.__qualname__:
+            raise TypeError(f"{function.__qualname__}: a device function must be a module's own to be told from others")
+        return f"{function.__module__}.{function.__qualname__}"
+    return str(argument.name)
+
+
+def compile(kernel: Kernel, cc: Capability) -> tuple[bytes, str]:
+    """A kernel's machine code (a cubin) for GPUs of a compute capability, and the name that it has in there.
+
+    Numba asks for the current device when it compiles device functions, so there must be one.
+    """
+    whole = (*cc, "a") if cc >= (9, 0) else cc  # with what this architecture alone can, as Numba compiles for a device
+    code, _ = cuda.compile(
+        kernel.function,
+        kernel.argument_types,
+        device=False,
+        abi="numba",
+        cc=whole,
+        output="ltoir",
+        debug=False,
+        opt=True,
+    )
+    options = core.LinkerOptions(
+        arch="sm_" + "".join(map(str, whole)),
+        max_register_count=kernel.register_limit,
+        link_time_optimization=True,
+    )
+    linker = core.Linker(core.ObjectCode.from_ltoir(code), options=options)
+    try:
+        cubin = bytes(linker.link("cubin").code)
+    finally:
+        linker.close()
+    return cubin, entry_name(cubin)
+
+
+def entry_name(cubin: bytes) -> str:
+    """The name of the one kernel in machine code: each has a section for its arguments, and sections are named."""
+    found = {name.decode() for name in re.findall(rb"\0\.nv\.constant0\.([^\0]+)\0", cubin)}
+    if len(found) != 1:
+        raise RuntimeError(f"machine code with {len(found)} kernels, must be one: {sorted(found)}")
+    return found.pop()

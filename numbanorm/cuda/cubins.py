@@ -1,0 +1,77 @@
+"""The machine code of kernels, kept from process to process in files like those of the CPU kernels.
+
+The name of a file tells the kernel, the compute capability and the versions of all that compiles it. It is read under
+the conditions that hold for the CPU kernels (`numbanorm.cpu.compiling.cache`), and only if it was compiled from the
+same code of this package.
+"""
+
+import hashlib
+import platform
+import sys
+import threading
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+from cuda.bindings import nvjitlink, nvvm
+
+from numbanorm.cpu.compiling.bytecode import code_digest
+from numbanorm.cpu.compiling.cache import load, save
+from numbanorm.cpu.compiling.places import SUFFIX, locked_to_write
+from numbanorm.cuda import compiling
+from numbanorm.cuda.compiling import Capability, Kernel
+
+SOURCES = "numbanorm.cuda"
+_PACKAGES = "numba-cuda", "numba", "llvmlite", "cuda-core", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink"
+_one_thread = threading.RLock()  # a lock between processes is for one thread at a time
+
+code_digest(SOURCES)  # of the code that is imported now: the files may change later
+
+
+def cubin_of(kernel: Kernel, cc: Capability) -> tuple[bytes, str]:
+    """What `compiling.compile` gives: from a file, or compiled and put there."""
+    if not kernel.name:
+        return compiling.compile(kernel, cc)
+    name = file_name(kernel, cc)
+    with _one_thread:
+        found = load(name, _unpacked, SOURCES)
+        if found is None:
+            with locked_to_write(name, SOURCES) as another_process_had_it:
+                found = load(name, _unpacked, SOURCES) if another_process_had_it else None
+                if found is None:
+                    found = compiling.compile(kernel, cc)
+                    save(name, _packed(*found), SOURCES)
+    return found
+
+
+def _packed(cubin: bytes, entry: str) -> bytes:
+    return entry.encode() + b"\0" + cubin
+
+
+def _unpacked(content: bytes) -> tuple[bytes, str]:
+    entry, _, cubin = content.partition(b"\0")
+    return cubin, entry.decode()
+
+
+def file_name(kernel: Kernel, cc: Capability) -> str:
+    """Of a kernel's machine code."""
+    described = kernel.name, [str(argument) for argument in kernel.argument_types], kernel.register_limit
+    return f"{kernel.name.partition('(')[0]}-{_digest(described)}-sm_{cc[0]}{cc[1]}-{_compiler()}{SUFFIX}"
+
+
+@cache
+def _compiler() -> str:
+    """What compiles, in short: the packages, the libraries of the toolkit that are found, and Python's byte code."""
+    libraries = nvvm.version(), nvvm.ir_version(), nvjitlink.version()
+    python = platform.python_version(), sys.flags.optimize
+    return _digest((*map(_version, _PACKAGES), libraries, python))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # the toolkit is installed in another way
+        return None
+
+
+def _digest(described: object) -> str:
+    return hashlib.sha256(repr(described).encode()).hexdigest()[:16]
