@@ -3,9 +3,11 @@
 import re
 import struct
 import subprocess
+from bisect import bisect_right
 from contextlib import contextmanager
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 from unittest.mock import patch
@@ -48,12 +50,13 @@ def tool(name):
 
 
 class MachineCode:
-    """What a GPU runs: how much of it a thread or a block takes, and which instructions."""
+    """What a GPU runs: how much of it a thread or a block takes, and the instructions as bytes."""
 
     def __init__(self, cubin):
-        self.cubin = cubin
-        found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", self._told_by("cuobjdump", "-res-usage"))
+        found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", _told("cuobjdump", cubin, "-res-usage"))
         self.registers, self.stack, self.shared, self.local = map(int, found.groups())
+        (self.text,) = _texts(cubin)
+        self.cubin = cubin
 
     @property
     def argument_sizes(self):
@@ -63,23 +66,41 @@ class MachineCode:
         )
         return [packed >> 18 for _, _, _, packed in sorted(records, key=lambda record: record[1])]
 
-    @cached_property
-    def instructions(self):
-        """Their names, of which the listing takes longer than compiling does."""
-        listing = self._told_by("nvdisasm", "-c", "-ndf")
-        return set(re.findall(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.:]*)", listing, re.MULTILINE))
 
-    def _told_by(self, name, *options):
-        with NamedTemporaryFile(suffix=".cubin") as file:
-            file.write(self.cubin)
-            file.flush()
-            command = tool(name), *options, file.name
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+def _texts(cubin):
+    """The sections of an ELF file that hold instructions: one for each kernel."""
+    headers, size, count, names = struct.unpack_from("<Q10xHHH", cubin, 40)
+    sections = [struct.unpack_from("<IIQQQQ", cubin, headers + size * i) for i in range(count)]
+    first = sections[names][4]
+    return [
+        cubin[start : start + length]
+        for name, _, _, _, start, length in sections
+        if cubin.startswith(b".text.", first + name)
+    ]
 
 
-def machine_codes(kernel):
-    """Of each compute capability, the way a launch compiles it."""
-    for capability in CAPABILITIES:
-        with pretended_device(capability):
-            cubin, _ = compiling.compile(kernel, capability)
-        yield capability, MachineCode(cubin)
+def instructions(codes, capability):
+    """Of each of these machine codes, the names of its instructions.
+
+    The disassembler takes half a second to start, much longer than for a kernel: it is given all of them as one.
+    """
+    listing = _told("nvdisasm", b"".join(code.text for code in codes), "-b", "SM{}{}".format(*capability))
+    ends, found = list(accumulate(len(code.text) for code in codes)), [set() for _ in codes]
+    for address, name in re.findall(r"^\s+/\*([0-9a-f]+)\*/\s+(?:@!?U?P\w+\s+)?([A-Z][\w.:]*)", listing, re.MULTILINE):
+        found[bisect_right(ends, int(address, 16))].add(name)
+    return found
+
+
+def _told(name, content, *options):
+    """What a program of the CUDA toolkit says of a file's content."""
+    with NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return subprocess.run((tool(name), *options, file.name), capture_output=True, text=True, check=True).stdout
+
+
+@lru_cache(None)
+def machine_code(kernel, capability):
+    """The way a launch compiles it."""
+    with pretended_device(capability):
+        return MachineCode(compiling.compile(kernel, capability)[0])

@@ -1,10 +1,12 @@
-"""How many examples hypothesis draws, and whether the tests of a GPU may be skipped.
+"""How many examples hypothesis draws, which tests are in which tier, and whether those of a GPU may be skipped.
 
 The examples are the same on every run, or many new ones with --hypothesis-profile=nightly.
 """
 
 import pytest
 from hypothesis import settings
+
+from tests import tiers
 
 settings.register_profile("same", max_examples=300, derandomize=True, deadline=None)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, print_blob=True)
@@ -21,7 +23,17 @@ def pytest_addoption(parser):
     )
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
+def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if marker := tiers.marked(item):
+            item.add_marker(marker)
+    items.sort(key=tiers.place)
+    config.stash[tiers.COLLECTED] = list(items)
+
+
 def pytest_configure(config):
+    config.option.loadscopereorder = False  # pytest-xdist takes files in their order here, not by their count of tests
     if config.getoption(_REQUIRED) and not hasattr(config, "workerinput"):  # of pytest-xdist
         config.pluginmanager.register(_RequiredGpu())
 

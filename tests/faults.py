@@ -12,7 +12,6 @@ from pathlib import Path
 from textwrap import dedent
 
 import numpy as np
-import pytest
 
 import numbanorm
 from numbanorm.cpu.engine import engines, threads
@@ -34,6 +33,8 @@ def python(script, *, limit=60, **environment):
 
     No limit on threads is in its environment but those given here.
     """
+    import pytest  # here: scripts import this file, and importing it takes them as long as their kernels
+
     kept = {name: value for name, value in os.environ.items() if not name.startswith(_OWN)}
     process = subprocess.Popen(
         [sys.executable, "-W", "error", "-X", "faulthandler", "-c", dedent(script)],

@@ -25,9 +25,12 @@ def memory(nbytes, at_end):
 
 
 def copy(a, at_end):
-    """A C-ordered copy beside a closed page."""
+    """A C-ordered copy beside a closed page.
+
+    It belongs to an object of ctypes: of arrays of a mapping the package asks the system which file is mapped.
+    """
     whole, _, start = memory(a.nbytes, at_end)
-    view = np.frombuffer(whole, a.dtype, a.size, start).reshape(a.shape)
+    view = np.frombuffer((ctypes.c_char * a.nbytes).from_buffer(whole, start), a.dtype).reshape(a.shape)
     view[...] = a
     return view
 

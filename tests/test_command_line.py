@@ -1,5 +1,6 @@
 """`python -m numbanorm`."""
 
+import json
 import os
 import subprocess
 import sys
@@ -12,6 +13,19 @@ from numbanorm import __main__, _warmup, get_num_threads
 from numbanorm.cpu.compiling import cache, places
 from numbanorm.cpu.engine import engines
 
+# Before a script: the files of the cache that it asks for are listed in one that its first argument names.
+ASKED = """
+import atexit, json, pathlib, sys
+from numbanorm.cpu.compiling.cache import KernelCache
+asked, file_name = set(), KernelCache._file_name
+def noted(*arguments):
+    asked.add(file_name(*arguments))
+    return file_name(*arguments)
+KernelCache._file_name = noted
+listed = pathlib.Path(sys.argv.pop(1))
+atexit.register(lambda: listed.write_text(json.dumps(sorted(asked))))
+"""
+WARMUP = "import runpy; runpy.run_module('numbanorm', run_name='__main__')"
 CALLS = """
 import numpy as np, numbanorm
 from numba.core import event
@@ -48,19 +62,25 @@ def python(*arguments, **environment):
 
 @pytest.fixture(scope="module")
 def warm(tmp_path_factory):
-    """A directory for the cache, and what the command said that filled it."""
-    directory = str(tmp_path_factory.mktemp("cache"))
-    return directory, python("-m", "numbanorm", "warmup", "--dtype", "float32", NUMBA_CACHE_DIR=directory)
+    """The files of the cache that the command asked for, and what it said. It finds what other tests have compiled."""
+    listed = tmp_path_factory.mktemp("warm") / "asked"
+    output = python("-c", ASKED + WARMUP, str(listed), "warmup", "--dtype", "float32")
+    return set(json.loads(listed.read_text())), output
 
 
-def test_nothing_is_compiled_after_a_warmup(warm):
-    directory, _ = warm
-    assert python("-c", CALLS, NUMBA_CACHE_DIR=directory).strip() == "0"
+def test_nothing_is_compiled_after_a_warmup(warm, tmp_path):
+    """Whatever else is in the cache."""
+    of_the_warmup, _ = warm
+    assert python("-c", ASKED + CALLS, str(tmp_path / "asked")).strip() == "0"
+    of_the_calls = set(json.loads((tmp_path / "asked").read_text()))
+    assert len(of_the_calls) > 10
+    assert of_the_calls - of_the_warmup == set()
 
 
 def test_a_warmup_shows_what_it_does(warm):
-    directory, output = warm
+    _, output = warm
     assert "float32 scalers" in output
+    directory = next(path for path in places.directories() if cache.contents(path)[0])
     assert f"kernels in {directory}" in output.replace("\n", "")
 
 
@@ -72,16 +92,15 @@ def test_a_warmup_that_keeps_nothing_fails(monkeypatch):
         __main__.main()
 
 
-def test_info(warm):
-    directory, _ = warm
-    output = python("-m", "numbanorm", "info", NUMBA_CACHE_DIR=directory)
+def test_info(tmp_path):
+    output = python("-m", "numbanorm", "info", NUMBA_CACHE_DIR=str(tmp_path))
     found = {name: value.strip() for name, _, value in (line.partition(":") for line in output.splitlines())}
     assert list(found) == [
         *("numbanorm", "system", "CPU", "vectors", "last-level cache", "engine", "threads", "cache", "GPU", "CUDA")
     ]
     assert found["engine"] == engines.engine_name()
     assert int(found["threads"].partition(" ")[0]) == get_num_threads()
-    assert found["cache"].startswith(directory)
+    assert found["cache"].startswith(str(tmp_path))
     assert "old or damaged" not in found["cache"]
 
 

@@ -1,4 +1,8 @@
-"""What the CUDA kernels compile to, which needs no GPU."""
+"""What the CUDA kernels compile to, which needs no GPU.
+
+Without the marker `slow` these are the kernels of float32 that load vectors, as a GPU of compute capability 9.0 runs
+them. `slow` adds all others there, and those of float32 for 8.0 and 10.0; `nightly` those of float64.
+"""
 
 import re
 
@@ -11,41 +15,68 @@ from numba import types
 from tests import compiled
 from tests.kernels import every_kernel
 
-CASES = list(every_kernel())
 REGISTERS = 1 << 16  # of a multiprocessor: a block must find room
+MAIN = (9, 0)
+ARITHMETIC = r"D(ADD|MUL|FMA|SETP|MNMX)\b"  # of float64
+CONVERSION = r"F2F.*F64|I2F.*F64|F2I.*F64|MUFU.*64"  # to it or from it
+CASES = list(every_kernel())
+DOUBLE = [case for case in CASES if case.dtype is not types.float32]
+WIDE = [case for case in CASES if case.wide and case not in DOUBLE]
+OTHER = [case for case in CASES if not case.wide and case not in DOUBLE]
+GROUPS = [
+    pytest.param(cases, capability, id=f"{name}, {'.'.join(map(str, capability))}", marks=marks)
+    for capability in compiled.CAPABILITIES
+    for name, cases, marks in (
+        ("vectors of float32", WIDE, () if capability == MAIN else pytest.mark.slow),
+        ("others of float32", OTHER, pytest.mark.slow),
+        ("float64", DOUBLE, pytest.mark.slow if capability == MAIN else pytest.mark.nightly),
+    )
+]
 pytestmark = pytest.mark.skipif(compiled.tool("nvdisasm") is None, reason="nvidia-cuda-nvdisasm is not installed")
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_every_kernel_compiles_to_what_it_should(case):
-    """128-bit accesses where they are meant, nothing kept in memory of the thread's, registers for the whole block,
-    in a kernel of float32 no arithmetic of float64, and arguments of the sizes that a launch gives them.
+@pytest.mark.parametrize(("cases", "capability"), GROUPS)
+def test_every_kernel_finds_room(cases, capability):
+    """Nothing is kept in memory of the thread's, there are registers for the whole block, and arguments are of the
+    sizes that a launch gives them.
     """
-    sizes = [given.bitwidth // 8 if isinstance(given, types.Float) else 8 for given in flat(case.kernel.argument_types)]
-    for capability, code in compiled.machine_codes(case.kernel):
-        assert code.argument_sizes == sizes, capability
-        assert code.stack == code.local == 0, capability
-        assert -(-code.registers // 8) * 8 * case.kernel.threads <= REGISTERS, capability
-        assert code.shared < 48 << 10, capability
+    codes = {case.name: (case.kernel, compiled.machine_code(case.kernel, capability)) for case in cases}
+    assert len(codes) == len(cases) > 20
+    for name, (kernel, code) in codes.items():
+        assert code.argument_sizes == sizes_of_arguments(kernel), name
+        assert code.stack == code.local == 0, name
+        assert -(-code.registers // 8) * 8 * kernel.threads <= REGISTERS, name
+        assert code.shared < 48 << 10, name
+
+
+@pytest.mark.parametrize(("cases", "capability"), GROUPS)
+def test_every_kernel_has_the_instructions_that_it_should(cases, capability):
+    """128-bit accesses where they are meant, and in a kernel of float32 no arithmetic of float64."""
+    codes = [compiled.machine_code(case.kernel, capability) for case in cases]
+    for case, names in zip(cases, compiled.instructions(codes, capability), strict=True):
+        assert named(names, r"STG\.E"), case.name
         if case.dtype is types.float32:
-            assert not named(code, r"D(ADD|MUL|FMA|SETP|MNMX)\b|F2F.*F64|I2F.*F64|F2I.*F64|MUFU.*64"), capability
-        if case.wide and (case.dtype is types.float32 or capability == (9, 0)):
-            assert named(code, r"LDG\.E\.128"), capability
-            assert bool(named(code, r"STG\.E\.128")) == case.stores_wide, capability
+            assert not named(names, f"{ARITHMETIC}|{CONVERSION}"), case.name
+        if case.wide and (case.dtype is types.float32 or capability == MAIN):
+            assert named(names, r"LDG\.E\.128"), case.name
+            assert bool(named(names, r"STG\.E\.128")) == case.stores_wide, case.name
 
 
-def flat(argument_types):
-    """With each integer of a tuple on its own."""
-    return [one for kind in argument_types for one in (kind if isinstance(kind, types.BaseTuple) else (kind,))]
+def sizes_of_arguments(kernel):
+    """In bytes, each integer of a tuple on its own."""
+    flat = [one for kind in kernel.argument_types for one in (kind if isinstance(kind, types.BaseTuple) else (kind,))]
+    return [kind.bitwidth // 8 if isinstance(kind, types.Float) else 8 for kind in flat]
 
 
-def named(code, pattern):
-    return [name for name in code.instructions if re.match(pattern, name)]
+def named(names, pattern):
+    return [name for name in names if re.match(pattern, name)]
 
 
 def test_what_is_looked_for_is_there_to_be_found():
     """In a kernel of float64."""
-    case = next(case for case in CASES if case.name.startswith("rows_forward") and case.dtype is types.float64)
-    for _, code in compiled.machine_codes(case.kernel):
-        assert named(code, r"D(ADD|MUL|FMA|SETP|MNMX)\b")
-        assert named(code, r"LDG\.E")
+    case = next(case for case in DOUBLE if case.name.startswith("rows_forward"))
+    for capability in compiled.CAPABILITIES:
+        codes = [compiled.machine_code(case.kernel, capability)] * 2
+        for names in compiled.instructions(codes, capability):
+            assert named(names, ARITHMETIC)
+            assert named(names, r"LDG\.E")

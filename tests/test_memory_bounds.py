@@ -121,7 +121,13 @@ def python(command, cpu=None):
 @pytest.mark.parametrize(
     "cpu", [None, *(pytest.param(cpu, marks=pytest.mark.nightly) for cpu in ("haswell", "generic"))]
 )
-@pytest.mark.parametrize("at_end", [True, False], ids=["before a closed page", "after a closed page"])
+@pytest.mark.parametrize(
+    "at_end",
+    [
+        pytest.param(True, id="before a closed page"),
+        pytest.param(False, id="after a closed page", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_kernels_stay_within_their_arrays(family, at_end, cpu):
     if cpu and platform.machine().lower() not in ("x86_64", "amd64"):

@@ -1,0 +1,155 @@
+"""Which tests run always, which in `.ci/run`, which at night; and which files come first.
+
+The README's test command proves each kind of fault once. `.ci/run` adds the tests marked `slow`: what takes long, and
+second variants of what the command has run (the other dtype, engine or threading layer, more shapes on the emulated
+GPU, other processors' vectors). `-m ''` adds those marked `nightly`: more of the same, or gigabytes of memory.
+
+A whole test, or a parameter that has its line anyway, is marked where it stands. The other variants are marked here:
+for a file and a test, by a pattern of what pytest writes in brackets. `tests/test_tiers.py` holds that each pattern
+marks some variants and leaves some to another tier.
+"""
+
+import re
+
+import pytest
+
+COLLECTED = pytest.StashKey[list[pytest.Item]]()  # of a session, before pytest has chosen by markers
+
+# Those that compile most, then those that take longest: one worker compiles for the GPU, the other for the CPU, and
+# who comes later finds kernels in the cache. No long file is left for the end.
+FIRST = [
+    *("test_cuda_batchnorm", "test_command_line", "test_cuda_layernorm", "test_batchnorm", "test_layernorm"),
+    *("test_cuda_code", "test_any_arguments", "test_faults_forks", "test_faults_threads", "test_cache"),
+    *("test_faults_interruptions", "test_threads", "test_faults_workers", "test_memory_bounds", "test_cuda_functions"),
+]
+
+SLOW = {
+    "test_batchnorm": {
+        "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
+        "test_the_error_does_not_grow_with_the_count": "shape1",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape0",
+        "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
+    },
+    "test_layernorm": {
+        "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape1",
+    },
+    "test_cuda_batchnorm": {
+        "test_every_shape": r"float64|\(5000, 64\)-0",
+        "test_the_error_is_the_same_at_any_offset": r"float64|shape[35]|-(0\.0|1\.0|1000\.0|10000\.0)$",
+        "test_squares_beyond_float32": r"1e-12|1e-22|1e-30",
+        "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"^(?!.*1\.0-1000000\.0$)",
+        "test_a_few_large_dy_do_not_spoil_the_sums": r"float64|one per eighth",
+        "test_in_place_is_exact": r"shape2|fortran|second|unaligned|big_endian|subclass",
+        "test_every_layout": r"shape[12]",
+        "test_out_of_any_layout": r"shape[12]",
+    },
+    "test_cuda_layernorm": {
+        "test_every_shape": r"float64|300001",
+        "test_the_error_is_the_same_at_any_offset": r"float64|-(0\.0|1\.0|1000\.0|10000\.0)$",
+        "test_the_error_of_columns_of_float64_does_not_grow_with_the_count": r"^1\.0",
+        "test_a_bad_first_guess_at_the_mean_is_made_good": "shape2--1-(one|two)",
+        "test_squares_beyond_float32": r"shape2|1e-12|1e-22|1e-30",
+        "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"^(?!.*1\.0-1000000\.0$)",
+        "test_non_finite_values_stay_in_their_row": r"shape3[678]",
+        "test_in_place_is_exact": "shape[24]-.*(fortran|second|unaligned|big_endian|subclass)",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape0",
+    },
+    "test_cuda_functions": {
+        "test_whatever_the_import_raises_the_error_says_what_to_install": r"cudaimpl|imputils|Attribute",
+        "test_results_do_not_depend_on_the_order_of_blocks_and_threads": "shape[23]|-2$",
+        "test_addresses_that_vectors_cannot_begin_at": "shape2-[24]",
+        "test_gradients_in_place": "True-dy-4096",
+        "test_sums_of_many_squares_that_float32_can_just_hold": "shape1",
+    },
+    "test_cuda_range": {
+        "test_layer_norm": r"shape[12].*float64",
+        "test_batch_norm": r"shape1.*float64|float64-1e(\+300|\+155|-155|-300)",
+    },
+    "test_cuda_statistics": {"test_moments": "float64", "test_both_halves": "float64", "test_scalers": "True"},
+    "test_parallel": {"test_any_number_of_threads_agrees": "prange-[13]"},
+    "test_cache": {
+        "test_no_home_either": "dev|relative",
+        "test_a_change_where_there_are_no_source_files": "archived",
+        "test_a_program_that_unpacks_itself_at_each_start": "import",
+        "test_what_one_user_compiles_others_can_read": "elsewhere",
+    },
+    "test_threads": {
+        "test_one_thread_in_the_environment": "^(NUMBA_|OMP_NUM_THREADS-1$)",
+        "test_one_processor": "import",
+        "test_nobody_elses_threads_are_touched": "prange",
+        "test_children_of_multiprocessing": "2",
+    },
+    "test_faults_threads": {
+        "test_many_threads_call_at_once": "prange",
+        "test_many_threads_call_at_once_without_openmp": "parked",
+        "test_many_threads_make_the_first_call": "prange",
+        "test_a_foreign_parallel_kernel_runs_beside": "omp|tbb",
+        "test_a_call_from_within_a_users_prange": "tbb|workqueue",
+        "test_a_thread_that_loses_its_core_delays_one_chunk": "4",
+        "test_joblib": "threading",
+    },
+    "test_faults_forks": {
+        "test_fork_after_a_first_call": "prange",
+        "test_a_fork_of_which_python_learns_afterwards": "^$|^-|None",
+        "test_fork_after_a_foreign_parallel_kernel": "prange-(tbb|workqueue)|parked",
+        "test_fork_while_another_thread_is_inside_a_kernel": "prange",
+        "test_fork_during_a_first_call_that_compiles": "0.2",
+        "test_a_signal_handler_forks_or_calls_within_a_compilation": "calls",
+    },
+    "test_faults_interruptions": {
+        "test_exceptions_of_a_signal_handler": "prange",
+        "test_exceptions_at_each_moment": "prange",
+        "test_ctrl_c_in_first_calls_that_compile": "0.25",
+        "test_exceptions_while_a_fork_waits_for_a_compilation": "0.02",
+        "test_a_signal_handler_calls": "prange",
+        "test_exceptions_of_a_signal_handler_arrive": "recycled",
+    },
+    "test_faults_workers": {
+        "test_calls_at_exit": "prange",
+        "test_a_daemon_thread_calls_while_the_process_ends": "prange",
+    },
+    "test_faults_signals": {
+        "test_signals_come_all_the_time": "prange",
+        "test_signals_come_while_a_launch_waits_for_the_last_worker": "prange",
+    },
+    "test_phases": {"test_four_processes_with_batches_of_different_sizes": "shape[01].*spawn"},
+    "test_memory": {"test_no_memory_is_used_again_while_a_view_is_alive": "<lambda>|iter"},
+    "test_import": {"test_kernels_are_compiled_where_jit_is_disabled": "config"},
+}
+
+
+NIGHTLY = {
+    "test_cuda_batchnorm": {
+        "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
+        "test_in_place_is_exact": r"(fortran|second_axis_last|unaligned|big_endian|subclass)$",
+        "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
+    },
+    "test_cuda_layernorm": {
+        "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
+        "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
+        "test_squares_beyond_float32": "shape2.*(1e-12|1e-22|1e-30)",
+        "test_non_finite_values_stay_in_their_row": r"shape3[78]",
+    },
+    "test_faults_interruptions": {"test_ctrl_c_in_first_calls_that_compile": r"0\.11"},
+    "test_faults_forks": {"test_fork_during_a_first_call_that_compiles": r"0\.7"},
+}
+
+
+def marked(item):
+    """The marker of a variant that a table names: nightly, or else slow."""
+    for marker, table in ((pytest.mark.nightly, NIGHTLY), (pytest.mark.slow, SLOW)):
+        pattern = table.get(item.path.stem, {}).get(name(item))
+        if pattern is not None and re.search(pattern, item.callspec.id):
+            return marker
+    return None
+
+
+def name(item):
+    """Of the function that is the test, without its parameters."""
+    return getattr(item, "originalname", item.name)
+
+
+def place(item):
+    """Where its file comes among the others."""
+    return FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST)
