@@ -13,8 +13,6 @@ from numbanorm._math import scaled_difference, sum_dy_x_hat, weighted_rstd
 from numbanorm.cpu.compiling.jit import compact, launcher
 from numbanorm.cpu.kernels.channel_tiles import (
     average_row,
-    drop_untrue_shifts,
-    finish_backward,
     finish_forward,
     finish_scaled,
     inference_row,
@@ -31,6 +29,7 @@ from numbanorm.cpu.kernels.channels import (
     apply_scaled_to_all,
     apply_to_all,
 )
+from numbanorm.cpu.kernels.gradient_tiles import drop_untrue_shifts, finish_backward
 from numbanorm.cpu.kernels.ranges import all_in_range, all_near, moments_of_inexact_sums
 from numbanorm.cpu.kernels.statistics import MomentSums, channel_shift, gradient_shift, moments_of_sums, total
 from numbanorm.cpu.kernels.tiles import sum_steps, whole_steps, work

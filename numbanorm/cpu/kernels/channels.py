@@ -4,17 +4,14 @@ import numpy as np
 
 from numbanorm.cpu.compiling.jit import block, compact, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
-from numbanorm.cpu.kernels.channel_tiles import (
+from numbanorm.cpu.kernels.channel_tiles import apply_scaled_tile, apply_tile, finish_forward, finish_scaled
+from numbanorm.cpu.kernels.gradient_tiles import (
     GradientSums,
     GradientTerms,
     add_gradient_sums,
     apply_gradient_tile,
-    apply_scaled_tile,
-    apply_tile,
     drop_untrue_shifts,
     finish_backward,
-    finish_forward,
-    finish_scaled,
 )
 from numbanorm.cpu.kernels.ranges import add_inexact_sums, channel_moments
 from numbanorm.cpu.kernels.statistics import MomentSums, add_channel_sums, gradient_shift, total
@@ -166,4 +163,5 @@ def apply_gradient_to_all(engine, streams, dy, x, terms, dx):
     compact()
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
-    _apply_gradient(engine, tiles, grain, (streams, steps, dy, x, *terms, dx))
+    m, rstd, m_dy, factor, slope, offset = terms  # not as a tuple: `parallel_for` borrows arrays only
+    _apply_gradient(engine, tiles, grain, (streams, steps, dy, x, m, rstd, m_dy, factor, slope, offset, dx))

@@ -9,8 +9,8 @@ import numpy as np
 from numbanorm._math import scaled_difference, weighted_gradient_of_means
 from numbanorm.cpu.compiling.jit import compact, launcher, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
-from numbanorm.cpu.kernels.channel_tiles import GradientSums, GradientTerms, add_float64_gradient_sums
 from numbanorm.cpu.kernels.channels import apply_gradient_to_all
+from numbanorm.cpu.kernels.gradient_tiles import GradientSums, GradientTerms, add_float64_gradient_sums
 from numbanorm.cpu.kernels.ranges import all_near
 from numbanorm.cpu.kernels.statistics import total
 from numbanorm.cpu.kernels.tiles import sum_steps, tile_of, work

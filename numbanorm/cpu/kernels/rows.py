@@ -16,6 +16,7 @@ from numbanorm.cpu.kernels.partials import partial_count, store_total
 from numbanorm.cpu.kernels.ranges import all_near, far_row_moments
 from numbanorm.cpu.kernels.statistics import moved
 from numbanorm.cpu.kernels.tiles import BLOCK, PIECE, block_of, blocks_to, edge_of
+from numbanorm.cpu.vectors.arithmetic import across_rows, eight, every, lane, with_lane
 from numbanorm.cpu.vectors.elements import (
     add_row,
     gradients_row,
@@ -29,22 +30,7 @@ from numbanorm.cpu.vectors.elements import (
     shift_terms,
 )
 from numbanorm.cpu.vectors.loops import TERMS
-from numbanorm.cpu.vectors.simd import (
-    FEW,
-    LANES,
-    across_rows,
-    at,
-    eight,
-    every,
-    few,
-    first_few,
-    lane,
-    lanes,
-    pointer,
-    put,
-    whole,
-    with_lane,
-)
+from numbanorm.cpu.vectors.simd import FEW, LANES, at, few, first_few, lanes, pointer, put, whole
 from numbanorm.cpu.vectors.streaming import (
     before_a_line,
     expect_edges,

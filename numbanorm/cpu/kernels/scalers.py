@@ -19,8 +19,9 @@ from numbanorm.cpu.kernels.tiles import (
     tile_of,
     work,
 )
+from numbanorm.cpu.vectors.arithmetic import every, zeros
 from numbanorm.cpu.vectors.loops import LINES_AHEAD, elementwise_with_state
-from numbanorm.cpu.vectors.simd import LANES, at, every, item, lanes, part, pointer, put, whole, zeros
+from numbanorm.cpu.vectors.simd import LANES, at, item, lanes, part, pointer, put, whole
 from numbanorm.cpu.vectors.streaming import expect, expect_at, finish_stores
 
 LINES = 8  # lines that are compared in registers, before memory is written to

@@ -8,8 +8,9 @@ import numpy as np
 
 from numbanorm._math import affine, input_gradient, normalize, scaled_difference, shifted_gradient
 from numbanorm.cpu.compiling.jit import block, compact, loop
+from numbanorm.cpu.vectors.arithmetic import across, total
 from numbanorm.cpu.vectors.loops import LINES_AHEAD, adding_lines, each_vector, elementwise, summing
-from numbanorm.cpu.vectors.simd import FEW, across, add_to, at, few, item, pointer, put, total
+from numbanorm.cpu.vectors.simd import FEW, add_to, at, few, item, pointer, put
 from numbanorm.cpu.vectors.streaming import expect_at
 
 GRADIENT_SUMS = 3  # sums for each statistic: of h, g and g * h

@@ -1,21 +1,8 @@
 """Loops over runs of memory, a vector at a time. The body of a loop is a function that is written for one vector."""
 
 from numbanorm.cpu.compiling.jit import compact, loop
-from numbanorm.cpu.vectors.simd import (
-    across,
-    add_to,
-    at,
-    every,
-    float64_zeros,
-    lanes,
-    part,
-    plus,
-    pointer,
-    put,
-    stream,
-    whole,
-    zeros,
-)
+from numbanorm.cpu.vectors.arithmetic import across, every, float64_zeros, plus, zeros
+from numbanorm.cpu.vectors.simd import add_to, at, lanes, part, pointer, put, stream, whole
 from numbanorm.cpu.vectors.streaming import STREAMABLE, before_a_line
 
 TERMS = 16  # how many values of x's dtype a lane adds up, before their sum is added to one of float64
