@@ -8,11 +8,13 @@ import warnings
 from contextlib import contextmanager
 from functools import cache, wraps
 from importlib.util import find_spec
+from inspect import signature
 from unittest.mock import patch
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
+from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import cuda
 
 ALIGNMENT = 256  # bytes: an array begins as far from a multiple of it as on the host
@@ -183,6 +185,8 @@ def on_gpu(library, function):
     device of x. Byte order, addresses that are not aligned, and what the library's arrays cannot be, are left out.
     """
 
+    bound, updated = signature(function), OPERATIONS[function.__name__].updated
+
     @wraps(function)
     def call(*args, **kwargs):
         sent, here = {}, {}
@@ -195,10 +199,8 @@ def on_gpu(library, function):
             return sent[id(a)].array
 
         result = function(*map(send, args), **{name: send(value) for name, value in kwargs.items()})
-        written = [kwargs.get("out"), *(kwargs.get(name) for name in ("running_mean", "running_var"))]
-        if function.__name__ == "batch_norm_forward":
-            written += args[3:5]
-        written = {id(a) for a in written if a is not None}
+        given = bound.bind(*args, **kwargs).arguments
+        written = {id(given[name]) for name in ("out", *updated) if given.get(name) is not None}
         for key, a in here.items():
             if key in written:
                 a[...] = sent[key].values()

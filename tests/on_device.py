@@ -5,14 +5,18 @@ aligned) is left out on the way: such arrays are copied.
 """
 
 from functools import wraps
+from inspect import signature
 
 import numpy as np
 
+from numbanorm._operations import OPERATIONS
 from tests import device
 
 
 def on_device(function):
     """A public function; arrays that it writes are written, and all others must be as before."""
+
+    bound, updated = signature(function), OPERATIONS[function.__name__].updated
 
     @wraps(function)
     def call(*args, **kwargs):
@@ -28,10 +32,8 @@ def on_device(function):
 
         with device.emulated():
             result = function(*map(send, args), **{name: send(value) for name, value in kwargs.items()})
-        written = [kwargs.get("out"), *(kwargs.get(name) for name in ("running_mean", "running_var"))]
-        if function.__name__ == "batch_norm_forward":
-            written += args[3:5]
-        written = {id(a) for a in written if a is not None}
+        given = bound.bind(*args, **kwargs).arguments
+        written = {id(given[name]) for name in ("out", *updated) if given.get(name) is not None}
         for key, a in here.items():
             values = device.to_host(there[key])
             if key in written:

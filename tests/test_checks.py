@@ -5,30 +5,12 @@ import re
 import numpy as np
 import pytest
 
-from numbanorm import (
-    batch_norm,
-    batch_norm_backward,
-    batch_norm_forward,
-    layer_norm,
-    layer_norm_backward,
-    layer_norm_forward,
-)
 from tests.cases import values
+from tests.examples import example_calls
 
 X = values((6, 4))
-ROWS = np.ones((6, 1), np.float32)
 C = np.ones(4, np.float32)
-CALLS = {
-    "layer_norm": (layer_norm, {"x": X, "weight": C, "bias": C}),
-    "layer_norm_forward": (layer_norm_forward, {"x": X, "weight": C, "bias": C}),
-    "layer_norm_backward": (layer_norm_backward, {"dy": X, "x": X, "mean": ROWS, "rstd": ROWS, "weight": C}),
-    "batch_norm": (batch_norm, {"x": X, "mean": C, "var": C, "weight": C, "bias": C}),
-    "batch_norm_forward": (
-        batch_norm_forward,
-        {"x": X, "weight": C, "bias": C, "running_mean": C.copy(), "running_var": C.copy()},
-    ),
-    "batch_norm_backward": (batch_norm_backward, {"dy": X, "x": X, "mean": C, "rstd": C, "weight": C}),
-}
+CALLS = example_calls(X)
 EACH_ARGUMENT = [(name, argument) for name, (_, arguments) in CALLS.items() for argument in arguments]
 
 
@@ -84,10 +66,7 @@ def test_types(name, argument, convert, message):
 
 @pytest.mark.parametrize(("name", "argument"), [*EACH_ARGUMENT, *((name, "out") for name in CALLS)])
 def test_shapes(name, argument):
-    if argument == "x" and name in ("layer_norm", "layer_norm_forward"):
-        argument, shown = "x", "weight: shape"
-    else:
-        shown = "(dy|weight|mean|out|running_mean): shape" if argument == "x" else f"{argument}: shape"
+    shown = "(dy|weight|mean|out|running_mean): shape" if argument == "x" else f"{argument}: shape"
     value = {**CALLS[name][1], "out": X}[argument]
     refused(name, ValueError, f"^{shown} .*, must be", **{argument: np.ones((*value.shape, 3), np.float32)})
 
@@ -98,7 +77,7 @@ def test_dtypes_that_do_not_go_together(name, argument):
     if argument == "x":
         first = "dy" if "dy" in CALLS[name][1] else "mean" if name == "batch_norm" else "weight"
         message, changes = f"^{first}: dtype float32, must be float64 beside x of float64", {"x": X.astype(float)}
-    elif argument in ("mean", "rstd", "var", "running_mean", "running_var"):
+    elif argument in ("mean", "rstd", "var", "running_mean", "running_var", "sum_dy", "sum_dy_xhat"):
         function, arguments = CALLS[name]
         function(**{**arguments, argument: arguments[argument].astype(np.float64)})
         return

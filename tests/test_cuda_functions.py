@@ -4,7 +4,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,6 @@ from numbanorm import (
     LayerNorm,
     batch_norm,
     batch_norm_backward,
-    batch_norm_backward_apply,
     batch_norm_forward,
     layer_norm,
     layer_norm_backward,
@@ -29,27 +27,10 @@ from numbanorm.cuda.kernels import ways
 from tests import device, reference
 from tests.cases import assert_gradients, assert_normalized, values
 from tests.device import DeviceArray, to_device, to_host
+from tests.examples import example_calls
 
 X, C = values((6, 8)), np.ones(8, np.float32)
-ROWS = np.ones((6, 1), np.float32)
-CALLS = {
-    "layer_norm": (layer_norm, {"x": X, "weight": C, "bias": C}),
-    "layer_norm_forward": (layer_norm_forward, {"x": X, "weight": C, "bias": C}),
-    "layer_norm_backward": (layer_norm_backward, {"dy": X, "x": X, "mean": ROWS, "rstd": ROWS, "weight": C}),
-    "batch_norm": (batch_norm, {"x": X, "mean": C, "var": C, "weight": C, "bias": C}),
-    "batch_norm_forward": (
-        batch_norm_forward,
-        {"x": X, "weight": C, "bias": C, "running_mean": C, "running_var": C, "mask": np.ones(6, bool)},
-    ),
-    "batch_norm_backward": (
-        batch_norm_backward,
-        {"dy": X, "x": X, "mean": C, "rstd": C, "weight": C, "mask": np.ones(6, bool)},
-    ),
-}
-CALLS["batch_norm_backward_apply"] = (
-    partial(batch_norm_backward_apply, count=6),
-    {"dy": X, "x": X, "mean": C, "rstd": C, "weight": C, "sum_dy": C, "sum_dy_xhat": C, "mask": np.ones(6, bool)},
-)
+CALLS = example_calls(X, with_mask=True)
 EACH_ARGUMENT = [(name, argument) for name, (_, arguments) in CALLS.items() for argument in arguments]
 
 

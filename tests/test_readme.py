@@ -2,11 +2,14 @@
 
 import re
 import sys
+from inspect import Signature, signature
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
+
+from numbanorm._operations import OPERATIONS
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,3 +108,14 @@ def test_the_trainer_learns(source, name, capsys):
 
 def test_there_are_trainers():
     assert ["zero_grad()" in source for source, _ in (trainer.values for trainer in TRAINERS)] == [True, True]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=lambda operation: operation.name)
+def test_the_table_of_functions(operation):
+    """It has each operation with its signature and its results."""
+    given = signature(operation.function)
+    bare = [one.replace(annotation=Signature.empty) for one in given.parameters.values()]
+    called = f"{operation.name}{given.replace(parameters=bare, return_annotation=Signature.empty)}".replace("e-0", "e-")
+    (row,) = [line for line in README.splitlines() if line.startswith(f"| `{operation.name}(")]
+    results = ", ".join(operation.results)
+    assert row.startswith(f"| `{called}` | `{f'({results})' if len(operation.results) > 1 else results}`"), called
