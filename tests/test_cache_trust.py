@@ -109,7 +109,7 @@ def test_nobody_else_may_exchange_what_leads_there(mode, group, expected, is_the
 def test_nobody_else_owns_what_leads_there(through_a_link, tmp_path):
     """As a user does if the superuser works with that user's HOME, and could lead to anywhere."""
     directory = tmp_path / "cache" / "own"
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     assert is_trusted_directory(directory)
     if through_a_link:
         (tmp_path / "link").symlink_to(directory.parent)
@@ -199,7 +199,7 @@ def test_what_others_can_write_is_not_run(place, spoil, instead, planted, copy, 
     """Wherever it lies; one warning says so, and the next directory that is safe takes its place."""
     name, content = planted
     directory = tmp_path / (place or f"own/numbanorm/{NAME}")
-    directory.mkdir(parents=True)
+    directory.mkdir(parents=True, exist_ok=True)
     (directory / name).write_bytes(content)
     environment = {"XDG_CACHE_HOME": str(tmp_path / "own")}
     environment |= {"NUMBA_CACHE_DIR": str(tmp_path / "set")} if place.startswith("set") else {}

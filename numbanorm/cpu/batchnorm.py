@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from numbanorm._math import unbiased_factor
 from numbanorm._types import Array, Running, Shape
 from numbanorm.cpu.engine.parallel import engine
 from numbanorm.cpu.kernels import batches
@@ -150,8 +151,7 @@ def update_running(running: Running, mean: Array, var: Array, count: float) -> b
     are_copies = used[0] is not given[0] or used[1] is not given[1] or used[2] is not given[2]
     if are_copies:
         used = [a.copy() for a in used]
-    factor = count / (count - 1)
-    statistics = mean, used[0], var, factor, used[1], used[2]
+    statistics = mean, used[0], var, unbiased_factor(count), used[1], used[2]
     finite = batches.update_running(running.momentum, *statistics, running.skip_nonfinite)
     if are_copies:
         list(starmap(setitem, [(a, ..., copy) for a, copy in zip(given, used, strict=True)]))
