@@ -1,6 +1,7 @@
 """The floors of the house: a module imports from its own floor and from those below, and no import closes a circle."""
 
 import ast
+from fnmatch import fnmatchcase
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -8,29 +9,20 @@ import numbanorm
 
 PACKAGE = Path(numbanorm.__file__).parent
 
-FLOORS = [  # from the ground up; a name stands for the modules in it, the longest name that fits decides
+FLOORS = [  # from the ground up: names below the package; of those that fit a module, the longest decides
     ["_types", "_version"],
-    ["cpu", "cpu.compiling"],
+    ["cpu.compiling*"],
     ["_math"],
-    ["cpu.engine", "cpu.vectors", "cuda", "cuda.launch", "cuda.vectors"],
-    ["_states", "cpu.kernels", "cuda.kernels", "cuda.grids"],
+    ["cpu.engine*", "cpu.vectors*", "cuda", "cuda.compiling", "cuda.cubins", "cuda.launch", "cuda.vectors*"],
+    ["_states", "cpu.kernels*", "cuda.kernels*", "cuda.grids"],
     ["cpu.layouts", "cpu.rescaled"],
-    [
-        "cpu.batchnorm",
-        "cpu.batchnorm_halves",
-        "cpu.layernorm",
-        "cuda.batchnorm",
-        "cuda.batchnorm_halves",
-        "cuda.layernorm",
-        "cuda.moments",
-        "cuda.scalers",
-    ],
-    ["_call", "cuda.libraries"],
-    ["_scaling"],
-    ["batchnorm", "batchnorm_halves", "layernorm", "moments", "scalers", "threads"],
-    ["layers"],
+    ["cpu*", "cuda.*"],  # launchers
+    ["_call*", "cuda.libraries"],
+    ["_scaling*"],
+    ["*"],  # public functions
+    ["layers*"],
     ["_operations"],
-    ["_info", "_warmup", "__main__", ""],
+    ["__init__", "_info", "_warmup", "__main__"],
 ]
 
 
@@ -38,17 +30,16 @@ def modules():
     """The name, below the package, of each module, and its file."""
     for path in sorted(PACKAGE.rglob("*.py")):
         parts = path.relative_to(PACKAGE).with_suffix("").parts
-        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" and len(parts) > 1 else parts), path
 
 
 def imported(path, names):
     """What a file imports of the package when it is itself imported."""
     tree = ast.parse(path.read_text())
-    inside = {
-        node for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)
-    }
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    later = {node for function in functions for node in ast.walk(function)}
     for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node not in inside and (node.module or "").startswith("numbanorm"):
+        if isinstance(node, ast.ImportFrom) and node not in later and (node.module or "").startswith("numbanorm"):
             package = node.module.removeprefix("numbanorm").removeprefix(".")
             for alias in node.names:
                 below = f"{package}.{alias.name}".removeprefix(".")
@@ -56,10 +47,7 @@ def imported(path, names):
 
 
 def floor_of(name):
-    fitting = [
-        (len(place), i) for i, floor in enumerate(FLOORS) for place in floor if f"{name}.".startswith(f"{place}.")
-    ]
-    return max(fitting)[1] if name else len(FLOORS) - 1
+    return max((len(place), i) for i, floor in enumerate(FLOORS) for place in floor if fnmatchcase(name, place))[1]
 
 
 def graph():
@@ -68,17 +56,10 @@ def graph():
 
 
 def test_no_import_runs_to_a_higher_floor():
-    wrong = [(name, other) for name, others in graph().items() for other in others if floor_of(other) > floor_of(name)]
-    assert wrong == []
+    found = [(name, other) for name, others in graph().items() for other in others]
+    assert len(found) > 200
+    assert [(name, other) for name, other in found if floor_of(other) > floor_of(name)] == []
 
 
 def test_no_import_closes_a_circle():
     assert len([*TopologicalSorter(graph()).static_order()]) > 50  # it raises if there is one
-
-
-def test_each_module_stands_on_a_floor_that_names_it():
-    assert [
-        name
-        for name, _ in modules()
-        if name and not any(f"{name}.".startswith(f"{place}.") for floor in FLOORS for place in floor if place)
-    ] == []
