@@ -9,10 +9,7 @@ For x of n values of 4 bytes (all else is one value per channel, small beside it
 Training needs x twice, and backward dy and x twice, but a channel that fits a cache comes from memory only once.
 """
 
-import numpy as np
-
-import numbanorm
-from bench.cases import Case, Operation, Shape, random
+from bench.cases import Case, Shape, operations
 
 SHAPES = (
     Shape("ResNet-50", (32, 64, 56, 56), 1, quick=True),
@@ -28,31 +25,7 @@ SHAPES = (
     Shape("tiny", (60, 100), 1),
 )
 
-
-def _inference_arrays(shape: Shape):
-    """x, mean, var, weight, bias."""
-    C = shape.sizes[shape.axis]
-    return random(0, *shape.sizes), random(1, C), random(2, C) ** 2, random(3, C), random(4, C)
-
-
-def _forward_arrays(shape: Shape):
-    """x, weight, bias, running_mean, running_var."""
-    x, _, _, weight, bias = _inference_arrays(shape)
-    return x, weight, bias, np.zeros_like(weight), np.ones_like(weight)
-
-
-def _backward_arrays(shape: Shape):
-    """dy, x, mean, rstd, weight."""
-    x, weight, *_ = _forward_arrays(shape)
-    _, mean, rstd = numbanorm.batch_norm_forward(x, channel_axis=shape.axis)
-    return random(5, *shape.sizes), x, mean, rstd, weight
-
-
-OPERATIONS = (
-    Operation("batch_norm", "channel_axis", 1, _inference_arrays),
-    Operation("batch_norm_forward", "channel_axis", 1, _forward_arrays),
-    Operation("batch_norm_backward", "channel_axis", 2, _backward_arrays),
-)
+OPERATIONS = operations("batchnorm")
 
 
 def cases(dtype: type) -> list[Case]:

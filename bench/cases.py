@@ -9,6 +9,7 @@ import numpy as np
 
 import numbanorm
 from bench import peers
+from numbanorm._operations import OPERATIONS
 
 # Of the largest value: the peers' float32 sums over 1e5 values lose so much.
 TOLERANCE = 2e-4
@@ -33,7 +34,22 @@ class Operation(NamedTuple):
     name: str
     axis_name: str
     reads: int  # arrays of x's size that it must read; it writes one
-    arrays: Callable[[Shape], tuple[np.ndarray, ...]]  # its arguments, float32
+
+    def arrays(self, shape: Shape) -> tuple[np.ndarray, ...]:
+        """Its arguments, float32, by their places: all that it can be given but a mask."""
+        generator = np.random.default_rng(0)
+
+        def values(sizes):
+            return generator.standard_normal(sizes, np.float32) + 1
+
+        arguments = OPERATIONS[self.name].arguments(values(shape.sizes), shape.axis, values)
+        return tuple(a for name, a in arguments.items() if name not in (self.axis_name, "mask"))
+
+
+def operations(family: str) -> tuple[Operation, ...]:
+    """Those of the table that have one file."""
+    found = (operation for operation in OPERATIONS.values() if operation.family == family)
+    return tuple(Operation(one.name, one.axis_name, one.moves - 1) for one in found)
 
 
 class Case(NamedTuple):

@@ -7,8 +7,7 @@ For x of n values of 4 bytes (weight, bias, mean and rstd are small beside it)::
     layer_norm_backward   reads dy, x,  writes dx   12 n bytes
 """
 
-import numbanorm
-from bench.cases import Case, Operation, Shape, random
+from bench.cases import Case, Shape, operations
 
 SHAPES = (
     Shape("BERT", (4096, 768), -1, quick=True),
@@ -31,25 +30,7 @@ SHAPES = (
     Shape("tiny", (1, 768), -1, quick=True),
 )
 
-
-def _forward_arrays(shape: Shape):
-    """x, weight, bias."""
-    count = shape.sizes[shape.axis]
-    return random(0, *shape.sizes), random(1, count), random(2, count)
-
-
-def _backward_arrays(shape: Shape):
-    """dy, x, mean, rstd, weight."""
-    x, weight, _ = _forward_arrays(shape)
-    _, mean, rstd = numbanorm.layer_norm_forward(x, axis=shape.axis)
-    return random(3, *shape.sizes), x, mean, rstd, weight
-
-
-OPERATIONS = (
-    Operation("layer_norm", "axis", 1, _forward_arrays),
-    Operation("layer_norm_forward", "axis", 1, _forward_arrays),
-    Operation("layer_norm_backward", "axis", 2, _backward_arrays),
-)
+OPERATIONS = operations("layernorm")
 
 
 def cases(dtype: type) -> list[Case]:
