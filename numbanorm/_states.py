@@ -1,22 +1,22 @@
-"""What is known of the values of each channel or column, how it merges, and what it makes of them."""
+"""The statistics of each channel or column, how two of them merge, and the linear maps that scalers make of them."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbanorm._math import LARGE, SMALL, two_sum
+from numbanorm._math import LARGE, SMALL, merged_moments, two_sum
 from numbanorm._types import Array
 
 SMALL_UNIT, LARGE_UNIT = 2.0**-600, 2.0**600
 
 
 class State(NamedTuple):
-    """Of each channel, float64, in two parts what is added to over and over: the mean is mean + low, M2 is
-    (m2 + m2_low) * unit**2.
+    """The statistics of each channel, as arrays (C,) of float64.
 
-    The first part is what float64 can hold of both. The unit is a power of two, other than 1 only where float64 could
-    not hold squares of the values.
+    The mean is mean + low, and M2 is (m2 + m2_low) * unit**2. They are kept in two parts, since many values are added
+    up. The first part is the float64 nearest to the sum of both. The unit is a power of two. It is 1 unless float64
+    could not hold squares of the values.
     """
 
     counts: Array
@@ -33,29 +33,29 @@ def nothing(C: int) -> State:
 
 
 def unit_of(size: Any) -> Array:
-    """The unit for numbers of up to this size: divided by it, they have squares, and sums of these, in float64."""
+    """The unit for numbers of up to this size. Divided by it, their squares and sums of these fit float64."""
     return np.where(size > LARGE, LARGE_UNIT, np.where(size < SMALL, SMALL_UNIT, 1.0))
 
 
 def merged(a: State, b: State) -> State:
-    """That of the values of both."""
+    """The state of the values of both."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of {b.mean.size} channels, must be of {a.mean.size} as those before")
     both = _merged(a, b)
-    if _is_one(a.unit) and _is_one(b.unit) and _all_held(both, apart=a.mean != b.mean):
+    if _is_one(a.unit) and _is_one(b.unit) and _all_held(both, differ=a.mean != b.mean):
         return both
     unit, *both_in_unit = _in_common(a, b)
     return _of_unit(_merged(*both_in_unit), unit)
 
 
 def in_one_unit(a: State, b: State) -> tuple[State, State]:
-    """Two states to be compared: of one unit, and without a mean where there is no value."""
+    """Make two states comparable: in one unit, and with a mean of 0 where there is no value."""
     one, other = (s._replace(mean=np.where(s.counts > 0, s.mean, 0)) for s in _in_common(a, b)[1:])
     return one, other
 
 
 def _in_common(a: State, b: State) -> tuple[Array, State, State]:
-    """A unit that both can be in, and both in it."""
+    """A unit for both states, and both in this unit."""
     with np.errstate(all="ignore"):
         sizes = (np.where(s.counts > 0, np.abs(s.mean), 0) for s in (a, b))
         units = (np.where(s.m2 > 0, s.unit, 0) for s in (a, b))
@@ -64,17 +64,10 @@ def _in_common(a: State, b: State) -> tuple[Array, State, State]:
 
 
 def _merged(a: State, b: State) -> State:
-    """`merged`, of states whose units are 1, where float64 holds all squares."""
+    """`merged`, if both units are 1 and float64 holds all squares."""
     with np.errstate(all="ignore"):
-        count = a.counts + b.counts
-        share = b.counts / count
-        apart = (b.mean - a.mean) + (b.low - a.low)
-        mean, rest = two_sum.py_func(a.mean, apart * share)
-        mean, low = two_sum.py_func(mean, a.low + rest)
-        m2, rest = two_sum.py_func(a.m2, b.m2)
-        m2, rest_too = two_sum.py_func(m2, apart * apart * (a.counts * share))
-        m2, m2_low = two_sum.py_func(m2, a.m2_low + b.m2_low + rest + rest_too)
-        both = State(count, mean, low, m2, m2_low)
+        count, mean, low, m2, m2_low = merged_moments(a[:5], b[:5])
+        both = State(count, mean, low, *two_sum(m2, m2_low))
     if (a.counts > 0).all() and (b.counts > 0).all():
         return both
     choices = zip(a[:5], b[:5], both, strict=False)
@@ -82,9 +75,9 @@ def _merged(a: State, b: State) -> State:
 
 
 def rescued(state: State, again: Callable[[Array, float], State]) -> State:
-    """A state of float64 values, where float64 could not hold their squares that of sums taken again.
+    """Replace the state of those channels of which float64 could not hold the squares.
 
-    again: of (which, unit), the state of the values divided by the unit, at least of the channels that are marked.
+    again(which, unit) computes the state of the values divided by the unit, at least of the channels that are marked.
     """
     if _all_held(state):
         return state
@@ -96,7 +89,7 @@ def rescued(state: State, again: Callable[[Array, float], State]) -> State:
 
 
 def replaced(state: State, other: State, which: Array) -> State:
-    """A state, but the other of the channels that are marked."""
+    """A state, with the marked channels taken from another one."""
     return State(*(np.where(which, b, a) for a, b in zip(state, other, strict=True)))
 
 
@@ -104,17 +97,20 @@ def _is_one(unit: Array | float) -> bool:
     return unit == 1 if isinstance(unit, float) else bool((unit == 1).all())
 
 
-def _all_held(state: State, apart: Array | bool = False) -> bool:
-    """Whether float64 held the squares of all channels; apart: where these are not 0 although M2 may be."""
+def _all_held(state: State, differ: Array | bool = False) -> bool:
+    """Whether float64 held the squares of all channels. `differ` marks channels with values that are not all equal."""
     held = (state.m2 >= SMALL**2 * state.counts) & (state.m2 < np.inf)
     if held.all():
         return True
-    equal = (state.m2 == 0) & ~np.asarray(apart)
+    equal = (state.m2 == 0) & ~np.asarray(differ)
     return bool((held | (equal & np.isfinite(state.mean)) | (state.counts == 0)).all())
 
 
 def _lost(state: State) -> tuple[Array, Array]:
-    """Where sums may have left float64 (or values are not finite), and where squares may have fallen below it."""
+    """The channels of which sums may have exceeded float64, and those of which squares may have fallen below it.
+
+    Channels with values that are not finite are among the first.
+    """
     some, unit = state.counts > 0, state.unit
     with np.errstate(all="ignore"):
         small = (state.m2 > 0) & (state.m2 < SMALL**2 * state.counts) & (np.abs(state.mean) < SMALL) & (unit == 1)
@@ -122,61 +118,62 @@ def _lost(state: State) -> tuple[Array, Array]:
 
 
 def _in_unit(state: State, unit: Array) -> State:
-    """The state of the values divided by a unit that is not below their own."""
-    ratio = np.minimum(state.unit / unit, 1)  # of values that are all equal, m2 is 0 and the unit means nothing
+    """The state of the values divided by a unit, which is not below the state's."""
+    ratio = np.minimum(state.unit / unit, 1)  # if all values are equal, m2 is 0 and the unit may be any
     m2, m2_low = (part * ratio * ratio for part in (state.m2, state.m2_low))
     return State(state.counts, state.mean / unit, state.low / unit, m2, m2_low)
 
 
 def _of_unit(state: State, unit: Array | float) -> State:
-    """The state of the values times a unit."""
+    """The state of the values times a unit, from that of the values."""
     units = np.where(state.m2 == 0, 1.0, unit)
     with np.errstate(all="ignore"):
         return State(state.counts, state.mean * unit, state.low * unit, state.m2, state.m2_low, units)
 
 
 def _unless_0(rest: Array, operation: np.ufunc, scale: Array) -> Array:
-    """A remainder divided by or times a scale, which may be 0 or infinite where somebody has set it."""
+    """Divide or multiply a remainder by a scale, unless it is 0: the user may have set the scale to 0 or infinity."""
     return np.where(rest == 0, 0.0, operation(rest, scale))
 
 
 class Extremes(NamedTuple):
-    """Of each column, NaN where it has no value."""
+    """The extremes of each column. They are NaN where it has no value."""
 
     low: Array
     high: Array
 
 
 class Linear(NamedTuple):
-    """y / y_unit = (x / x_unit - (center + rest)) * scale + shift, of each column, float64; y between low and high.
+    """The map y / y_unit = (x / x_unit - (center + rest)) * scale + shift of each column, in float64.
 
-    The units are powers of two, other than 1 only where float64 could not hold differences of values, or the scale.
+    y is limited to low and high. The units are powers of two. They are 1 unless float64 could not hold differences of
+    values, or the scale.
     """
 
     center: Array
     scale: Array
     shift: Array
-    rest: Array | float = 0.0  # what float64 cannot hold of center
+    rest: Array | float = 0.0  # the rounding error of center
     low: float = -np.inf
     high: float = np.inf
     x_unit: Array | float = 1.0
     y_unit: Array | float = 1.0
 
     def inverse(self) -> "Linear":
-        """From y to x."""
+        """The map from y to x."""
         with np.errstate(divide="ignore"):
             scale = 1 / self.scale
         return Linear(self.shift, scale, self.center, x_unit=self.y_unit, y_unit=self.x_unit)
 
     def but(self, other: "Linear", which: Array) -> "Linear":
-        """This one, whose units are 1, but the other of the columns that are marked; not kept between numbers."""
+        """This map, whose units are 1, with the marked columns taken from another one. The result has no limits."""
         with np.errstate(over="ignore"):
-            own = Linear(self.center, self.scale / other.y_unit, self.shift / other.y_unit)
-        center, scale, shift = (np.where(which, b, a) for a, b in zip(own[:3], other[:3], strict=True))
+            in_unit = Linear(self.center, self.scale / other.y_unit, self.shift / other.y_unit)
+        center, scale, shift = (np.where(which, b, a) for a, b in zip(in_unit[:3], other[:3], strict=True))
         return Linear(center, scale, shift, x_unit=np.where(which, other.x_unit, 1.0), y_unit=other.y_unit)
 
     def fits(self, dtype: np.dtype[Any]) -> bool:
-        """Whether a dtype holds scale, and so differences of values, to its last digit."""
+        """Whether a dtype holds the scale to its last digit. Then it holds differences of values, too."""
         range_, scale = np.finfo(dtype), np.abs(self.scale)
         return self.is_plain() and bool(((scale >= range_.tiny) & (scale <= range_.max) | np.isnan(scale)).all())
 
@@ -185,7 +182,7 @@ class Linear(NamedTuple):
         return _is_one(self.x_unit) and _is_one(self.y_unit)
 
     def limits(self, dtype: np.dtype[Any]) -> tuple[float, float]:
-        """low and high as numbers of a dtype that lie between them."""
+        """low and high, rounded to a dtype so that they lie between the exact ones."""
         if self.low == -np.inf and self.high == np.inf:
             return self.low, self.high
         with np.errstate(over="ignore"):

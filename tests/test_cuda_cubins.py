@@ -34,7 +34,7 @@ def compiled(monkeypatch, tmp_path):
 
     monkeypatch.setattr(compiling, "compile", compile)
     for module in (cache, places):
-        monkeypatch.setattr(module, "directories", lambda kernels: (tmp_path,))
+        monkeypatch.setattr(module, "directories", lambda package: (tmp_path,))
     return asked
 
 
@@ -100,8 +100,8 @@ def test_a_kernel_without_a_name_is_not_kept(compiled, tmp_path):
 
 
 def test_another_process_that_was_at_it_has_compiled_for_this_one(compiled, monkeypatch):
-    def locked_to_write(name, kernels):
-        cache.save(name, b"its entry\0its cubin", kernels)
+    def locked_to_write(name, package):
+        cache.save(name, b"its entry\0its cubin", package)
         return nullcontext(True)
 
     monkeypatch.setattr(cubins, "locked_to_write", locked_to_write)

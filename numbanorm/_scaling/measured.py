@@ -41,7 +41,7 @@ def measured(seen: Split, x: Array, omit_nan: bool = False, weights: Array | Non
 def _plain(planes: Array, far: bool) -> State:
     N, C, L = planes.shape
     mean, low, m2 = np.zeros((3, C))
-    moments.channel_moments_apart(engine(), far, planes, mean, low, m2)
+    moments.float64_channel_moments(engine(), far, planes, mean, low, m2)
     return State(np.full(C, float(N * L)), mean, low, m2, np.zeros(C))
 
 

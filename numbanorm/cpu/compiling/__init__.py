@@ -1,1 +1,1 @@
-"""How the CPU kernels are compiled, and kept from process to process."""
+"""How the CPU kernels are compiled, and how their machine code is kept from process to process."""

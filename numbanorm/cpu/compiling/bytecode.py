@@ -1,4 +1,4 @@
-"""A digest of the code that kernels are compiled from: what it says, wherever it stands."""
+"""A digest of the code that kernels are compiled from. It does not depend on where the code is installed."""
 
 import functools
 import hashlib
@@ -7,17 +7,18 @@ import pkgutil
 import types
 
 CPU = "numbanorm.cpu"
-_BESIDE = {  # a package of kernels: the modules outside it that they are compiled from
+_BESIDE = {  # the modules outside a package of kernels that its kernels are compiled from
     CPU: ["numbanorm._math"],
-    "numbanorm.cuda": ["numbanorm._math", "numbanorm.cpu.compiling.jit"],  # the latter for how formulas are compiled
+    "numbanorm.cuda": ["numbanorm._math", "numbanorm.cpu.compiling.jit"],  # jit: the options of the formulas
 }
 
 
 @functools.cache
 def _imported(package):
-    """The byte code of all modules that kernels are compiled from, as Python imports it, now: it may change later.
+    """The byte code of all modules that kernels are compiled from, as Python would import it now.
 
-    That of another file than the source, if Python takes one for up to date that is not.
+    It is read at once, since the files may change later. It is what Python runs: if Python takes an outdated compiled
+    file for up to date, so does this function.
     """
     beside = [(name, importlib.util.find_spec(name).loader.get_code(name)) for name in _BESIDE[package]]
     path = importlib.import_module(package).__path__
@@ -25,7 +26,7 @@ def _imported(package):
 
 
 def _modules(path, prefix):
-    """Names and code of the modules in a folder and in those below it. None is imported."""
+    """Names and code of the modules in a folder and its subfolders. None of them is imported."""
     for finder, name, is_package in pkgutil.iter_modules(path, prefix):
         spec = finder.find_spec(name)
         yield name, spec.loader.get_code(name)
@@ -38,17 +39,17 @@ _imported(CPU)
 
 @functools.cache
 def code_digest(package=CPU):
-    """32 bytes, the same for the same code in every installation."""
+    """Return 32 bytes, the same for the same code in every installation."""
     return hashlib.sha256(repr([(name, _contents(code)) for name, code in _imported(package)]).encode()).digest()
 
 
 def covered_modules(package=CPU):
-    """The names of the modules whose code is in the digest."""
+    """The names of the modules whose code enters the digest."""
     return {name for name, _ in _imported(package)}
 
 
 def _contents(code):
-    """What code does, wherever it stands."""
+    """All of a code object that decides what it does, and nothing of where it stands."""
     constants = [
         _contents(constant)
         if isinstance(constant, types.CodeType)

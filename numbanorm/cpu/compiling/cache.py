@@ -1,9 +1,10 @@
-"""Machine code kept from process to process: compiled once, and never served to other code than it was compiled from.
+"""Machine code that is kept from process to process. It is compiled once, and runs only for the code that it is of.
 
-A file holds one function for one signature, processor and version of what compiles it, all of which its name tells. It
-begins with a digest of its payload and of the byte code of all kernels, since the code of one holds that of helpers
-from other files. A file that is damaged, cut short or of other code is as good as none, and is written anew. The digest
-keeps nobody from making a file up, so none is read that others could have written (`numbanorm.cpu.compiling.trust`).
+A file holds one function, compiled for one signature and one processor by one set of versions; its name tells all of
+these. It begins with a digest of its payload and of the byte code of all kernels, since the machine code of a kernel
+contains helpers from other files. A file that is damaged, cut short or of other code is ignored and written anew. A
+digest does not keep others from forging a file, so files that others could have written are not read
+(`numbanorm.cpu.compiling.trust`).
 """
 
 import hashlib
@@ -17,13 +18,16 @@ from importlib.machinery import EXTENSION_SUFFIXES
 
 import llvmlite
 import numba
-from numba.core import config
-from numba.core.caching import NullCache
-from numba.core.compiler import CompileResult
-from numba.core.registry import cpu_target
-from numba.core.serialize import dumps
 
 from numbanorm.cpu.compiling.bytecode import CPU, code_digest
+from numbanorm.cpu.compiling.numba_internals import (
+    NullCache,
+    config,
+    deserialize,
+    machine_of,
+    serialize,
+    this_machine,
+)
 from numbanorm.cpu.compiling.places import SUFFIX, directories, is_writable, locked_to_write, write
 from numbanorm.cpu.compiling.trust import Distrusted, check_directory, read
 
@@ -32,24 +36,24 @@ _warned = False
 
 
 class KernelCache(NullCache):
-    """The files of one function, as its dispatcher asks for them."""
+    """The files of one function. Its dispatcher calls `load_overload` and `save_overload`."""
 
     def __init__(self, function):
         self._name = f"{function.__module__}.{function.__qualname__}"
 
     @contextmanager
     def one_process(self):
-        """Within this, what is not found is compiled by one process, and others wait for it."""
+        """A context in which one process compiles what is not found, while other processes wait for it."""
         with ExitStack() as self._locks:
             yield
 
     def load_overload(self, sig, target_context):
-        """The function compiled for a signature, or None."""
+        """Return the function compiled for a signature, or None."""
         target_context.refresh()
-        name = self._file_name(sig, target_context.codegen())
+        name = self._file_name(sig, machine_of(target_context.codegen()))
 
         def rebuild(payload):
-            return CompileResult._rebuild(target_context, *pickle.loads(payload))
+            return deserialize(target_context, pickle.loads(payload))
 
         found = load(name, rebuild)
         if found is None and self._locks.enter_context(locked_to_write(name)):
@@ -57,33 +61,33 @@ class KernelCache(NullCache):
         return found
 
     def save_overload(self, sig, data):
-        """Keep a function compiled for a signature, where that can be."""
-        save(self._file_name(sig, data.codegen), dumps(data._reduce()))
+        """Write a function compiled for a signature into the first directory that takes it."""
+        save(self._file_name(sig, machine_of(data.codegen)), serialize(data))
 
-    def _file_name(self, sig, codegen):
+    def _file_name(self, sig, machine):
         signature = hashlib.sha256(repr(sig).encode()).hexdigest()[:16]
-        return f"{self._name}-{signature}-{_maker(codegen)}{SUFFIX}"
+        return f"{self._name}-{signature}-{_maker(machine)}{SUFFIX}"
 
 
-def load(name, rebuild, kernels=CPU):
+def load(name, rebuild, package=CPU):
     """What `rebuild` makes of the payload of a file, or None if there is no such file that can be used."""
-    for directory in directories(kernels):
+    for directory in directories(package):
         try:
-            return rebuild(_payload(directory, name, kernels))
+            return rebuild(_payload(directory, name, package))
         except Distrusted as error:
             if os.path.lexists(directory / name):
                 _warn_once(f"numbanorm reads no kernels that others may have put there: {_list([(directory, error)])}")
-        except Exception:  # there is none, or it is not what the digest says: it is compiled, and written anew
+        except Exception:  # no such file, or not what the digest says: the function is compiled and written anew
             continue
     return None
 
 
-def save(name, payload, kernels=CPU):
-    """Put a file where `load` finds it, if there is a directory for it. A warning says if there is none."""
+def save(name, payload, package=CPU):
+    """Write a file where `load` finds it, into the first directory that takes it. A warning says if none does."""
     refusals = []
-    for directory in directories(kernels):
+    for directory in directories(package):
         try:
-            write(directory, name, _digest(payload, kernels) + payload)
+            write(directory, name, _digest(payload, package) + payload)
             break
         except OSError as error:
             refusals.append((directory, error))
@@ -96,26 +100,26 @@ def save(name, payload, kernels=CPU):
         _warn_once(f"numbanorm keeps no kernels where it would not dare to read them: {_list(distrusted)}")
 
 
-def _maker(codegen):
-    """What compiles, for which processor, and how, in short."""
+def _maker(machine):
+    """A short digest of what compiles, for which machine, and with which options."""
     versions = numba.__version__, llvmlite.__version__, platform.python_version(), EXTENSION_SUFFIXES[0]
     options = config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
-    python = sys.flags.optimize  # which changes the byte code
-    return hashlib.sha256(repr((codegen.magic_tuple(), versions, options, python)).encode()).hexdigest()[:16]
+    python = sys.flags.optimize  # it changes the byte code
+    return hashlib.sha256(repr((machine, versions, options, python)).encode()).hexdigest()[:16]
 
 
-def _payload(directory, name, kernels=CPU):
-    """What a file holds that can be trusted, is whole, and is of this code. An OSError or a ValueError says why not."""
+def _payload(directory, name, package=CPU):
+    """The payload of a file. Raise OSError or ValueError unless it can be trusted, is whole and is of this code."""
     check_directory(directory)
     content = read(directory / name)
     payload = content[_DIGEST_BYTES:]
-    if content[:_DIGEST_BYTES] != _digest(payload, kernels):
+    if content[:_DIGEST_BYTES] != _digest(payload, package):
         raise ValueError(f"{name}: damaged, or of other code")
     return payload
 
 
-def _digest(payload, kernels=CPU):
-    return hashlib.sha256(code_digest(kernels) + payload).digest()
+def _digest(payload, package=CPU):
+    return hashlib.sha256(code_digest(package) + payload).digest()
 
 
 def _list(refusals):
@@ -130,8 +134,8 @@ def _warn_once(message):
 
 
 def contents(directory):
-    """How many kernels are there that would be used now, how many others of this package's, and their bytes."""
-    maker = f"-{_maker(cpu_target.target_context.codegen())}{SUFFIX}"
+    """Return how many kernels there would be used now, how many of this package's would not, and the bytes of all."""
+    maker = f"-{_maker(this_machine())}{SUFFIX}"
     good = other = nbytes = 0
     for path in directory.glob(f"*{SUFFIX}") if os.access(directory, os.R_OK) else ():
         is_good = path.name.endswith(maker) and _is_good(path)
@@ -150,7 +154,7 @@ def _is_good(path):
 
 
 def state(directory):
-    """Whether kernels can be put there, in words."""
+    """Say in words whether kernels can be written there."""
     try:
         check_directory(directory)
     except OSError as error:

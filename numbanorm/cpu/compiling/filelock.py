@@ -1,4 +1,7 @@
-"""A lock between processes. It dies with the process that has it, and where there are no locks nobody waits."""
+"""A lock between processes.
+
+It is released when its process ends. Where the system has no such locks, nobody waits.
+"""
 
 import errno
 import os
@@ -10,16 +13,17 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-PATIENCE = 120.0  # seconds, since the process that has the lock may be stopped
-_PAUSES = 0.01, 0.1  # seconds between two looks, the first time and at most
+PATIENCE = 120.0  # seconds: the process that holds the lock may have been stopped
+_PAUSES = 0.01, 0.1  # seconds between two attempts: at first, and at most
 _TAKEN = errno.EACCES, errno.EAGAIN
 
 
 @contextmanager
 def locked(path):
-    """Hold the lock that is a file, which goes with it, and tell whether another process had it until now.
+    """Hold a lock, which is a file that exists as long as the lock is held. Yield whether another process held it.
 
-    For one thread at a time. After PATIENCE, and where the file cannot be made or locked, go on without.
+    Only one thread at a time may use it. After PATIENCE seconds, and where the file cannot be created or locked, the
+    caller goes on without the lock.
     """
     descriptor = _open(path)
     if descriptor is None:
@@ -32,7 +36,7 @@ def locked(path):
     finally:
         if held:
             with suppress(OSError):
-                # Who waits for it has it open, and then finds that nothing is left to do, or holds a file that is gone.
+                # A process that waits has the file open, and then locks a deleted file. That is harmless.
                 if os.path.samestat(os.fstat(descriptor), os.lstat(path)):
                     os.unlink(path)
         os.close(descriptor)
@@ -46,11 +50,11 @@ def _open(path):
 
 
 def _wait(descriptor):
-    """Whether the lock is held now, and whether it was another's before."""
+    """Return whether the lock is held now, and whether another process held it before."""
     end, pause, waited = monotonic() + PATIENCE, _PAUSES[0], False
     while monotonic() < end:
         try:
-            # The process's own, unlike that of `flock`: a child that is forked meanwhile does not keep it.
+            # Not `flock`: its lock would pass to a child that is forked meanwhile.
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True, waited
         except OSError as error:

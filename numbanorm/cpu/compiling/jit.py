@@ -1,4 +1,4 @@
-"""The decorators of the CPU kernels: what is compiled how, and why."""
+"""The decorators of the CPU kernels. Each says how a kind of function is compiled, and why so."""
 
 import importlib
 import sys
@@ -7,24 +7,31 @@ from contextlib import contextmanager
 from functools import partial
 
 from numba import types
-from numba.core import config
-from numba.core.compiler_lock import global_compiler_lock
-from numba.core.registry import CPUDispatcher
 from numba.extending import intrinsic, register_jitable
 
 from numbanorm.cpu.compiling.cache import KernelCache
+from numbanorm.cpu.compiling.numba_internals import (
+    CPUDispatcher,
+    config,
+    global_compiler_lock,
+    has_compiler_lock,
+    pointer_to_c_function,
+)
 
 _EXACT = {"contract", "nsz"}
 _PACKAGE = f"{__package__.partition('.')[0]}."
-_LOOK = 0.1  # seconds: gevent, when it comes after this package, may never tell that a thread has ended
-_STACK_BYTES = 16 << 20  # twice what LLVM has in most programs' main threads
+_LOOK = 0.1  # seconds between two looks: if gevent is imported later, `join` may never return by itself
+_STACK_BYTES = 16 << 20  # twice the stack of most programs' main threads
 
 
 class Compiled(CPUDispatcher):
-    """What `numba.njit` makes of a function, also where NUMBA_DISABLE_JIT is set: Python cannot run the kernels."""
+    """A function compiled as by `numba.njit`, even where NUMBA_DISABLE_JIT is set: Python cannot run the kernels."""
 
     def __reduce__(self):
-        """By name, if a module of the package has it. By value, as Numba does it, intrinsics lose `prefer_literal`."""
+        """Pickle the function by its name, if it is in a module of the package, and otherwise as Numba does.
+
+        Numba pickles by value, and intrinsics then lose their `prefer_literal`.
+        """
         for module in [module for name, module in list(sys.modules.items()) if name.startswith(_PACKAGE)]:
             for name, value in list(vars(module).items()):
                 if value is self:
@@ -36,15 +43,23 @@ def _named(module, name):
     return getattr(importlib.import_module(module), name)
 
 
+class Formula(Compiled):
+    """A compiled function on scalars. A call from Python runs its Python code, so it also takes NumPy arrays there."""
+
+    def __call__(self, *args):
+        """Run the Python code."""
+        return self.py_func(*args)
+
+
 class Kept(Compiled):
-    """A compiled function that is kept from process to process, and that anyone may call."""
+    """A compiled function that is kept from process to process. Anyone may call it."""
 
     def __init__(self, py_func, locals=None, targetoptions=None):
         super().__init__(py_func, locals, targetoptions)
-        self._cache = KernelCache(py_func)  # in place of Numba's, which trusts what it finds
+        self._cache = KernelCache(py_func)  # instead of Numba's, which trusts any file that it finds
 
     def compile(self, sig):
-        """Compile the function for a signature, or load it."""
+        """Load the function for a signature, or compile it."""
         return uninterrupted(self._compile, sig)
 
     def _compile(self, sig):
@@ -53,14 +68,17 @@ class Kept(Compiled):
 
 
 def compiled(kind=Compiled, **options):
-    """A decorator, with the options of `numba.njit`."""
+    """A decorator that compiles functions with the options of `numba.njit`."""
     return partial(kind, targetoptions={"nopython": True, "boundscheck": None, **options})
 
 
 @contextmanager
 def _jit_enabled():
-    """Whatever NUMBA_DISABLE_JIT says, for Numba's own functions too. Only for who has the compiler's lock."""
-    config.reload_config()  # as Numba does when it compiles: not in the midst of this
+    """A context in which NUMBA_DISABLE_JIT has no effect. Only for a thread that holds the compiler's lock.
+
+    Numba's own functions are compiled there, too.
+    """
+    config.reload_config()  # now, since Numba would do so while it compiles, and undo the next line
     disabled, config.DISABLE_JIT = config.DISABLE_JIT, 0
     try:
         yield
@@ -74,7 +92,7 @@ class _Compiler(threading.Thread):
     def __init__(self, function, args):
         super().__init__()
         self._call = partial(function, *args)
-        self.ended = None  # a result and an error, one of which is None
+        self.ended = None  # when it has ended: its result and its error, one of which is None
 
     def run(self):
         try:
@@ -83,25 +101,27 @@ class _Compiler(threading.Thread):
             self.ended = None, error
 
 
-starting = threading.RLock()  # a thread, whose stack's size is set for the whole process
+starting = threading.RLock()  # held while a thread starts, since the size of stacks is one for the whole process
 
 
 def uninterrupted(function, *args):
-    """function(*args), which compiles, in a thread of its own, unless this is one or has the compiler's lock.
+    """Return function(*args), which compiles, and run it in a thread of its own.
 
-    No signal handler can raise there, as in the main thread, and leave Numba by halves, for good. And its stack is
-    large enough for LLVM, however small the user has those of threads.
+    A signal handler runs in the main thread. If it raised there while Numba compiles, Numba would stay half done for
+    good. The new thread also has a stack that is large enough for LLVM, whatever size the user sets for threads.
+
+    No thread is started from such a thread, nor from a thread that holds the compiler's lock.
     """
-    if isinstance(threading.current_thread(), _Compiler) or global_compiler_lock.is_locked():
+    if isinstance(threading.current_thread(), _Compiler) or has_compiler_lock():
         return function(*args)
     thread = _Compiler(function, args)
     try:
         _start_with_a_large_stack(thread)
-    except RuntimeError:  # none is to be had, as at the interpreter's end
+    except RuntimeError:  # no thread can be started, as at the end of the interpreter
         return function(*args)
     while thread.ended is None and thread.is_alive():
         thread.join(_LOOK)
-    if thread.ended is None:  # in a child that a signal handler forked meanwhile, where that thread is not
+    if thread.ended is None:  # a signal handler forked meanwhile, and this is the child, which lacks that thread
         return uninterrupted(function, *args)
     result, error = thread.ended
     if error is not None:
@@ -110,46 +130,49 @@ def uninterrupted(function, *args):
 
 
 def _start_with_a_large_stack(thread):
-    """What others start or set meanwhile has that stack, too, or is undone. Python has no size for one thread."""
+    """Start a thread after setting the size of stacks for the whole process, since Python has no size for one thread.
+
+    A thread that others start meanwhile has a large stack, too. A size that others set meanwhile is lost.
+    """
     before = []
     with starting:
         try:
-            before.extend(map(threading.stack_size, [_STACK_BYTES]))  # noted before a signal handler can raise
+            before.extend(map(threading.stack_size, [_STACK_BYTES]))  # in one step: no signal handler can raise within
             thread.start()
         finally:
             for size in before:
                 threading.stack_size(size)
 
 
-# What is called from compiled code alone.
+# Functions that only compiled code calls.
 inner = partial(compiled, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
-# Loops over a run of values. Inlined by force: called, each would pass its arrays over the stack and count references.
-# Without "reassoc": (x - m) - delta would become x - (m + delta).
+# Loops over a run of values. They are always inlined, since a call would pass arrays on the stack and count references.
+# "reassoc" is not allowed: (x - m) - delta would become x - (m + delta).
 loop = inner(fastmath=_EXACT, forceinline=True)
 
-# Work on a whole tile. Called, since inlining saves nothing there and takes a fifth longer to compile.
+# Work on a whole tile. It is called: inlining would save no time here, and compiling would take a fifth longer.
 block = inner(fastmath=_EXACT)
 
-# Also called from Python, where nothing is compiled for it.
+# Functions that Python calls, too. For Python they are not compiled.
 plain = register_jitable(error_model="numpy")
 
-# What others may call, from Python and from compiled code: one range of the work, and the whole of it.
+# What others may call, from Python and from compiled code: a range kernel does a part of the work, a launcher all.
 range_kernel = compiled(Kept, nogil=True, error_model="numpy")
 launcher = compiled(Kept, nogil=True, error_model="numpy")
 
-# The same, while no other thread runs Python, so that none forks.
+# A launcher that keeps Python's lock: no other thread runs Python meanwhile, so none forks.
 python_locked = compiled(Kept, error_model="numpy")
 
-# Loops of `prange`.
+# Functions with a loop of `prange`.
 parallel = compiled(Kept, parallel=True)
 
 
 @intrinsic
 def compact(typing_context):
-    """Keeps LLVM from unrolling the loops of the function that calls it.
+    """Keep LLVM from unrolling the loops of the function that calls this.
 
-    Vectors are explicit (`simd`), so unrolling gains nothing, and for some processors LLVM goes to 512 operations.
+    Vectors are explicit (`simd`), so unrolling gains nothing. For some processors LLVM would unroll to 512 operations.
     """
 
     def codegen(context, builder, signature, args):
@@ -160,7 +183,6 @@ def compact(typing_context):
 
 
 def c_address(dispatcher, signature):
-    """The address of a compiled function, to be called in C's convention."""
+    """Compile a function for a signature, and return its address, to be called in C's convention."""
     dispatcher.compile(signature)
-    compiled = dispatcher.overloads[signature.args]
-    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+    return pointer_to_c_function(dispatcher, signature.args)

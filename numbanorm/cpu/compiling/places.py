@@ -1,5 +1,6 @@
-"""The directories in which kernels are kept. Files appear there whole or not at all, even when several processes write
-the same one.
+"""The directories in which compiled kernels are kept.
+
+A file appears there whole or not at all, even when several processes write the same one.
 """
 
 import errno
@@ -12,42 +13,39 @@ import uuid
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
-from numba.core import config
-from numba.misc.appdirs import AppDirs
-
 from numbanorm.cpu.compiling.bytecode import CPU, code_digest
 from numbanorm.cpu.compiling.filelock import locked
+from numbanorm.cpu.compiling.numba_internals import config, user_cache_directory
 from numbanorm.cpu.compiling.trust import check_directory
 
 SUFFIX = ".numbanorm"
 _DAY = 24 * 60 * 60  # seconds
-_MODE = 0o755  # of directories: whatever the umask, nobody else writes there, and whoever trusts this user may read
+_MODE = 0o755  # of new directories, whatever the umask: others may read them, and nobody else may write
 
 
 @functools.cache
-def directories(kernels=CPU):
-    """Where files of a package of kernels are looked for, and written if it can be: each a path; the first that can be
-    written gets them.
+def directories(package=CPU):
+    """The paths in which kernels of a package are looked for, in this order. The first writable one gets new kernels.
 
-    NUMBA_CACHE_DIR alone where it is set. Otherwise beside the sources, so that what an installation has compiled
-    serves all its users; in the user's own cache; and in a directory for temporary files that is the user's own.
-    Sources that are unpacked for one run, as by a program of a single file, come last: what lies there is soon gone.
+    Where NUMBA_CACHE_DIR is set, it is the only one. Otherwise there are three. Beside the sources, kernels serve all
+    users of the installation. The user's own cache follows, then a directory of the user's for temporary files. Sources
+    that were unpacked for one run come last, as in a program of a single file, because they are soon deleted.
     """
-    name = f"numbanorm-{code_digest(kernels).hex()[:12]}"  # of the code, wherever it is installed
+    name = f"numbanorm-{code_digest(package).hex()[:12]}"  # the same for the same code, wherever it is installed
     if config.CACHE_DIR:
         return (Path(config.CACHE_DIR) / name,)
-    package = Path(__file__).resolve().parents[2]
-    sources = package / kernels.rpartition(".")[2] / "__pycache__"
-    user = Path(AppDirs("numbanorm", appauthor=False).user_cache_dir) / name
+    installation = Path(__file__).resolve().parents[2]
+    sources = installation / package.rpartition(".")[2] / "__pycache__"
+    user = Path(user_cache_directory("numbanorm")) / name
     temporary = _temporary(name)
-    found = (user, temporary, sources) if _is_unpacked_for_one_run(package) else (sources, user, temporary)
+    found = (user, temporary, sources) if _is_unpacked_for_one_run(installation) else (sources, user, temporary)
     return tuple(path for path in found if path.is_absolute())
 
 
 def _temporary(name):
     try:
         return Path(tempfile.gettempdir()) / f"{name}-{os.geteuid()}"
-    except (OSError, AttributeError):  # there is none; no os.geteuid on Windows
+    except (OSError, AttributeError):  # no directory for temporary files; no os.geteuid on Windows
         return Path()
 
 
@@ -59,7 +57,7 @@ def _is_unpacked_for_one_run(package):
 
 
 def write(directory, name, content):
-    """Put a file into a directory, which is made if need be. An OSError says why not."""
+    """Write a file into a directory, which is created if need be. Raise an OSError if that is not possible."""
     _prepare(directory)
     _remove_remains(directory)
     part = directory / f"{name}.{uuid.uuid4().hex[:16]}"
@@ -71,9 +69,9 @@ def write(directory, name, content):
         part.unlink(missing_ok=True)
 
 
-def locked_to_write(name, kernels=CPU):
-    """A context in which no other process makes a file of this name; whether one did until it began."""
-    for directory in directories(kernels):
+def locked_to_write(name, package=CPU):
+    """A context in which no other process writes a file of this name. It yields whether another one did before."""
+    for directory in directories(package):
         with suppress(OSError):
             _prepare(directory)
             return locked(directory / f"{name}.lock")
@@ -81,7 +79,7 @@ def locked_to_write(name, kernels=CPU):
 
 
 def is_writable(directory):
-    """Whether files can be put there, which may make the directory first."""
+    """Whether files can be written there, after the directory is created if need be."""
     existing = next(path for path in (directory, *directory.parents) if os.path.exists(path))
     return existing.is_dir() and os.access(existing, os.W_OK)
 
@@ -97,7 +95,7 @@ def _prepare(directory):
 
 
 def _remove_remains(directory):
-    """Of processes that were killed as they wrote, or had a lock."""
+    """Delete what processes have left that were killed while they wrote or held a lock."""
     for path in directory.glob(f"*{SUFFIX}.*"):
         with suppress(OSError):
             if path.lstat().st_mtime < time.time() - _DAY:

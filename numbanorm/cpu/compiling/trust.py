@@ -1,5 +1,6 @@
-"""What may be read, since it is run: directories and files that are the user's own or the superuser's, where no other
-can write.
+"""Which files may be read, since what they hold is run.
+
+A file or directory is trusted if it belongs to the user or the superuser, and nobody else can write to it.
 """
 
 import errno
@@ -10,21 +11,21 @@ import stat
 try:
     import grp
     import pwd
-except ImportError:  # Windows, where nothing is shared unless somebody sees to it
+except ImportError:  # Windows, where nothing is shared unless somebody arranges it
     grp = pwd = None
 
-_CAREFULLY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # waits for no writer; follows no link
+_CAREFULLY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # wait for no writer; follow no link
 
 
 class Distrusted(PermissionError):
-    """It could be read or written, but is not to be."""
+    """A file or directory that others could have changed. It is neither read nor written."""
 
     def __init__(self, reason):
         super().__init__(errno.EPERM, reason)
 
 
 def check_directory(directory):
-    """Raise Distrusted, unless a directory can be trusted. One that is not there yet is judged by what leads there."""
+    """Raise Distrusted unless a directory can be trusted. If it does not exist yet, its parents are checked alone."""
     if pwd is None:
         return
     if any(_can_be_exchanged(parent) for parent in {*directory.absolute().parents, *directory.resolve().parents}):
@@ -38,7 +39,7 @@ def check_directory(directory):
 
 
 def read(path):
-    """What a file holds. No other kind of file is read: one for communication may keep its readers waiting."""
+    """The content of a regular file. Other kinds are not read: a pipe, say, may keep its readers waiting."""
     with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _CAREFULLY)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -61,7 +62,7 @@ def _check_owner(status):
 
 
 def _is_private_group(group_id, user_id):
-    """Whether a group is one user's alone, as of systems that let groups write whatever users make."""
+    """Whether a group has one member, this user. On some systems each user has such a group, which may write."""
     try:
         user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
     except KeyError:
@@ -70,10 +71,10 @@ def _is_private_group(group_id, user_id):
 
 
 def _can_be_exchanged(parent):
-    """Whether others can put another directory in the place of one below, or another link in the place of this one."""
+    """Whether others can replace a directory in this one, or replace the link that this one is."""
     try:
         link, status = parent.lstat(), parent.stat()
-    except OSError:  # not there, or not to be entered
+    except OSError:  # it does not exist, or cannot be entered
         return False
     if {link.st_uid, status.st_uid} - {os.geteuid(), 0, _unknown_user()}:
         return True
@@ -84,7 +85,7 @@ def _can_be_exchanged(parent):
 
 @functools.cache
 def _unknown_user():
-    """To whom the superuser's directories seem to belong in a sandbox with users of its own."""
+    """The user to whom the superuser's directories seem to belong in a sandbox with its own user numbers."""
     try:
         with open("/proc/sys/kernel/overflowuid") as file:
             return int(file.read())
@@ -93,7 +94,7 @@ def _unknown_user():
 
 
 def _has_no_other_member(group_id, user_id):
-    """Whether a group is one user's and the superuser's alone, as far as this system lists its users."""
+    """Whether a group has no members but this user and the superuser, as far as the system lists its users."""
     try:
         user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
     except KeyError:

@@ -1,32 +1,35 @@
-"""The memory of large results, in compiled code: NumPy asks for it here, and gives it back as an array goes.
+"""An allocator for the memory of large results, in compiled code.
 
-A pool is a block of words. Memory that came back waits in it, by size, for the next array of that size, up to a limit
-over all sizes. NumPy calls these functions (its `PyDataMemAllocator`), so an array owns its memory like any other, and
-no Python code runs as it goes: an exception of a signal handler would be lost there.
+A pool is a block of words. Memory that NumPy gives back waits in the pool for the next array of the same size. A limit
+holds for the memory that waits in all sizes together.
 
-Python's lock keeps threads apart. Without it (a free-threaded Python), a thread that finds the pool taken goes to the
-system, and waits for nobody.
+NumPy calls these functions as its `PyDataMemAllocator`. So an array owns its memory as usual, and no Python code runs
+when the array is freed: if a signal handler raised there, its exception would be lost.
+
+Python's lock keeps threads apart. In a free-threaded Python, a thread that finds the pool taken does not wait, but asks
+the system for memory.
 """
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numbanorm.cpu.compiling.jit import block, launcher, python_locked
+from numbanorm.cpu.compiling.numba_internals import cgutils
 from numbanorm.cpu.engine.atomic import WORD, load, pause, replace, store
 
 # The words of a pool.
-CONTEXT, MALLOC, CALLOC, REALLOC, FREE = range(5)  # NumPy's own allocator, which memory comes from and goes to
-LIMIT, HELD = 5, 6  # bytes that may wait, and that do
-OFFSET = 7  # where in a page the next array begins: a multiple of LINE, which may lie pages away
-TAKEN, CLOCK = 8, 9  # by a thread; how often memory came back
-SIZES = 128  # that memory waits of
-SIZE, FIRST, TIME = (16 + SIZES * i for i in range(3))  # of each: bytes, 0 for none; the first block; when one came
+CONTEXT, MALLOC, CALLOC, REALLOC, FREE = range(5)  # NumPy's default allocator, from which all memory comes
+LIMIT, HELD = 5, 6  # the bytes that may wait; the bytes that wait
+OFFSET = 7  # an address whose place in its page is that of the next array: a multiple of LINE
+TAKEN, CLOCK = 8, 9  # whether a thread has the pool; how often memory was given back
+SIZES = 128  # how many sizes the pool can hold
+# For each size: its bytes, or 0; its first block; the CLOCK when a block of it was last given back.
+SIZE, FIRST, TIME = (16 + SIZES * i for i in range(3))
 WORDS = 16 + 3 * SIZES
 
-# What lies in the line before an array's data: the block that the data are in, and the block's size. A block that waits
-# begins with the address of the next one of its size.
+# The line before an array's data holds the address and the size of the block that the data lie in. A block that waits
+# begins with the address of the next block of its size.
 BLOCK, CAPACITY, NEXT = 0, 1, 0
 
 LINE, PAGE = 64, 4096
@@ -34,7 +37,7 @@ LINE, PAGE = 64, 4096
 
 @intrinsic
 def _call(typing_context, function, arguments):
-    """What a C function, given by its address, returns for a tuple of words."""
+    """Call a C function, given by its address, with a tuple of words. Return what it returns."""
 
     def codegen(context, builder, signature, args):
         words = cgutils.unpack_tuple(builder, args[1])
@@ -46,7 +49,7 @@ def _call(typing_context, function, arguments):
 
 @launcher
 def malloc(pool, nbytes):
-    """Memory that waits, or else NumPy's."""
+    """Return memory that waits in the pool, or else memory of NumPy's allocator."""
     capacity = _capacity(nbytes)
     waiting = _take(pool, capacity)
     if waiting != 0:
@@ -56,14 +59,14 @@ def malloc(pool, nbytes):
 
 @launcher
 def calloc(pool, count, nbytes):
-    """Zeroed memory, which is always NumPy's."""
+    """Return zeroed memory, always of NumPy's allocator."""
     capacity = _capacity(count * nbytes)
     return _place(pool, _call(load(pool, CALLOC), (load(pool, CONTEXT), 1, capacity)), capacity)
 
 
 @launcher
 def realloc(pool, data, nbytes):
-    """The data in as many bytes as are wanted now, moved where they must be."""
+    """Give data a new size, and move them if need be."""
     begin, capacity = load(data - LINE, BLOCK), _capacity(nbytes)
     moved = _call(load(pool, REALLOC), (load(pool, CONTEXT), begin, capacity))
     if moved == 0:
@@ -73,7 +76,7 @@ def realloc(pool, data, nbytes):
 
 @launcher
 def free(pool, data, nbytes):
-    """Keep what an array had, or give it back to NumPy."""
+    """Keep the memory of an array in the pool, or give it back to NumPy's allocator."""
     begin, capacity = load(data - LINE, BLOCK), load(data - LINE, CAPACITY)
     if not _keep(pool, begin, capacity):
         _release(pool, begin, capacity)
@@ -81,7 +84,7 @@ def free(pool, data, nbytes):
 
 @python_locked
 def set_limit(pool, limit):
-    """Let so many bytes wait from now on."""
+    """Set how many bytes may wait."""
     while not replace(pool, TAKEN, 0, 1):
         pause()
     store(pool, LIMIT, limit)
@@ -91,13 +94,13 @@ def set_limit(pool, limit):
 
 @block
 def _capacity(nbytes):
-    """Of a block, in whole pages, for data that begin anywhere in its first page, behind a line."""
+    """The bytes of a block for `nbytes` of data: whole pages, in which the data may begin at any place in a page."""
     return (LINE + PAGE + nbytes + PAGE - 1) // PAGE * PAGE
 
 
 @block
 def _place(pool, begin, capacity):
-    """Where an array's data lie in a block, if there is one."""
+    """The address of an array's data in a block, or 0 if there is no block."""
     if begin == 0:
         return 0
     first = begin + LINE
@@ -106,6 +109,7 @@ def _place(pool, begin, capacity):
 
 @block
 def _marked(data, begin, capacity):
+    """Write into the line before the data which block they lie in. Return the data's address."""
     store(data - LINE, BLOCK, begin)
     store(data - LINE, CAPACITY, capacity)
     return data
@@ -113,12 +117,13 @@ def _marked(data, begin, capacity):
 
 @block
 def _release(pool, begin, capacity):
+    """Give a block back to NumPy's allocator."""
     _call(load(pool, FREE), (load(pool, CONTEXT), begin, capacity))
 
 
 @block
 def _take(pool, capacity):
-    """A block that waits, or 0."""
+    """Take a block of this size out of the pool. Return its address, or 0 if there is none."""
     if load(pool, HELD) == 0 or not replace(pool, TAKEN, 0, 1):
         return 0
     i = _index(pool, capacity)
@@ -129,7 +134,7 @@ def _take(pool, capacity):
 
 @block
 def _keep(pool, begin, capacity):
-    """Let a block wait, and let go of what is then too much; whether the block may."""
+    """Put a block into the pool, and release what exceeds the limit. Return whether the block was accepted."""
     if capacity > load(pool, LIMIT) or not replace(pool, TAKEN, 0, 1):
         return False
     i = _index_for(pool, capacity)
@@ -146,14 +151,18 @@ def _keep(pool, begin, capacity):
 
 @block
 def _trim(pool):
-    """Let go of the sizes that came back longest ago, as far as there is too much."""
+    """Release blocks of the sizes that were given back longest ago, until the limit holds."""
     while load(pool, HELD) > load(pool, LIMIT):
         _drop(pool, _oldest(pool))
 
 
 @block
 def _index_for(pool, capacity):
-    """The place of a size: its own, a free one, or that of the size that came back longest ago, whose blocks go."""
+    """The index at which a size is to be kept.
+
+    It is where the size is kept already, a free one, or that of the size that was given back longest ago. The blocks of
+    that size are released.
+    """
     i = _index(pool, capacity)
     if i < 0:
         i = _index(pool, 0)
@@ -166,7 +175,7 @@ def _index_for(pool, capacity):
 
 @block
 def _index(pool, capacity):
-    """The index of a size, or -1."""
+    """The index of a size, or -1 if the pool has none."""
     for i in range(SIZES):
         if load(pool, SIZE + i) == capacity:
             return i
@@ -175,7 +184,7 @@ def _index(pool, capacity):
 
 @block
 def _oldest(pool):
-    """The index of the size that came back longest ago; there is one."""
+    """The index of the size that was given back longest ago. The pool must not be empty."""
     oldest = -1
     for i in range(SIZES):
         if load(pool, SIZE + i) != 0 and (oldest < 0 or load(pool, TIME + i) < load(pool, TIME + oldest)):
@@ -185,13 +194,14 @@ def _oldest(pool):
 
 @block
 def _drop(pool, i):
+    """Release one block of a size."""
     capacity = load(pool, SIZE + i)
     _release(pool, _pop(pool, i), capacity)
 
 
 @block
 def _pop(pool, i):
-    """A block of a size that waits no more."""
+    """Take one block of a size out of the pool. Return its address."""
     begin = load(pool, FIRST + i)
     store(pool, FIRST + i, load(begin, NEXT))
     store(pool, HELD, load(pool, HELD) - load(pool, SIZE + i))

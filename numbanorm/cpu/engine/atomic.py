@@ -1,6 +1,7 @@
-"""Words of memory that threads share: word i of what lies at an address, an intp each.
+"""Words of memory that threads share. Word i at an address is an intp.
 
-All of it in the one order that every thread sees: what was written before a word is seen by who then reads the word.
+All operations have one order, which every thread sees. A thread that reads a word also sees all that was written before
+that word was.
 """
 
 from llvmlite import ir
@@ -18,7 +19,7 @@ def _word(builder, address, i):
 
 @intrinsic
 def load(typing_context, address, i):
-    """The word."""
+    """Read the word."""
 
     def codegen(context, builder, signature, args):
         return builder.load_atomic(_word(builder, *args), _ORDER, BYTES)
@@ -28,7 +29,7 @@ def load(typing_context, address, i):
 
 @intrinsic
 def store(typing_context, address, i, value):
-    """Set the word."""
+    """Write the word."""
 
     def codegen(context, builder, signature, args):
         builder.store_atomic(args[2], _word(builder, *args[:2]), _ORDER, BYTES)
@@ -39,7 +40,7 @@ def store(typing_context, address, i, value):
 
 @intrinsic
 def add(typing_context, address, i, value):
-    """Add to the word; what it was."""
+    """Add to the word. Return what it was before."""
 
     def codegen(context, builder, signature, args):
         return builder.atomic_rmw("add", _word(builder, *args[:2]), args[2], _ORDER)
@@ -49,7 +50,7 @@ def add(typing_context, address, i, value):
 
 @intrinsic
 def replace(typing_context, address, i, old, new):
-    """Set the word if it is `old`; whether it was."""
+    """Write `new` if the word is `old`. Return whether it was."""
 
     def codegen(context, builder, signature, args):
         address, i, old, new = args
@@ -60,7 +61,7 @@ def replace(typing_context, address, i, old, new):
 
 @intrinsic
 def pause(typing_context):
-    """Tell the processor that this thread spins, where there is a way to."""
+    """Tell the processor that this thread spins. Some processors have no such instruction."""
 
     def codegen(context, builder, signature, args):
         if builder.module.triple.startswith(("x86_64", "i386", "i686")):
@@ -74,7 +75,7 @@ def pause(typing_context):
 
 @intrinsic
 def call_kernel(typing_context, kernel, context, lo, hi):
-    """kernel(context, lo, hi), a C function given by its address."""
+    """Call kernel(context, lo, hi), a C function that is given by its address."""
 
     def codegen(target, builder, signature, args):
         pointer = ir.FunctionType(ir.VoidType(), [WORD] * 3).as_pointer()

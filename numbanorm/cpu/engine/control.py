@@ -1,15 +1,16 @@
-"""How a thread computes with floating-point numbers: rounding, and whether the smallest ones count as zero.
+"""The setting by which a thread computes with floating-point numbers: rounding, and whether denormals count as zero.
 
-Each thread has its own setting, which others may change (`torch.set_flush_denormal`). A result must not depend on which
-thread computed it, so all that take part in a launch compute as the thread that calls does.
+Each thread has its own setting, which other libraries may change (`torch.set_flush_denormal`). A result must not depend
+on the thread that computed it. So all threads that take part in a launch take over the setting of the one that calls.
 """
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
-_SETTING = 0xFFC0  # of MXCSR, the rest of which notes what exceptions there were
+from numbanorm.cpu.compiling.numba_internals import cgutils
+
+_SETTING = 0xFFC0  # the bits of MXCSR that are the setting; the others note which exceptions have occurred
 _REGISTER = ir.IntType(32)
 _X86 = "x86_64"
 _ARM = "aarch64", "arm64"
@@ -34,7 +35,7 @@ def control(typing_context):
 
 @intrinsic
 def set_control(typing_context, setting):
-    """Compute so from now on."""
+    """Give this thread a setting."""
 
     def codegen(context, builder, signature, args):
         triple = builder.module.triple
@@ -51,7 +52,7 @@ def set_control(typing_context, setting):
 
 
 def _mxcsr(builder):
-    """Where a copy of the register lies."""
+    """Copy the register to memory. Return the place of the copy."""
     place = cgutils.alloca_once(builder, _REGISTER)
     _call(builder, "llvm.x86.sse.stmxcsr", ir.VoidType(), builder.bitcast(place, cgutils.voidptr_t))
     return place

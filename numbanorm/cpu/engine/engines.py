@@ -1,18 +1,15 @@
-"""Which engine serves calls, how many threads it has, and what becomes of them when the process forks or ends."""
+"""The engines: which one serves calls, how many threads it has, and what they do when the process forks or ends."""
 
 import atexit
 import ctypes
 import os
 import threading
 from abc import abstractmethod
-from typing import Any
 
-from llvmlite.binding import ffi
 from numba import typeof, types
-from numba.core.compiler_lock import global_compiler_lock
-from numba.np.ufunc import parallel as numba_threads
 
 from numbanorm.cpu.compiling.jit import c_address, starting, uninterrupted
+from numbanorm.cpu.compiling.numba_internals import fork_locks, global_compiler_lock
 from numbanorm.cpu.engine import portable, workers
 from numbanorm.cpu.engine.forks import forking, hold_across_forks
 from numbanorm.cpu.engine.threads import is_multiprocessing_child, limits, processors, thread_count
@@ -23,7 +20,7 @@ _ROUTINE = types.intp(types.intp)
 
 
 class Engine:
-    """A pool that stays where it is for ever, with threads or without: its address may be in compiled code's hands."""
+    """A pool of threads, which may have none. Its memory is never freed, since compiled code may hold its address."""
 
     name: str
 
@@ -31,23 +28,23 @@ class Engine:
         self.pool = workers.new_pool()
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(self.pool))
         with global_compiler_lock:
-            typeof(self.pool)  # imports numpy.ma: were it while another thread forks, the child could not
+            typeof(self.pool)  # imports numpy.ma now: while another thread forks, that import would hang in the child
         self.address = int(self.pool.ctypes.data)
         self.process = os.getpid()
-        self.asked: tuple[int, set[int]] | None = None  # how many threads, on which processors
+        self.asked: tuple[int, set[int]] | None = None  # the last request: how many threads, on which processors
 
     @property
     def threads(self) -> int:
-        """How many it has, with the one that calls."""
+        """The number of threads, including the one that calls."""
         return int(self.pool[workers.WORKERS]) + 1
 
     def set_threads(self, threads: int) -> None:
-        """Have so many, with the one that calls, or as many as the system grants."""
+        """Have so many threads, including the one that calls, or as many as the system grants."""
         if self.process != os.getpid():
             self.forked()
         asked = threads, processors()
         if asked != self.asked:
-            self.asked = None  # for the next call to do it, if a signal handler raises
+            self.asked = None  # if a signal handler raises here, the next call does it
             self._change_threads(*asked)
             self.asked = asked
 
@@ -55,13 +52,13 @@ class Engine:
     def _change_threads(self, threads: int, allowed: set[int]) -> None: ...
 
     def forked(self) -> None:
-        """Have none but the one that calls, in a child where there are no others."""
+        """In a child, where no other thread exists: count none but the one that calls."""
         self.pool[list(workers.CHANGING)] = 0
         self.process, self.asked = os.getpid(), None
 
 
 class Parked(Engine):
-    """Threads of its own (`numbanorm.cpu.engine.workers`)."""
+    """The engine with threads of its own (`numbanorm.cpu.engine.workers`)."""
 
     name = "parked"
 
@@ -69,7 +66,7 @@ class Parked(Engine):
         super().__init__()
         self.pool[workers.ENTRY] = c_address(workers.run, _ENTRY)
         self.routine = c_address(workers.work, _ROUTINE)
-        workers.set_workers(self.address, 0, self.routine)  # compiles it, for no fork to have to
+        workers.set_workers(self.address, 0, self.routine)  # compiles it now: a fork cannot
 
     def _change_threads(self, threads: int, allowed: set[int]) -> None:
         workers.allow_processors(self.pool, allowed)
@@ -77,7 +74,7 @@ class Parked(Engine):
 
 
 class Portable(Engine):
-    """Numba's threads (`numbanorm.cpu.engine.portable`)."""
+    """The engine that uses Numba's threads (`numbanorm.cpu.engine.portable`)."""
 
     name = "prange"
 
@@ -85,32 +82,32 @@ class Portable(Engine):
         super().__init__()
         self.lost = _is_forked and portable.has_started()  # Numba's threads do not survive a fork
         if not self.lost:
-            portable.all_take_part.compile((types.intp,))  # starts Numba's threads, which loading a caller does not
+            portable.all_take_part.compile((types.intp,))  # starts Numba's threads
         self.pool[workers.ENTRY] = c_address(workers.run if self.lost else portable.run, _ENTRY)
 
     def _change_threads(self, threads: int, allowed: set[int]) -> None:
         self.pool[workers.WORKERS] = 0 if self.lost else threads - 1
 
     def forked(self) -> None:
-        """The same, for good."""
+        """In a child, use Numba's threads no more."""
         super().forked()
         self.lost = True
 
 
-SERIAL = 0  # the engine that is none
+SERIAL = 0  # no engine: the caller does all the work
 ENGINES = {"parked": Parked, "prange": Portable}
 
-_guard = threading.RLock()  # to start and stop threads
-_address = 0  # of the engine in use, while its threads are as many as they should be
-_made: dict[str, Engine] = {}
-_resting: list[tuple[Engine, int]] = []  # engines that have no threads while the process forks, and how many they had
-_asked: tuple[int, int] | None = None  # how many threads, and of which process
+_guard = threading.RLock()  # held while threads are started or stopped
+_address = 0  # of the engine in use, or 0 if its number of threads has to be looked at first
+_made: dict[str, Engine] = {}  # the engines that have been used, by name
+_resting: list[tuple[Engine, int]] = []  # while the process forks: the engines, and how many threads each had
+_asked: tuple[int, int] | None = None  # how many threads were asked for, and in which process
 _ending, _is_forked = False, False
-_PATIENCE = 0.01  # seconds, for another thread that has the guard, before it is seen whether it forks
+_PATIENCE = 0.01  # seconds to wait for the guard, before looking whether the thread that holds it forks
 
 
 def engine() -> int:
-    """The address of the engine in use; its threads have started. SERIAL where another thread forks meanwhile."""
+    """Start the engine in use and return its address. Return SERIAL while another thread forks."""
     if _address:
         return _address
     used = _started()
@@ -118,43 +115,43 @@ def engine() -> int:
 
 
 def _started() -> Engine | None:
-    """The engine in use, or None.
+    """Start the engine in use and return it. Return None if another thread forks and the engine is not ready.
 
-    It waits for no thread that forks: that one has the guard, and may wait for this one in hooks of others. But a first
-    call of a kind does, for the compilers.
+    A thread that forks holds the guard, and may wait in somebody's hook for this thread. So this thread does not wait
+    for it, except in a first call of a kind, which waits for the compiler.
     """
     name = engine_name()
-    inside = _guard._is_owned()  # in a signal handler or a hook
+    inside = _guard._is_owned()  # this code runs in a signal handler or a hook
     try:
         while not forking:
             if name not in _made:
-                _made.setdefault(name, uninterrupted(ENGINES[name]))  # others may be here, too
+                _made.setdefault(name, uninterrupted(ENGINES[name]))  # another thread may do so, too
             if inside or _guard.acquire(timeout=_PATIENCE):
                 return _start(_made[name])
     finally:
         if not inside:
-            # Not `suppress`: a signal handler could raise after that call, before this one.
+            # Not `suppress`: a signal handler could raise between entering it and this call.
             try:  # noqa: SIM105
                 _guard.release()
-            except RuntimeError:  # it was not acquired
+            except RuntimeError:  # the guard was not acquired
                 pass
     used = _made.get(name)
     return used if used and used.threads <= thread_count(_asked_here()) else None
 
 
 def _start(used: Engine) -> Engine:
-    """See to its threads, with the guard. Nothing is compiled: who compiles may wait for the guard."""
+    """Give an engine its threads. The caller holds the guard, so nothing is compiled: a compiling thread may wait."""
     global _address
     while True:
         asked = _asked
         used.set_threads(1 if _ending else thread_count(_asked_here()))
         _address = used.address
-        if asked is _asked:  # which needs no guard
+        if asked is _asked:  # `ask_for` sets it without the guard
             return used
 
 
 def engine_name() -> str:
-    """What NUMBANORM_ENGINE says, or the best for this system."""
+    """The name of the engine: NUMBANORM_ENGINE if it is set, or else the best one for this system."""
     usual = "parked" if workers.supported() else "prange"
     name = os.environ.get(_VARIABLE) or usual
     if name not in ENGINES or (name == "parked" and usual != name):
@@ -163,32 +160,35 @@ def engine_name() -> str:
 
 
 def thread_limits() -> dict[str, int]:
-    """What limits the number of threads, by its name."""
+    """The limits on the number of threads, by name."""
     return limits(_asked_here())
 
 
 def _asked_here() -> int | None:
-    """A child of multiprocessing does not take over what its parent asked for itself."""
-    asked = _asked  # which another thread may set
+    """The number of threads that this process asked for, or None.
+
+    A child of multiprocessing does not take over what its parent asked for.
+    """
+    asked = _asked  # one reading, since another thread may set it
     if asked is None or (asked[1] != os.getpid() and is_multiprocessing_child()):
         return None
     return asked[0]
 
 
 def ask_for(number: int | None) -> None:
-    """Use at most so many threads from now on, or as many as the other limits allow."""
+    """Use at most so many threads from now on. None means as many as the other limits allow."""
     global _address, _asked
     _asked, _address = None if number is None else (number, os.getpid()), 0
 
 
 def thread_count_in_use() -> int:
-    """How many threads calls use at most."""
+    """The number of threads that calls use at most."""
     used = _started()
     return used.threads if used else 1
 
 
 def _rest() -> None:
-    """Parked threads end before the process forks: calls are done by their callers alone."""
+    """End all threads before the process forks. Calls then do their work in the thread that calls."""
     global _address
     _address = 0
     _resting[:] = [(made, made.threads) for made in list(_made.values())]
@@ -197,14 +197,17 @@ def _rest() -> None:
 
 
 def _resume() -> None:
-    """In the parent, also for compiled code that goes on launching. If a handler raises, the next call does it."""
+    """Start the threads again in the parent, where compiled code may go on launching.
+
+    If a signal handler raises here, the next call starts them.
+    """
     for made, threads in _resting:
         made.set_threads(threads)
     _resting.clear()
 
 
 def _begin_anew() -> None:
-    """In a child: calls there start threads of its own."""
+    """Forget the parent's threads in a child. Calls there start new ones."""
     global _address, _is_forked
     _address, _is_forked = 0, True
     _resting.clear()
@@ -212,23 +215,13 @@ def _begin_anew() -> None:
         made.forked()
 
 
-def _others_locks() -> list[Any]:
-    """Of Numba and LLVM, in the order in which they take them.
-
-    A child could neither compile nor start Numba's threads if another thread was at it.
-    """
-    compiler = getattr(global_compiler_lock, "_lock", None)
-    starter = getattr(numba_threads, "_backend_init_thread_lock", None)
-    llvm = getattr(getattr(ffi.lib, "_lock", None), "_lock", None)
-    return [lock for lock in (compiler, starter, llvm) if lock is not None]
-
-
 if hasattr(os, "register_at_fork"):
-    hold_across_forks([*_others_locks(), _guard, starting], _rest, _resume, _begin_anew)
+    # Without Numba's locks, a child could neither compile nor start Numba's threads if another thread was doing so.
+    hold_across_forks([*fork_locks(), _guard, starting], _rest, _resume, _begin_anew)
 
 
 def _end() -> None:
-    """Let no thread be in compiled code when that goes."""
+    """End all threads before the interpreter frees the code that they run."""
     global _address, _ending
     with _guard:
         _ending, _address = True, 0

@@ -1,8 +1,11 @@
-"""Locks that no other thread has at the moment when the process forks: a child would wait for it for ever.
+"""Locks that are held while the process forks, so that no other thread holds one of them then.
 
-A signal handler can interrupt what Python calls before a fork and after it; if the handler raises, Python goes on
-without what that was to do. So the locks are taken and given back by functions of C alone, between which Python runs no
-handler; and while they are taken signals are held back, since Python runs handlers also where it waits for a lock.
+A child that is forked while another thread holds a lock would wait for that lock for ever.
+
+Python calls registered functions before and after a fork. A signal handler can interrupt one of them, and if the
+handler raises, Python goes on without the rest of that function. So only functions written in C take and release the
+locks, since Python runs no handler between these. Signals are blocked meanwhile, since Python also runs handlers while
+it waits for a lock.
 """
 
 import ctypes
@@ -14,9 +17,9 @@ from functools import partial
 from operator import methodcaller
 from typing import Any
 
-_SIGNALS_BYTES = 128  # of a set of them, in every C library
+_SIGNALS_BYTES = 128  # of a set of signals, in every C library
 
-forking: list[bool] = []  # not empty while a thread waits to fork, or does
+forking: list[bool] = []  # not empty while a thread forks, or waits for the locks to do so
 
 
 def hold_across_forks(
@@ -25,9 +28,11 @@ def hold_across_forks(
     after_in_parent: Callable[[], object],
     after_in_child: Callable[[], object],
 ) -> None:
-    """Take reentrant locks, in this order, before each fork, and then call `before`; both sides release them at last.
+    """Before each fork take reentrant locks, in this order, and then call `before`.
 
-    Python calls what is registered last first before a fork, and last after it.
+    After the fork, parent and child call their function, and then release the locks.
+
+    Of the functions that are called before a fork, Python calls the last registered one first; after it, last.
     """
     os.register_at_fork(after_in_child=partial(_make_up_for_before, locks))
     os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
@@ -40,18 +45,22 @@ def hold_across_forks(
 
 
 def _make_up_for_before(locks: list[Any]) -> None:
-    """Take the locks, for them to be released, in a child whose parent called nothing before it forked, as uWSGI."""
+    """Take the locks in a child whose parent called no function before it forked, as uWSGI does.
+
+    What is called next releases them.
+    """
     if not forking:
         for lock in locks:
             if not lock._is_owned():
-                lock._at_fork_reinit()  # who had it is not here
+                lock._at_fork_reinit()  # the thread that held it does not exist in the child
             lock.acquire()
 
 
 class _Signals(threading.local):
-    """Those that each thread has blocked: all for a while, and then as before.
+    """The signals that a thread blocks: `hold_back` blocks all of them, `restore` those that were blocked before.
 
-    Made as a thread first forks, in Python: if a handler raises there, this fork does without.
+    A thread's object is created in Python when the thread first forks. If a handler raises there, this fork happens
+    without blocking signals.
     """
 
     def __init__(self) -> None:

@@ -1,20 +1,21 @@
 """How kernels come to run on several threads.
 
-A *range kernel* is a compiled function ``kernel(lo, hi, *args)`` that does items lo <= i < hi of its work, alone.
-``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, callable from compiled code, which runs all of
-them: by the engine in pieces of `grain` items, or at once by the caller when they are one piece or engine is SERIAL.
+A *range kernel* is a compiled function ``kernel(lo, hi, *args)``. It does the items lo <= i < hi of its work in one
+thread. ``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, which compiled code calls to do all
+items. The engine does them in pieces of at least `grain` items. If they are one piece, or the engine is SERIAL, the
+caller does them at once.
 
-An engine is the address of a block of memory that begins with the address of a compiled
-``entry(engine, kernel, context, items, grain)``; a kernel reaches it as the address of a ``kernel(context, lo, hi)``
-that unpacks its arguments from the caller's stack. So no kernel is compiled for an engine, and what a kernel computes
-cannot depend on one. `numbanorm.cpu.engine.engines` says which there are; nothing else knows about threads.
+An engine is the address of a block of memory. The block begins with the address of a compiled function
+``entry(engine, kernel, context, items, grain)``. There `kernel` is the address of a function ``kernel(context, lo,
+hi)`` that reads its arguments from the caller's stack. So no kernel is compiled for an engine, and what a kernel
+computes cannot depend on the engine. `numbanorm.cpu.engine.engines` has the engines; nothing else knows about threads.
 """
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
+from numbanorm.cpu.compiling.numba_internals import call_compiled, cgutils, compile_and_link, return_error
 from numbanorm.cpu.engine.atomic import WORD
 from numbanorm.cpu.engine.engines import SERIAL, engine
 
@@ -26,23 +27,22 @@ _ENTRY = ir.FunctionType(ir.VoidType(), [WORD] * 5)  # engine, kernel, context, 
 
 
 def parallel_for(kernel):
-    """``launch(engine, items, grain, args)`` for one range kernel; see the top of this file.
+    """Make ``launch(engine, items, grain, args)`` for one range kernel, as the top of this file describes it.
 
-    The kernel may launch, too, and is served by its own thread then. It must neither fork nor set the number of
-    threads, which both wait for its end.
+    The kernel may launch, too: its own thread then does that work. It must neither fork nor set the number of threads,
+    since both would wait for the kernel to end.
     """
 
     @intrinsic
     def launch(typing_context, engine, items, grain, args):
         kernel_args = (types.intp, types.intp, *args)
-        kernel_signature = typing_context.resolve_function_type(types.Dispatcher(kernel), kernel_args, {})
+        descriptor_of = compile_and_link(typing_context, kernel, kernel_args)
 
         def codegen(target, builder, signature, values):
             engine, items, grain, packed = values
-            compiled = kernel.overloads[kernel_signature.args]
-            target.active_code_library.add_linking_library(compiled.library)
+            descriptor = descriptor_of(target)
             call = cgutils.alloca_once_value(builder, cgutils.make_anonymous_struct(builder, [packed, _FLAG(0)]))
-            trampoline = _unpacking(target, builder.module, compiled.fndesc, call.type)
+            trampoline = _unpacking(target, builder.module, descriptor, call.type)
             context = builder.ptrtoint(call, WORD)
             several = builder.icmp_signed(">", items, grain)
             with builder.if_else(builder.and_(several, cgutils.is_not_null(builder, engine))) as (then, otherwise):
@@ -52,7 +52,7 @@ def parallel_for(kernel):
                 with otherwise:
                     builder.call(trampoline, [context, items.type(0), items])
             with builder.if_then(builder.load(_failed(builder, call))):
-                target.call_conv.return_user_exc(builder, MemoryError, ("a kernel found no memory for its work",))
+                return_error(target, builder, MemoryError, "a kernel found no memory for its work")
             return target.get_dummy_value()
 
         return types.void(types.intp, types.intp, types.intp, args), codegen
@@ -60,32 +60,32 @@ def parallel_for(kernel):
     return launch
 
 
-def _unpacking(target, module, kernel, call_type):
-    """kernel(context, lo, hi) in C's convention: calls the compiled kernel with the arguments packed at context.
+def _unpacking(target, module, descriptor, call_type):
+    """Make ``kernel(context, lo, hi)`` in C's convention. It calls the compiled kernel with arguments read at context.
 
-    An error, of which kernels have none but a lack of memory, is noted there, since none may pass through an engine.
+    The only error that a kernel can raise is a lack of memory. No error can pass through an engine, so it is noted at
+    the context.
     """
-    function = ir.Function(module, _KERNEL, module.get_unique_name(f"{kernel.qualname}.unpacking"))
+    function = ir.Function(module, _KERNEL, module.get_unique_name(f"{descriptor.qualname}.unpacking"))
     function.linkage = "internal"
     context, lo, hi = function.args
     builder = ir.IRBuilder(function.append_basic_block())
     call = builder.inttoptr(context, call_type)
     packed = builder.load(cgutils.gep_inbounds(builder, call, 0, 0))
     args = [lo, hi]
-    for i, argument_type in enumerate(kernel.argtypes[2:]):
+    for i, argument_type in enumerate(descriptor.argtypes[2:]):
         argument = builder.extract_value(packed, i)
         if isinstance(argument_type, types.Array):
-            # Borrowed from the caller: with no owner, its slices count no references, which threads would contend for.
+            # The caller owns the array. With no owner here, its slices count no references: threads would contend for
+            # the count.
             argument = builder.insert_value(argument, argument.type.elements[0](None), 0)
         args.append(argument)
-    callee = target.declare_function(module, kernel)
-    status, _ = target.call_conv.call_function(builder, callee, kernel.restype, kernel.argtypes, args)
-    with builder.if_then(status.is_error, likely=False):
+    with builder.if_then(call_compiled(target, builder, descriptor, args), likely=False):
         builder.store(_FLAG(1), _failed(builder, call))
     builder.ret_void()
     return function
 
 
 def _failed(builder, call):
-    """Where a call's second part lies, after its arguments."""
+    """The place of a call's second part, which follows its arguments: whether the kernel failed."""
     return cgutils.gep_inbounds(builder, call, 0, 1)

@@ -1,8 +1,8 @@
 """The engine for systems without the semaphores and threads of `numbanorm.cpu.engine.workers`: Numba's own threads.
 
-It has the limits of Numba's threading layers: they do not survive a fork, and one of them, workqueue, ends a process in
-which two threads use it at once, or one within itself. One call of this package at a time has them, and whoever comes
-meanwhile works alone; other parallel code of Numba's in the process, around a call or beside it, they know nothing of.
+It has the limits of Numba's threading layers. They do not survive a fork. One of them, workqueue, ends the process when
+two threads use it at once, or when one uses it within itself. So one call of this package at a time uses the threads,
+and a call that comes meanwhile does its work alone. This engine knows nothing of the user's own parallel Numba code.
 """
 
 import numba
@@ -15,7 +15,7 @@ from numbanorm.cpu.engine.workers import WORKERS, begin, end, take_part
 
 @launcher
 def run(pool, kernel, context, items, grain):
-    """The engine's entry, as `numbanorm.cpu.engine.workers.run`."""
+    """The engine's entry, with the arguments of `numbanorm.cpu.engine.workers.run`."""
     if begin(pool, kernel, context, items, grain):
         all_take_part(pool)
         end(pool)
@@ -25,13 +25,13 @@ def run(pool, kernel, context, items, grain):
 
 @parallel
 def all_take_part(pool):
-    """Each in a thread of Numba's."""
+    """Let each of Numba's threads take part."""
     for _ in prange(load(pool, WORKERS) + 1):
         take_part(pool)
 
 
 def has_started() -> bool:
-    """Whether anyone has started Numba's threads."""
+    """Whether any code in the process has started Numba's threads."""
     try:
         numba.threading_layer()
     except ValueError:

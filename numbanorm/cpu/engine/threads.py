@@ -5,23 +5,26 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from numba.core import config
+from numbanorm.cpu.compiling.numba_internals import config
 
-_OWN = "NUMBANORM_NUM_THREADS"
+_VARIABLE = "NUMBANORM_NUM_THREADS"
 
 
 def thread_count(asked: int | None) -> int:
-    """The smallest limit that is set; 1 in a child of multiprocessing unless it was `asked` for more, or by _OWN."""
-    if asked is None and not os.environ.get(_OWN) and is_multiprocessing_child():
+    """The smallest limit that is set.
+
+    A child of multiprocessing has one thread, unless it has `asked` for more or the environment variable is set.
+    """
+    if asked is None and not os.environ.get(_VARIABLE) and is_multiprocessing_child():
         return 1
     return min(limits(asked).values())
 
 
 def limits(asked: int | None) -> dict[str, int]:
-    """What limits the number of threads, by its name."""
+    """The limits on the number of threads, by name."""
     found = {
         "set_num_threads": asked,
-        _OWN: _own_limit(),
+        _VARIABLE: _variable_limit(),
         "NUMBA_NUM_THREADS": _numba_limit(),
         "OMP_NUM_THREADS": _openmp_limit(),
         "processors": len(processors()),
@@ -30,31 +33,32 @@ def limits(asked: int | None) -> dict[str, int]:
     return {name: limit for name, limit in found.items() if limit is not None}
 
 
-def _own_limit() -> int | None:
-    text = os.environ.get(_OWN)
+def _variable_limit() -> int | None:
+    text = os.environ.get(_VARIABLE)
     if not text:
         return None
     if not text.strip().isdecimal() or int(text) < 1:
-        raise ValueError(f"{_OWN}: {text!r}, must be a whole number of at least 1")
+        raise ValueError(f"{_VARIABLE}: {text!r}, must be a whole number of at least 1")
     return int(text)
 
 
 def _numba_limit() -> int | None:
-    """Unless it is what Numba found of itself: the processors of the thread that imported it, at that time."""
+    """NUMBA_NUM_THREADS, if somebody has set it. Numba's own default depends on the thread that imported Numba."""
     limit = int(config.NUMBA_NUM_THREADS)
     return limit if "NUMBA_NUM_THREADS" in os.environ or limit != config.NUMBA_DEFAULT_NUM_THREADS else None
 
 
 def _openmp_limit() -> int | None:
-    """Of the outermost level. What is no number OpenMP passes over, and so does this."""
+    """The first number of OMP_NUM_THREADS, which is for the outermost level. As in OpenMP, other text is ignored."""
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def processors() -> set[int]:
-    """Those that this process may run on: its first thread, since others may be bound to some of them.
+    """The processors that this process may run on.
 
-    All, where the system does not say, as where a filter of system calls forbids the question.
+    They are those of its first thread, since other threads may be bound to some of them. If the system does not say,
+    as where a filter forbids the system call, they are all processors.
     """
     try:
         return os.sched_getaffinity(os.getpid())
@@ -63,18 +67,18 @@ def processors() -> set[int]:
 
 
 def is_multiprocessing_child() -> bool:
-    """Without importing what a parent of such children has imported."""
+    """Whether this process is a child of multiprocessing. Nothing is imported to find out."""
     module = sys.modules.get("multiprocessing.process")
     return module is not None and module.parent_process() is not None
 
 
-def cgroup_quota(mounts: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The whole processors' worth of time that the process's control groups grant it, if they set a limit.
+def cgroup_quota(mounts: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> int | None:
+    """The number of processors whose time the process's control groups grant it, or None without a limit.
 
-    Rounded down, but to no less than 1: who uses more than the quota is stopped for the rest of its period.
+    It is rounded down, but never below 1. A process that exceeds its quota is stopped for the rest of a period.
     """
     try:
-        lines = own.read_text().splitlines()
+        lines = groups.read_text().splitlines()
     except (OSError, ValueError):
         return None
     quotas = [quota for line in lines for quota in _quotas(mounts, *line.split(":", 2)[1:])]
@@ -82,7 +86,7 @@ def cgroup_quota(mounts: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/
 
 
 def _quotas(mounts: Path, controllers: str, group: str) -> Iterator[float]:
-    """Of a group and all above it; a container may see its own group as the topmost one."""
+    """The quotas of a group and of all groups above it. A container may see its group as the topmost one."""
     if controllers == "":
         mounted, files = (mounts, mounts / "unified"), ("cpu.max",)
     elif "cpu" in controllers.split(","):

@@ -1,12 +1,14 @@
-"""Threads that wait in compiled code for work, outside of Python and of Numba's threading layers.
+"""Threads that wait for work in compiled code. They belong neither to Python nor to Numba's threading layers.
 
-A pool is a block of words; its address is an engine (`numbanorm.cpu.engine.parallel`). One launch at a time has it: a
-thread that finds it taken, in a nested call or beside another thread, does its work alone. A launch opens the gate,
-wakes workers and takes part itself. All who take part claim chunks of items until none is left: large ones first, so
-that they are few, then smaller ones, so that all end together. At last the caller shuts the gate and waits for those
-that are still at a chunk, never for a worker that has not come: it may not get a core for long.
+A pool is a block of words; its address is an engine (`numbanorm.cpu.engine.parallel`). One launch at a time has the
+pool. A thread that finds it taken, in a nested call or by another thread, does its work alone.
 
-Workers know nothing but the pool, and are neither Python's threads nor take its signals. They end before a fork.
+A launch opens the gate, wakes workers and takes part itself. All that take part claim chunks of items until none is
+left. The first chunks are large, so that there are few; the last are small, so that all threads end together. Then the
+caller shuts the gate and waits for the workers that still do a chunk. It does not wait for workers that have not come
+in, since the system may give them no core for a long time.
+
+Workers know nothing but the pool. They block Python's signals, and end before the process forks.
 """
 
 import ctypes
@@ -20,28 +22,28 @@ from numbanorm.cpu.compiling.jit import block, launcher
 from numbanorm.cpu.engine.atomic import BYTES, add, call_kernel, load, pause, replace, store
 from numbanorm.cpu.engine.control import control, set_control
 
-# The words of a pool, those that change apart from each other in cache lines of their own.
-ENTRY, WORKERS, QUIT = 0, 1, 2  # the address of `run`; how many workers there are; whether they are to end
-TAKEN = 8  # by a launch
-GATE = 16  # OPEN while there is a launch to take part in, + how many workers do, + AWAITED
-NEXT = 24  # the first item that nobody has claimed
-KERNEL, CONTEXT, ITEMS, GRAIN, CONTROL = range(32, 37)  # of the launch; CONTROL: of who launches
-IDLE = 40  # workers that wait at START and that nobody has called
-START, DONE = 48, 56  # semaphores: for idle workers; for a caller that waits for the last of them
-NAME = 64  # of each worker, for the system's lists of threads
-BLOCKED, BEFORE = 72, 88  # sets of signals: those that workers do not take; those that their starter does not
-PROCESSORS = 104  # the set of those that workers may run on
-THREADS = 120  # from here on the workers' handles
-CHANGING = WORKERS, QUIT, GATE, IDLE, TAKEN  # 0 in a pool at rest; TAKEN last, so that no launch meets another
+# The words of a pool. Words that change at different times lie in different cache lines.
+ENTRY, WORKERS, QUIT = 0, 1, 2  # the address of `run`; the number of workers; whether they have to end
+TAKEN = 8  # whether a launch has the pool
+GATE = 16  # OPEN while workers may come in, plus the number of workers inside, plus AWAITED
+NEXT = 24  # the first item that no thread has claimed
+KERNEL, CONTEXT, ITEMS, GRAIN, CONTROL = range(32, 37)  # the launch: its arguments, and the `control` of its caller
+IDLE = 40  # the number of workers that wait at START and that no thread has called
+START, DONE = 48, 56  # semaphores: at START idle workers wait, at DONE the caller waits for the last worker to leave
+NAME = 64  # the name of all workers in the system's list of threads
+BLOCKED, BEFORE = 72, 88  # sets of signals: those that workers block; those that the thread which starts them blocks
+PROCESSORS = 104  # the set of processors that workers may run on
+THREADS = 120  # the first of the workers' handles
+CHANGING = WORKERS, QUIT, GATE, IDLE, TAKEN  # 0 in a pool at rest; TAKEN last, so that no launch is too early
 
 OPEN, AWAITED = 1 << 32, 1 << 33
 MOST = 1 << 10  # workers
-PROCESSORS_BYTES = 128  # for 1024 of them
+PROCESSORS_BYTES = 128  # a set of 1024 processors
 _NAME = b"numbanorm"
-_FAULTS = "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"  # of a thread's own
-SPINS = 1000  # looks for work, or at the gate, some 15 to 25 ns each on x86, before a thread goes to sleep
-CHUNKS = 2  # of the items that are left, to each thread
-CALLS = 4  # workers that one thread wakes, which takes a microsecond or more for each; those go on waking others
+_FAULTS = "SIGSEGV", "SIGBUS", "SIGFPE", "SIGILL", "SIGTRAP", "SIGABRT", "SIGSYS"  # caused by a thread's own code
+SPINS = 1000  # how often a thread looks for work, or at the gate, before it sleeps; a look takes 15 to 25 ns on x86
+CHUNKS = 2  # chunks to each thread, into which the items that are left are divided
+CALLS = 4  # how many workers a thread wakes, at a microsecond or more for each; these wake further ones
 _SIG_BLOCK, _SIG_SETMASK = (int(getattr(signal, name, 0)) for name in ("SIG_BLOCK", "SIG_SETMASK"))
 
 _sem_init = types.ExternalFunction("sem_init", types.int32(types.intp, types.int32, types.uint32))
@@ -56,7 +58,7 @@ _usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 def supported() -> bool:
-    """Whether this system has what the workers are made of; macOS has no such semaphores."""
+    """Whether this system has the functions that workers need. macOS has no such semaphores."""
     needed = (
         _sem_init,
         _sem_wait,
@@ -72,14 +74,14 @@ def supported() -> bool:
 
 
 def allow_processors(pool: np.ndarray, processors: set[int]) -> None:
-    """Where workers that begin from now on may run."""
+    """Set the processors on which workers may run that begin from now on."""
     allowed = np.zeros(8 * PROCESSORS_BYTES, np.uint8)
     allowed[[number for number in processors if number < allowed.size]] = 1
     pool[PROCESSORS : PROCESSORS + PROCESSORS_BYTES // BYTES] = np.packbits(allowed, bitorder="little").view(np.intp)
 
 
 def new_pool() -> np.ndarray:
-    """A pool without workers: its launches run in their callers' threads."""
+    """Make a pool without workers. Its launches run in the threads that call."""
     memory = np.zeros(THREADS + MOST + 8, np.intp)
     pool = memory[-memory.ctypes.data % 64 // BYTES :]
     pool[NAME : NAME + 2].view(np.uint8)[: len(_NAME)] = list(_NAME)
@@ -90,7 +92,7 @@ def new_pool() -> np.ndarray:
 
 @block
 def begin(pool, kernel, context, items, grain):
-    """Take the pool for a launch, if it has workers and nobody else has it; whether it is so."""
+    """Take the pool for a launch, if it has workers and no other launch has it. Return whether it was taken."""
     if load(pool, WORKERS) == 0 or not replace(pool, TAKEN, 0, 1):
         return False
     store(pool, KERNEL, kernel)
@@ -104,9 +106,9 @@ def begin(pool, kernel, context, items, grain):
 
 @block
 def take_part(pool):
-    """Do chunks of the launch until none is left, with floating-point numbers as in the thread that launches."""
-    own = control()
-    if own != load(pool, CONTROL):
+    """Do chunks of the launch until none is left, with the floating-point `control` of the thread that launches."""
+    control_before = control()
+    if control_before != load(pool, CONTROL):
         set_control(load(pool, CONTROL))
     kernel, context = load(pool, KERNEL), load(pool, CONTEXT)
     items, grain = load(pool, ITEMS), load(pool, GRAIN)
@@ -117,8 +119,8 @@ def take_part(pool):
         if replace(pool, NEXT, lo, hi):
             call_kernel(kernel, context, lo, min(hi, items))
         lo = load(pool, NEXT)
-    if own != load(pool, CONTROL):
-        set_control(own)
+    if control_before != load(pool, CONTROL):
+        set_control(control_before)
 
 
 @block
@@ -129,7 +131,7 @@ def end(pool):
 
 @launcher
 def run(pool, kernel, context, items, grain):
-    """The engine's entry: kernel(context, lo, hi) for all items, `grain` of them or more at a time."""
+    """The engine's entry. It calls kernel(context, lo, hi) for all items, `grain` of them or more at a time."""
     if not begin(pool, kernel, context, items, grain):
         call_kernel(kernel, context, 0, items)
         return
@@ -143,7 +145,7 @@ def run(pool, kernel, context, items, grain):
 
 @block
 def _wake(pool):
-    """Call idle workers, if there is work for them."""
+    """Wake idle workers, if there is work for them."""
     most = min(CALLS, (load(pool, ITEMS) - load(pool, NEXT) - 1) // load(pool, GRAIN))
     while most > 0 and _take_one_idle(pool):
         _sem_post(pool + START * BYTES)
@@ -152,7 +154,7 @@ def _wake(pool):
 
 @block
 def _take_one_idle(pool):
-    """Whether there was a worker to count as idle no more."""
+    """Take one worker off the number of idle ones. Return whether there was one."""
     idle = load(pool, IDLE)
     while idle > 0:
         if replace(pool, IDLE, idle, idle - 1):
@@ -163,20 +165,20 @@ def _take_one_idle(pool):
 
 @block
 def _await_workers(pool):
-    """Until all that take part have left."""
+    """Wait until all workers that take part have left."""
     for _ in range(SPINS):
         if load(pool, GATE) == 0:
             return
         pause()
     if add(pool, GATE, AWAITED) != 0:
         while _sem_wait(pool + DONE * BYTES) != 0:
-            pass  # a signal came
+            pass  # a signal has interrupted the wait
     store(pool, GATE, 0)
 
 
 @launcher
 def work(pool):
-    """A worker's life."""
+    """What a worker does from its start to its end."""
     while load(pool, QUIT) == 0:
         if _come_in(pool):
             _wake(pool)
@@ -185,7 +187,7 @@ def work(pool):
                 _sem_post(pool + DONE * BYTES)
         elif not _soon(pool):
             add(pool, IDLE, 1)
-            if _has_work(pool) and _take_one_idle(pool):  # a launch that began before it could count this worker
+            if _has_work(pool) and _take_one_idle(pool):  # the launch began before this worker was counted as idle
                 continue
             while _sem_wait(pool + START * BYTES) != 0:
                 pass
@@ -199,7 +201,7 @@ def _has_work(pool):
 
 @block
 def _come_in(pool):
-    """Whether there is work, and this thread now takes part."""
+    """Come in through the gate, if there is work. Return whether this thread takes part now."""
     while _has_work(pool):
         gate = load(pool, GATE)
         if gate & OPEN and replace(pool, GATE, gate, gate + 1):
@@ -209,7 +211,7 @@ def _come_in(pool):
 
 @block
 def _soon(pool):
-    """Whether there is work before it is worth to sleep."""
+    """Look for work for a short time. Return whether there is some."""
     for _ in range(SPINS):
         if _has_work(pool):
             return True
@@ -219,8 +221,10 @@ def _soon(pool):
 
 @launcher
 def set_workers(pool, workers, routine):
-    """End the workers that there are, after the launch that is under way, and begin so many others, or as many as the
-    system grants; routine is the address of `work`. All in one call, which no signal handler interrupts.
+    """End all workers, and begin as many new ones as asked for, or as the system grants.
+
+    A launch that is under way ends first. `routine` is the address of `work`. All happens in one compiled call, which
+    no signal handler interrupts.
     """
     _end_workers(pool)
     if workers > 0:
@@ -247,7 +251,7 @@ def _begin_workers(pool, workers, routine):
 @block
 def _end_workers(pool):
     workers = load(pool, WORKERS)
-    store(pool, WORKERS, 0)  # for no other to begin
+    store(pool, WORKERS, 0)  # so that no other launch takes the pool
     while not replace(pool, TAKEN, 0, 1):
         _usleep(50)
     store(pool, QUIT, 1)

@@ -1,19 +1,18 @@
 """Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels.
 
-The work is cut into tiles of x. Where a tile can hold whole channels and stay in the cache (`whole_steps` says so), one
-launch reads x once; otherwise one launch sums, tile by tile, and a second applies: launchers `*_whole` and `*_parts`.
+The work is cut into tiles of x. If tiles of whole channels stay in the cache (`whole_steps` says so), one launch reads
+each tile and writes its result: the launchers `*_whole`. Otherwise a first launch adds up sums, tile by tile, and a
+second writes the results: the launchers `*_parts`.
 """
 
 import math
 
 import numpy as np
 
-from numbanorm._math import sum_dy_x_hat
+from numbanorm._math import scaled_difference, sum_dy_x_hat, weighted_rstd
 from numbanorm.cpu.compiling.jit import compact, launcher
 from numbanorm.cpu.kernels.channel_tiles import (
     average_row,
-    drop_untrue_shifts,
-    finish_backward,
     finish_forward,
     finish_scaled,
     inference_row,
@@ -22,28 +21,24 @@ from numbanorm.cpu.kernels.channel_tiles import (
 )
 from numbanorm.cpu.kernels.channels import (
     all_gradient_sums,
+    all_inexact_sums,
     all_sums,
     all_whole_backward,
     all_whole_forward,
-    all_wide_sums,
     apply_gradient_to_all,
     apply_scaled_to_all,
     apply_to_all,
 )
-from numbanorm.cpu.kernels.ranges import all_in_range, all_near, moments_of_wide_sums
-from numbanorm.cpu.kernels.statistics import (
-    channel_shift,
-    gradient_shift,
-    moments_of_sums,
-    total,
-)
+from numbanorm.cpu.kernels.gradient_tiles import drop_untrue_shifts, finish_backward
+from numbanorm.cpu.kernels.ranges import all_in_range, all_near, moments_of_inexact_sums
+from numbanorm.cpu.kernels.statistics import MomentSums, channel_shift, gradient_shift, moments_of_sums, total
 from numbanorm.cpu.kernels.tiles import sum_steps, whole_steps, work
 from numbanorm.cpu.vectors.elements import copy_row
 
 
 @launcher
 def batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
-    """`batch_norm_forward` where tiles of whole channels are small."""
+    """`batch_norm_forward` where tiles of whole channels stay in the cache."""
     compact()
     steps, _ = whole_steps(x.shape, x.itemsize)
     tiles, grain, _ = work(x, steps)
@@ -61,17 +56,19 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
     channel_shift(x, (0, C), m)
     all_sums(engine, tiles, grain, (streams, steps, x, m, partials))
     sums, inexact, scale = total(partials), np.empty(C, np.bool_), np.ones(C, x.dtype)
-    again, scaled = moments_of_sums((sums[0], sums[1]), N * L, m, delta, var, eps, inexact), False
+    moment_sums, scaled = MomentSums(sums[0], sums[1]), False
+    again = moments_of_sums(moment_sums, N * L, m, delta, var, eps, inexact)
     while again:
         partials[:] = 0
-        all_wide_sums(engine, tiles, grain, (steps, x, m, inexact, scale, partials))
+        all_inexact_sums(engine, tiles, grain, (steps, x, m, inexact, scale, partials))
         sums = total(partials)
-        again = moments_of_wide_sums((sums[0], sums[1]), N * L, eps, inexact, scale, m, delta, var)
+        moment_sums = MomentSums(sums[0], sums[1])
+        again = moments_of_inexact_sums(moment_sums, N * L, eps, inexact, scale, m, delta, var)
         scaled |= again
-    own = m, delta, var, weight, bias, eps, mean, rstd
-    factor, offset = finish_forward(*own)
+    statistics = m, delta, var, weight, bias, eps, mean, rstd
+    factor, offset = finish_forward(*statistics)
     if scaled:
-        finish_scaled(scale, *own, factor, offset)
+        finish_scaled(scale, *statistics, factor, offset)
         apply_scaled_to_all(engine, streams, x, scale, m, factor, offset, y)
     else:
         apply_to_all(engine, streams, x, m, factor, offset, y)
@@ -79,7 +76,7 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
 
 @launcher
 def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
-    """x, y: (N, C, L); weight, bias, rstd: (C,); mean, var (biased): (C,), float64."""
+    """Write y, mean, rstd and the biased var. x, y: (N, C, L); weight, bias, rstd: (C,); mean, var: (C,), float64."""
     compact()
     if whole_steps(x.shape, x.itemsize)[1]:
         batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rstd, var)
@@ -88,11 +85,11 @@ def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var
 
 
 @launcher
-def update_running(momentum, mean, running_mean, var, factor, running_var, batches, skip_nonfinite):
-    """Move running statistics towards mean and factor * var (float64), and count the batch: all in one call, which no
-    signal interrupts. What nobody wants is empty.
+def update_running(momentum, mean, running_mean, var, correction, running_var, batches, skip_nonfinite):
+    """Move the running statistics towards mean and var * correction (float64), and add 1 to `batches`.
 
-    Whether mean and var are finite; if not, with `skip_nonfinite` nothing is moved or counted.
+    All happens in one compiled call, which no signal handler interrupts. Arrays that the caller does not want are
+    empty. Return whether mean and var are finite. If they are not, nothing is moved or counted with `skip_nonfinite`.
     """
     compact()
     finite = True
@@ -101,7 +98,7 @@ def update_running(momentum, mean, running_mean, var, factor, running_var, batch
     if skip_nonfinite and not finite:
         return False
     average_row(running_mean.size, running_mean, mean, momentum, 1.0)
-    average_row(running_var.size, running_var, var, momentum, factor)
+    average_row(running_var.size, running_var, var, momentum, correction)
     for i in range(batches.size):
         batches[i] += 1
     return finite
@@ -109,7 +106,10 @@ def update_running(momentum, mean, running_mean, var, factor, running_var, batch
 
 @launcher
 def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
-    """Inference. x, y: (N, C, L); mean, var (float64), weight, bias: (C,). False, and y untouched, if a var < 0."""
+    """Write y, with given statistics. x, y: (N, C, L); mean, var (float64), weight, bias: (C,).
+
+    Return False, and leave y as it was, if a var is negative.
+    """
     compact()
     if not none_negative(var.size, var):
         return False
@@ -127,7 +127,7 @@ def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
 
 @launcher
 def batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """`batch_norm_backward` where tiles of whole channels are small."""
+    """`batch_norm_backward` where tiles of whole channels stay in the cache."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False
@@ -148,16 +148,17 @@ def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dw
     sums = all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
     if drop_untrue_shifts(sums, N * L, m_dy):
         sums = all_gradient_sums(engine, streams, dy, x, mean, rstd, m_dy)
-    linear = finish_backward(sums, N * L, rstd, m_dy, weight, dweight, dbias)
-    apply_gradient_to_all(engine, streams, dy, x, mean, rstd, m_dy, *linear, dx)
+    terms = finish_backward(sums, N * L, mean, rstd, m_dy, weight, dweight, dbias)
+    apply_gradient_to_all(engine, streams, dy, x, terms, dx)
     return True
 
 
 @launcher
 def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """dy, x, dx: (N, C, L); all else (C,), and of x's dtype.
+    """Write dx, dweight and dbias. dy, x, dx: (N, C, L); all else (C,), and of x's dtype.
 
-    False, and nothing written, if x lies too far apart, as in all launchers of backward passes (`ranges.all_near`).
+    Like all launchers of backward passes, return False and write nothing if differences of x do not fit its dtype
+    (`ranges.all_near`).
     """
     compact()
     if whole_steps(x.shape, x.itemsize)[1]:
@@ -167,15 +168,15 @@ def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
 
 @launcher
 def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """As `batch_norm_backward` where mean (float64) and rstd are constants."""
+    """`batch_norm_backward` where mean (float64) and rstd are constants, which have no gradient."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False
     m = mean.astype(x.dtype)
     zero = np.zeros_like(m)
-    _, sum_dy, sum_dy_h = all_gradient_sums(engine, streams, dy, x, m, rstd, zero)
+    sums = all_gradient_sums(engine, streams, dy, x, m, rstd, zero)
     for c in range(m.size):
-        mean_h = (mean[c] - m[c]) * rstd[c]
-        dweight[c], dbias[c] = sum_dy_x_hat(sum_dy_h[c], sum_dy[c], mean_h), sum_dy[c]
-    apply_to_all(engine, streams, dy, zero, rstd * weight, zero, dx)  # dx = rstd * wdy
+        mean_h = scaled_difference(mean[c], m[c], rstd[c])
+        dweight[c], dbias[c] = sum_dy_x_hat(sums.gh[c], sums.g[c], mean_h), sums.g[c]
+    apply_to_all(engine, streams, dy, zero, weighted_rstd(rstd, weight), zero, dx)  # dx = rstd * wdy
     return True

@@ -1,14 +1,14 @@
-"""Layer normalization over the middle axis of x (N, count, L), a tile of columns at a time."""
+"""Layer normalization over the middle axis of x (N, count, L). Kernels take a tile of columns at a time."""
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, reciprocal_std, unscaled
+from numbanorm._math import input_gradient_of_sums, rstd_and_mean_h, scaled_variance, unscaled
 from numbanorm.cpu.compiling.jit import block, compact, launcher, loop, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
 from numbanorm.cpu.kernels.partials import partial_count, store_total
 from numbanorm.cpu.kernels.ranges import all_near, channel_moments
 from numbanorm.cpu.kernels.statistics import LINES, SHIFT_SAMPLES
-from numbanorm.cpu.kernels.tiles import PIECE
+from numbanorm.cpu.kernels.tiles import PIECE, Tile
 from numbanorm.cpu.vectors.elements import (
     GRADIENT_SUMS,
     add_gradient_lines,
@@ -18,25 +18,20 @@ from numbanorm.cpu.vectors.elements import (
     parameter_gradient_sums,
     scaled_row,
 )
-from numbanorm.cpu.vectors.simd import (
-    LANES,
-    pointer,
-)
-from numbanorm.cpu.vectors.streaming import (
-    finish_stores,
-)
+from numbanorm.cpu.vectors.simd import LANES, pointer
+from numbanorm.cpu.vectors.streaming import finish_stores
 
 
 @loop
 def _tiling(count, L):
-    """Columns to a tile of x (N, count, L), so that a tile stays in the L2 cache, and tiles to an L."""
+    """The number of columns of a tile, and of tiles along L. A tile of x (N, count, L) stays in the L2 cache."""
     width = min(L, 512, max(16, 4 * PIECE // count))
     return width, (L + width - 1) // width
 
 
 @range_kernel
 def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
-    """Tiles lo to hi of x (N, count, L). weight and bias: (count,)."""
+    """Normalise tiles lo to hi of x (N, count, L). weight and bias: (count,)."""
     compact()
     count, L = x.shape[1:]
     width, tiles = _tiling(count, L)
@@ -44,22 +39,22 @@ def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         n, l0 = i // tiles, i % tiles * width
         l1 = min(l0 + width, L)
         m, delta = np.empty(l1 - l0, x.dtype), np.empty(l1 - l0)
-        var, own_rstd, mean_h, scale = np.empty_like(delta), np.empty_like(m), np.empty_like(m), np.empty_like(m)
-        tile = (0, count), (l0, l1), (0, 1)
+        var, tile_rstd, mean_h, scale = np.empty_like(delta), np.empty_like(m), np.empty_like(m), np.empty_like(m)
+        tile = Tile((0, count), (l0, l1), (0, 1))
         scaled = channel_moments(x[n].reshape((count, L, 1)), tile, streams, eps, m, delta, var, scale)
         for j in range(m.size):
-            own_scale = np.float64(scale[j]) if scaled else 1.0
-            exact_rstd = reciprocal_std(var[j], eps * own_scale * own_scale)
+            s = np.float64(scale[j]) if scaled else 1.0
+            exact_rstd, mean_h[j] = rstd_and_mean_h(delta[j], var[j], scaled_variance(eps, s))
             if mean.size > 0:
-                mean[n, l0 + j], rstd[n, l0 + j] = unscaled(m[j], delta[j], exact_rstd, own_scale)
-            own_rstd[j], mean_h[j] = exact_rstd, delta[j] * exact_rstd
+                mean[n, l0 + j], rstd[n, l0 + j] = unscaled(m[j], delta[j], exact_rstd, s)
+            tile_rstd[j] = exact_rstd
         for k in range(count):
             start = (n * count + k) * L + l0
             result, row = pointer(y, start), pointer(x, start)
             if scaled:
                 scaled_row(l1 - l0, result, row, scale)
                 row = result
-            normalize_affine_row(streams, l1 - l0, result, row, m, own_rstd, mean_h, weight[k], bias[k])
+            normalize_affine_row(streams, l1 - l0, result, row, m, tile_rstd, mean_h, weight[k], bias[k])
     finish_stores(streams)
 
 
@@ -68,7 +63,7 @@ _columns_forward = parallel_for(columns_forward)
 
 @launcher
 def layer_norm_columns_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
-    """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L), or both (0, 0) if nobody wants them."""
+    """Write y, mean, rstd. x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L), or (0, 0) if not wanted."""
     compact()
     N, count, L = x.shape
     width, tiles = _tiling(count, L)
@@ -78,7 +73,7 @@ def layer_norm_columns_forward(engine, streams, x, weight, bias, eps, y, mean, r
 
 @range_kernel
 def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
-    """Chunks lo to hi of `chunk` tiles each; partials[i] (2, count) takes its sums of dy * x_hat and dy."""
+    """Write dx of chunks lo to hi of `chunk` tiles each. Add dy * x_hat and dy to partials[i] (2, count)."""
     compact()
     N, count, L = x.shape
     width, tiles = _tiling(count, L)
@@ -86,33 +81,33 @@ def columns_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, part
         for tile in range(i * chunk, min((i + 1) * chunk, N * tiles)):
             n, l0 = tile // tiles, tile % tiles * width
             l1 = min(l0 + width, L)
-            m, scale, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0 + LANES))
+            m, tile_rstd, sums = mean[n][l0:l1], rstd[n][l0:l1], np.zeros((GRADIENT_SUMS, l1 - l0 + LANES))
             m_wdy, mean_h = _column_shift(dy[n], weight, (l0, l1)), np.empty_like(m)
             part, short = np.empty_like(sums), np.zeros(sums.shape, x.dtype)
             for first in range(0, count, LINES):
                 start = (n * count + first) * L + l0
                 runs = pointer(x, start), L, streams, pointer(dy, start), pointer(weight, first)
                 part[:] = 0
-                add_gradient_lines(part, short, min(LINES, count - first), l1 - l0, *runs, m, scale, m_wdy)
+                add_gradient_lines(part, short, min(LINES, count - first), l1 - l0, *runs, m, tile_rstd, m_wdy)
                 add_row(sums.size, part, pointer(sums, 0))
             slope, offset = np.empty_like(m), np.empty_like(m)
             for j in range(m.size):
                 mean_h[j] = sums[0, j] / count
-                slope[j], offset[j] = input_gradient_of_sums(sums[0, j], sums[1, j], sums[2, j], scale[j], count)
+                slope[j], offset[j] = input_gradient_of_sums(sums[0, j], sums[1, j], sums[2, j], tile_rstd[j], count)
             for k in range(count):
                 start = (n * count + k) * L + l0
                 row, row_dy = pointer(x, start), pointer(dy, start)
-                sum_dy_x_hat, sum_dy = parameter_gradient_sums(l1 - l0, row, row_dy, m, scale, mean_h)
+                sum_dy_x_hat, sum_dy = parameter_gradient_sums(l1 - l0, row, row_dy, m, tile_rstd, mean_h)
                 partials[i, 0, k] += sum_dy_x_hat
                 partials[i, 1, k] += sum_dy
-                own = m, scale, m_wdy, scale, slope, offset
-                input_gradient_row(streams, l1 - l0, pointer(dx, start), row_dy, row, weight[k], *own)
+                terms = m, tile_rstd, m_wdy, tile_rstd, slope, offset
+                input_gradient_row(streams, l1 - l0, pointer(dx, start), row_dy, row, weight[k], *terms)
     finish_stores(streams)
 
 
 @block
 def _column_shift(dy, weight, columns):
-    """The mean of each column's first values times weight."""
+    """The shift of each column: the mean of its first values times weight."""
     compact()
     l0, l1 = columns
     total = np.zeros(l1 - l0)
@@ -128,7 +123,7 @@ _columns_backward = parallel_for(columns_backward)
 
 @launcher
 def layer_norm_columns_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight, dweight, dbias: (count,)."""
+    """Write dx, dweight, dbias. dy, x, dx: (N, count, L); mean, rstd: (N, L); weight, dweight, dbias: (count,)."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False

@@ -1,15 +1,16 @@
-"""The backward pass of batch normalization in two halves, between which others' sums can come in.
+"""The backward pass of batch normalization in two halves. Between them, sums of several processes can be added up.
 
-x is (N, C, L), as in `numbanorm.cpu.kernels.batches`. What is summed is float64: sums of any parts add up to the same.
+x is (N, C, L), as in `numbanorm.cpu.kernels.batches`. The sums are float64, so that their rounding does not show in the
+result, however x was divided between processes.
 """
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_means
+from numbanorm._math import scaled_difference, weighted_gradient_of_means
 from numbanorm.cpu.compiling.jit import compact, launcher, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
-from numbanorm.cpu.kernels.channel_tiles import add_gradient_sums_apart
 from numbanorm.cpu.kernels.channels import apply_gradient_to_all
+from numbanorm.cpu.kernels.gradient_tiles import GradientSums, GradientTerms, add_float64_gradient_sums
 from numbanorm.cpu.kernels.ranges import all_near
 from numbanorm.cpu.kernels.statistics import total
 from numbanorm.cpu.kernels.tiles import sum_steps, tile_of, work
@@ -17,29 +18,29 @@ from numbanorm.cpu.vectors.elements import GRADIENT_SUMS
 
 
 @range_kernel
-def gradient_sums_apart(lo, hi, far, steps, dy, x, mean, rstd, zero, partials):
-    """Tiles lo to hi: the `row_gradient_sums` into partials (pieces, GRADIENT_SUMS, C), zero before."""
+def float64_gradient_sums(lo, hi, streams, steps, dy, x, mean, rstd, zero, partials):
+    """Add the `GradientSums` of tiles lo to hi, in float64, to partials (pieces, GRADIENT_SUMS, C)."""
     compact()
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
-        c0, c1 = tile[1]
-        own = partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1]
-        add_gradient_sums_apart(dy, x, tile, far, mean[c0:c1], rstd[c0:c1], zero[c0:c1], own)
+        c0, c1 = tile.c_range
+        tile_sums = GradientSums(partials[piece, 0][c0:c1], partials[piece, 1][c0:c1], partials[piece, 2][c0:c1])
+        add_float64_gradient_sums(dy, x, tile, streams, mean[c0:c1], rstd[c0:c1], zero[c0:c1], tile_sums)
 
 
-_gradient_sums_apart = parallel_for(gradient_sums_apart)
+_float64_gradient_sums = parallel_for(float64_gradient_sums)
 
 
 @launcher
-def batch_norm_backward_reduce(engine, far, dy, x, mean, rstd, sum_dy, sum_dy_x_hat):
-    """dy, x: (N, C, L); all else (C,), float64."""
+def batch_norm_backward_reduce(engine, streams, dy, x, mean, rstd, sum_dy, sum_dy_x_hat):
+    """Write sum_dy and sum_dy_x_hat. dy, x: (N, C, L); all else (C,), float64."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
     partials, zero = np.zeros((pieces, GRADIENT_SUMS, mean.size)), np.zeros(mean.size)
-    _gradient_sums_apart(engine, tiles, grain, (far, steps, dy, x, mean, rstd, zero, partials))
+    _float64_gradient_sums(engine, tiles, grain, (streams, steps, dy, x, mean, rstd, zero, partials))
     sums = total(partials)
     sum_dy[:], sum_dy_x_hat[:] = sums[1], sums[2]
     return True
@@ -47,17 +48,17 @@ def batch_norm_backward_reduce(engine, far, dy, x, mean, rstd, sum_dy, sum_dy_x_
 
 @launcher
 def batch_norm_backward_apply(engine, streams, dy, x, mean, rstd, weight, sum_dy, sum_dy_x_hat, count, dx):
-    """dy, x, dx: (N, C, L); weight, of x's dtype, mean, rstd and sums (float64): (C,)."""
+    """Write dx. dy, x, dx: (N, C, L); weight, of x's dtype, mean, rstd and sums (float64): (C,)."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False
-    m, own_rstd, m_dy = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
-    scale, slope, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
+    m, rounded_rstd, m_dy = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
+    factor, slope, offset = np.empty_like(weight), np.empty_like(weight), np.empty_like(weight)
     for c in range(weight.size):
-        mean_dy = sum_dy[c] / count
-        m[c], own_rstd[c], m_dy[c] = mean[c], rstd[c], mean_dy
-        mean_h = (mean[c] - m[c]) * rstd[c]
-        own_slope, own_offset = input_gradient_of_means(mean_h, mean_dy - m_dy[c], sum_dy_x_hat[c] / count, rstd[c])
-        scale[c], slope[c], offset[c] = rstd[c] * weight[c], own_slope * weight[c], own_offset * weight[c]
-    apply_gradient_to_all(engine, streams, dy, x, m, own_rstd, m_dy, scale, slope, offset, dx)
+        mean_dy, mean_dy_x_hat = sum_dy[c] / count, sum_dy_x_hat[c] / count
+        m[c], rounded_rstd[c], m_dy[c] = mean[c], rstd[c], mean_dy
+        mean_h = scaled_difference(mean[c], m[c], rstd[c])
+        means = mean_h, mean_dy - m_dy[c], mean_dy_x_hat
+        factor[c], slope[c], offset[c] = weighted_gradient_of_means(*means, rstd[c], weight[c])
+    apply_gradient_to_all(engine, streams, dy, x, GradientTerms(m, rounded_rstd, m_dy, factor, slope, offset), dx)
     return True

@@ -1,13 +1,22 @@
-"""Layer normalization over rows of x (rows, cols) that are long: split over the threads.
+"""Layer normalization of long rows of x (rows, cols), which threads share.
 
-Forward, that is rows beyond a cache: pieces of rows are summed, then normalised. Backward, it is rows of which several
-partial sums of the parameter gradients would take too much memory: a panel of rows is summed, row by row or piece by
-piece, then written in blocks of columns, each of which adds up its own parameter gradients.
+Forward, rows are long if they exceed a cache. Pieces of rows are summed, then normalised.
+
+Backward, rows are long if several partial sums of the parameter gradients would take too much memory. Rows are taken a
+panel at a time. The panel is summed, row by row or piece by piece, and then written in blocks of columns. Each block
+adds up the parameter gradients of its columns.
 """
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact, unscaled
+from numbanorm._math import (
+    input_gradient_of_sums,
+    moments,
+    rstd_and_mean_h,
+    scaled_variance,
+    sums_are_exact,
+    unscaled,
+)
 from numbanorm.cpu.compiling.jit import block, compact, launcher, loop, plain, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
 from numbanorm.cpu.kernels.ranges import all_near, far_row_moments
@@ -28,32 +37,33 @@ from numbanorm.cpu.vectors.loops import TERMS
 from numbanorm.cpu.vectors.simd import LANES, pointer
 from numbanorm.cpu.vectors.streaming import before_a_line, expect_edges, finish_stores
 
-PIECE_VALUES = 65536  # of a row to be summed at a time
-ROW_BYTES = 1 << 20  # rows that are longer are read from memory twice, whoever reads them
-PARTIAL_COLUMNS = 2048  # of longer rows, 32 partial sums of the parameter gradients take more than 1 MB
-PANEL_BYTES = 1 << 20  # of x, and as many of dy: read the second time, they are still in a cache
+PIECE_VALUES = 65536  # values of a row that are summed at a time
+ROW_BYTES = 1 << 20  # longer rows are read from memory twice, even by one thread
+PARTIAL_COLUMNS = 2048  # for longer rows, 32 partial sums of the parameter gradients take more than 1 MB
+PANEL_BYTES = 1 << 20  # of x, and as many of dy: a panel stays in a cache until it is read the second time
 
 
 @plain
 def long_forward(cols, itemsize):
-    """Whether `layer_norm_long_rows_forward` is for rows of so many columns."""
+    """Whether rows of so many columns are for `layer_norm_long_rows_forward`."""
     return cols * itemsize > ROW_BYTES
 
 
 @plain
 def long_backward(cols):
-    """Whether `layer_norm_long_rows_backward` is for rows of so many columns."""
+    """Whether rows of so many columns are for `layer_norm_long_rows_backward`."""
     return cols > PARTIAL_COLUMNS
 
 
 @loop
 def _pieces_to(cols):
+    """The number of pieces of a row."""
     return (cols + PIECE_VALUES - 1) // PIECE_VALUES
 
 
 @range_kernel
 def piece_sums(lo, hi, x, m, sums):
-    """Pieces lo to hi of all rows: the sums of d and d * d about m (rows,) into sums (rows * pieces, 2)."""
+    """Write the sums of d and d * d, about m (rows,), of pieces lo to hi of all rows to sums (rows * pieces, 2)."""
     compact()
     cols = x.shape[1]
     pieces = _pieces_to(cols)
@@ -64,7 +74,7 @@ def piece_sums(lo, hi, x, m, sums):
 
 @range_kernel
 def piece_normalize(lo, hi, streams, x, weight, bias, m, rstd, mean_h, scale, y):
-    """Blocks lo to hi of all rows of y, from the last: what was summed last is still in the cache."""
+    """Write blocks lo to hi of all rows of y, counted from the last one: what was summed last is still in the cache."""
     compact()
     rows, cols = x.shape
     edge = edge_of(y, cols)
@@ -96,24 +106,26 @@ def layer_norm_long_rows_forward(engine, streams, x, weight, bias, eps, y, mean,
         m[r] = row_shift(cols, pointer(x, r * cols), 1.0)
     sums = np.empty((rows * pieces, 2))
     _piece_sums(engine, rows * pieces, 1, (x, m, sums))
-    own_rstd, mean_h, scale = np.empty_like(m), np.empty_like(m), np.empty_like(m)
+    row_rstd, mean_h, scale = np.empty_like(m), np.empty_like(m), np.empty_like(m)
     for r in range(rows):
         sum_d, sum_dd = _row_total(sums, r * pieces, (r + 1) * pieces)
         delta, var = moments(sum_d, sum_dd, cols)
-        exact_rstd, own_scale = reciprocal_std(var, eps), 1.0
+        row_scale = 1.0
         if not sums_are_exact(delta, var, eps):
             m[r] = moved(m[r], delta)
             row, near = pointer(x, r * cols), np.float64(m[r])
-            m[r], delta, exact_rstd, own_scale = far_row_moments(cols, row, near, eps, x.itemsize)
-        own_rstd[r], mean_h[r], scale[r] = exact_rstd, delta * exact_rstd, own_scale
+            m[r], delta, var, row_scale = far_row_moments(cols, row, near, eps, x.itemsize)
+        exact_rstd, mean_h[r] = rstd_and_mean_h(delta, var, scaled_variance(eps, row_scale))
+        row_rstd[r], scale[r] = exact_rstd, row_scale
         if mean.size > 0:
-            mean[r], rstd[r] = unscaled(m[r], delta, exact_rstd, own_scale)
+            mean[r], rstd[r] = unscaled(m[r], delta, exact_rstd, row_scale)
     blocks = rows * blocks_to(cols, edge_of(y, cols))
-    _piece_normalize(engine, blocks, PIECE_VALUES // BLOCK, (streams, x, weight, bias, m, own_rstd, mean_h, scale, y))
+    _piece_normalize(engine, blocks, PIECE_VALUES // BLOCK, (streams, x, weight, bias, m, row_rstd, mean_h, scale, y))
 
 
 @block
 def _row_total(sums, first, end):
+    """The sums of d and d * d of the pieces first to end."""
     compact()
     sum_d = sum_dd = 0.0
     for i in range(first, end):
@@ -123,7 +135,7 @@ def _row_total(sums, first, end):
 
 @range_kernel
 def piece_gradient_sums(lo, hi, first, dy, x, mean, rstd, weight, sums):
-    """Pieces lo to hi of a panel that begins at row `first`: their `row_gradient_sums` into sums (rows * pieces, 3)."""
+    """Write the `row_gradient_sums` of pieces lo to hi to sums (rows * pieces, 3). The panel begins at row `first`."""
     compact()
     cols, as_x = x.shape[1], x.dtype.type
     pieces = _pieces_to(cols)
@@ -131,44 +143,45 @@ def piece_gradient_sums(lo, hi, first, dy, x, mean, rstd, weight, sums):
         r, c = first + i // pieces, i % pieces * PIECE_VALUES
         start, shift = r * cols + c, as_x(row_shift(cols, pointer(dy, r * cols), weight))
         runs = pointer(x, start), pointer(dy, start), pointer(weight, c)
-        own = row_gradient_sums(min(PIECE_VALUES, cols - c), *runs, mean[r], rstd[r], shift)
+        piece = row_gradient_sums(min(PIECE_VALUES, cols - c), *runs, mean[r], rstd[r], shift)
         for k in range(GRADIENT_SUMS):
-            sums[i, k] = own[k]
+            sums[i, k] = piece[k]
 
 
 @range_kernel
 def column_gradients(lo, hi, streams, rows, dy, x, mean, rstd, weight, linear, dx, totals, dweight, dbias):
-    """Blocks lo to hi of columns of a panel: dx, and its sums of dy * x_hat and dy.
+    """Write dx of blocks lo to hi of columns of a panel, and add up dy * x_hat and dy.
 
-    They are added to totals (2, cols) or, if that is empty since there is no other panel, they are dweight and dbias.
-    rows: the panel's first, and the one after its last; linear (rows of the panel, 4): m_wdy, mean_h, slope, offset.
+    The sums are added to totals (2, cols). If there is no other panel, totals is empty, and the sums are written to
+    dweight and dbias. rows: the panel's first row, and the one after its last; linear (rows of the panel, 4): m_wdy,
+    mean_h, slope and offset.
     """
     compact()
     (first, stop), cols = rows, x.shape[1]
-    run, own_totals = np.empty((2, BLOCK + 4 * LANES), x.dtype), np.empty((2, BLOCK + LANES))
+    run, block_totals = np.empty((2, BLOCK + 4 * LANES), x.dtype), np.empty((2, BLOCK + LANES))
     edge = edge_of(dx, cols)
     for i in range(lo, hi):
         c, end = block_of(i, cols, edge)
-        own_totals[:] = 0
-        lead = LANES + (before_a_line(run) - before_a_line(pointer(dx, c))) % LANES  # to lie in cache lines as dx does
+        block_totals[:] = 0
+        lead = LANES + (before_a_line(run) - before_a_line(pointer(dx, c))) % LANES  # begins cache lines where dx does
         for start in range(first, stop, TERMS):
             run[:] = 0
             for r in range(start, min(start + TERMS, stop)):
                 place = r * cols + c
-                own = linear[r - first]
-                m_wdy, mean_h, slope, offset = own[0], own[1], own[2], own[3]
+                of_row = linear[r - first]
+                m_wdy, mean_h, slope, offset = of_row[0], of_row[1], of_row[2], of_row[3]
                 expect_edges(streams, pointer(dx, place), end - c)
                 runs = pointer(dx, place), pointer(dy, place), pointer(x, place), pointer(weight, c)
                 statistics = mean[r], rstd[r], mean_h, m_wdy, slope, offset
                 gradients_row(streams, end - c, *runs, *statistics, run[:, lead:], run.shape[1])
             for k in range(2):
-                add_row(end - c, pointer(run, k * run.shape[1] + lead), own_totals[k])
+                add_row(end - c, pointer(run, k * run.shape[1] + lead), block_totals[k])
         if totals.size > 0:
             for k in range(2):
-                add_row(end - c, own_totals[k], pointer(totals, k * cols + c))
+                add_row(end - c, block_totals[k], pointer(totals, k * cols + c))
         else:
-            copy_row(end - c, pointer(dweight, c), own_totals[0])
-            copy_row(end - c, pointer(dbias, c), own_totals[1])
+            copy_row(end - c, pointer(dweight, c), block_totals[0])
+            copy_row(end - c, pointer(dbias, c), block_totals[1])
     finish_stores(streams)
 
 
@@ -185,7 +198,7 @@ def layer_norm_long_rows_backward(engine, streams, dy, x, mean, rstd, weight, dx
     pieces = _pieces_to(cols)
     panel = max(1, PANEL_BYTES // (TERMS * cols * x.itemsize)) * TERMS
     if cols * x.itemsize > ROW_BYTES // 3:
-        panel = rows  # none would stay in a cache, and totals would take more than 1 MB and a row
+        panel = rows  # no panel would stay in a cache, and totals would take much memory
     panel = min(panel, rows)
     totals, linear = np.zeros((2, cols if panel < rows else 0)), np.empty((panel, 4), x.dtype)
     sums = np.empty((panel * pieces, GRADIENT_SUMS))
@@ -206,7 +219,7 @@ def layer_norm_long_rows_backward(engine, streams, dy, x, mean, rstd, weight, dx
 
 @block
 def _finish_sums(sums, first, pieces, cols, rstd, linear):
-    """mean_h, slope and offset of a row, into linear[1:]."""
+    """Write mean_h, slope and offset of a row to linear[1:]."""
     compact()
     sum_h = sum_g = sum_gh = 0.0
     for i in range(first, first + pieces):

@@ -3,20 +3,19 @@
 from numbanorm.cpu.compiling.jit import block, compact, loop
 from numbanorm.cpu.kernels.statistics import total
 from numbanorm.cpu.kernels.tiles import PIECE
-from numbanorm.cpu.vectors.elements import (
-    copy_row,
-)
+from numbanorm.cpu.vectors.elements import copy_row
 from numbanorm.cpu.vectors.loops import TERMS
 
-PARTIALS = 64  # at most so many partial sums of the parameter gradients
-PARTIAL_BYTES = 1 << 20
+PARTIALS = 64  # partial sums of the parameter gradients at most
+PARTIAL_BYTES = 1 << 20  # of all partial sums at most, if there are more than two
 
 
 @loop
 def partial_count(size, count, most):
-    """How many partial sums of the parameter gradients, 2 * count float64 values each: fixed by the shape.
+    """The number of partial sums of the parameter gradients. It depends on the shape alone, and is `most` at most.
 
-    More than two take 1 MB at the most, and each of them stands for TERMS rows or more.
+    A partial sum has 2 * count float64 values. More than two of them take PARTIAL_BYTES at most, and each has the sums
+    of TERMS rows or more.
     """
     affordable = min(max(2, PARTIAL_BYTES // (16 * count)), max(2, size // count // TERMS))
     return max(1, min(size // (2 * PIECE), PARTIALS, affordable, most))
@@ -24,6 +23,7 @@ def partial_count(size, count, most):
 
 @block
 def store_total(partials, dweight, dbias):
+    """Write the totals of the partial sums."""
     compact()
     sums = total(partials)
     copy_row(dweight.size, dweight, sums[0])

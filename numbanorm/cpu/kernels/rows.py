@@ -1,14 +1,22 @@
-"""Layer normalization over the columns of x (rows, cols): rows that stay in a cache, a group of them at a time."""
+"""Layer normalization of the rows of x (rows, cols), where a row stays in a cache. Kernels take a group at a time."""
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, moments, reciprocal_std, sums_are_exact, unscaled
+from numbanorm._math import (
+    input_gradient_of_sums,
+    moments,
+    rstd_and_mean_h,
+    scaled_variance,
+    sums_are_exact,
+    unscaled,
+)
 from numbanorm.cpu.compiling.jit import block, compact, launcher, loop, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
 from numbanorm.cpu.kernels.partials import partial_count, store_total
 from numbanorm.cpu.kernels.ranges import all_near, far_row_moments
 from numbanorm.cpu.kernels.statistics import moved
 from numbanorm.cpu.kernels.tiles import BLOCK, PIECE, block_of, blocks_to, edge_of
+from numbanorm.cpu.vectors.arithmetic import across_rows, eight, every, lane, with_lane
 from numbanorm.cpu.vectors.elements import (
     add_row,
     gradients_row,
@@ -22,22 +30,7 @@ from numbanorm.cpu.vectors.elements import (
     shift_terms,
 )
 from numbanorm.cpu.vectors.loops import TERMS
-from numbanorm.cpu.vectors.simd import (
-    FEW,
-    LANES,
-    across_rows,
-    at,
-    eight,
-    every,
-    few,
-    first_few,
-    lane,
-    lanes,
-    pointer,
-    put,
-    whole,
-    with_lane,
-)
+from numbanorm.cpu.vectors.simd import FEW, LANES, at, few, first_few, lanes, pointer, put, whole
 from numbanorm.cpu.vectors.streaming import (
     before_a_line,
     expect_edges,
@@ -48,16 +41,16 @@ from numbanorm.cpu.vectors.streaming import (
     stream_staged,
 )
 
-GROUP = FEW  # rows whose statistics are found together, in the lanes of float64 vectors
-GROUP_VALUES = 1024  # of short rows: one or a few follow each other in the first cache
-NARROW = 256  # bytes to a row, at most, for the lanes of GROUP rows to be added up together
-NARROW_AHEAD = 2048  # bytes to fetch ahead of such rows: the processor does not foresee enough
-GROUP_BYTES = 1 << 17  # of long rows: several stay in the second cache, for their parameters to be read once
+GROUP = FEW  # rows at most whose statistics are computed together, in the lanes of float64 vectors
+GROUP_VALUES = 1024  # values of a group of short rows: they stay in the first cache
+NARROW = 256  # bytes: of shorter rows, the lanes of GROUP rows are added up together
+NARROW_AHEAD = 2048  # bytes to prefetch ahead of such rows: the processor does not foresee enough
+GROUP_BYTES = 1 << 17  # bytes of a group of long rows: it stays in the second cache, and parameters are read once
 
 
 @loop
 def _rows_to_a_group(cols, row_bytes):
-    """1, 2, 4 or 8, so that groups make up TERMS rows."""
+    """The number of rows of a group: 1, 2, 4 or 8, so that groups make up TERMS rows."""
     group = GROUP
     while group > 1 and (group * cols > GROUP_VALUES if cols <= BLOCK else group * row_bytes > GROUP_BYTES):
         group //= 2
@@ -66,9 +59,10 @@ def _rows_to_a_group(cols, row_bytes):
 
 @range_kernel
 def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
-    """Rows lo to hi, group by group.
+    """Normalise rows lo to hi, group by group.
 
-    x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or both (0,) if nobody wants them. All C-ordered.
+    x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or (0,) if the caller does not want them. All arrays
+    are C-ordered.
     """
     compact()
     cols = x.shape[1]
@@ -77,37 +71,38 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
     stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
     direct, lead = streams and not staged, -before_a_line(pointer(y, lo * cols)) % lanes(y)
     skip = lead
-    sums = np.empty(2 * GROUP * LANES, np.float64)  # of each lane of the rows of a group
-    own = np.empty(4 * GROUP, x.dtype)  # their m, then their rstd, then their mean_h, then their scale
+    lane_sums = np.empty(2 * GROUP * LANES, np.float64)  # room for the sums of each lane of the rows of a group
+    statistics = np.empty(4 * GROUP, x.dtype)  # of the rows of a group: all m, all rstd, all mean_h, all scale
     for first in range(lo, hi, group):
         count = min(group, hi - first)
         for k in range(count):
             expect_edges(direct, pointer(y, (first + k) * cols), cols)
         if cols * x.itemsize <= NARROW:
-            m, sum_d, sum_dd = _sums_of_narrow_rows(first, count, streams, x, sums, own)
+            m, sum_d, sum_dd = _sums_of_narrow_rows(first, count, streams, x, lane_sums, statistics)
         else:
             m, sum_d, sum_dd = _sums_row_by_row(first, count, x)
         delta, var = moments(sum_d, sum_dd, cols)
-        exact_rstd, scaled = reciprocal_std(var, eps), False
-        put(own, first_few(x), m)
-        put(pointer(own, GROUP), first_few(x), exact_rstd)
-        put(pointer(own, 2 * GROUP), first_few(x), delta * exact_rstd)
+        (exact_rstd, mean_h), scaled = rstd_and_mean_h(delta, var, eps), False
+        put(statistics, first_few(x), m)
+        put(pointer(statistics, GROUP), first_few(x), exact_rstd)
+        put(pointer(statistics, 2 * GROUP), first_few(x), mean_h)
         if mean.size > 0:
             put(pointer(mean, first), few(x, count), m + delta)
             put(pointer(rstd, first), few(x, count), exact_rstd)
         if not every(sums_are_exact(delta, var, eps), few(x, count)):
-            scaled = _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd)
+            scaled = _mend_far_rows(first, count, x, eps, m, delta, var, statistics, mean, rstd)
         for i in range(blocks_to(cols, edge)):
             c, end = block_of(i, cols, edge)
             affine = pointer(weight, c), pointer(bias, c)
             for k in range(count):
                 start = (first + k) * cols + c
                 result = pointer(stage, lead + k * cols) if staged else pointer(y, start)
-                statistics, row = (own[k], own[GROUP + k], own[2 * GROUP + k]), pointer(x, start)
+                row_statistics = statistics[k], statistics[GROUP + k], statistics[2 * GROUP + k]
+                row = pointer(x, start)
                 if scaled:
-                    scaled_row(end - c, result, row, own[3 * GROUP + k])
+                    scaled_row(end - c, result, row, statistics[3 * GROUP + k])
                     row = result
-                normalize_affine_row(direct, end - c, result, row, *statistics, *affine)
+                normalize_affine_row(direct, end - c, result, row, *row_statistics, *affine)
         if staged:
             lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(y, first * cols))
     if staged:
@@ -117,42 +112,45 @@ def rows_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
 
 @loop
 def _sums_row_by_row(first, count, x):
-    """The shift m of each of `count` rows, and its `row_sums`, in the lanes of vectors."""
+    """The shift m of each of `count` rows, and its `row_sums`, as the lanes of vectors."""
     m = sum_d = sum_dd = eight(0.0)
     cols, as_x = x.shape[1], x.dtype.type
     for k in range(count):
         row = pointer(x, (first + k) * cols)
         shift = as_x(row_shift(cols, row, 1.0))
-        own_d, own_dd = row_sums(cols, row, shift)
-        m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, own_d), with_lane(sum_dd, k, own_dd)
+        row_d, row_dd = row_sums(cols, row, shift)
+        m, sum_d, sum_dd = with_lane(m, k, shift), with_lane(sum_d, k, row_d), with_lane(sum_dd, k, row_dd)
     return m, sum_d, sum_dd
 
 
 @loop
-def _sums_of_narrow_rows(first, count, far, x, sums, shifts):
-    """The same of rows so short that to add up the lanes of each would take longest: of all of them at once.
+def _sums_of_narrow_rows(first, count, streams, x, lane_sums, shifts):
+    """`_sums_row_by_row` of rows so short that adding up the lanes of each would take most of the time.
 
-    In the lanes from `count` on is what was in sums before.
+    The lanes of all rows are added up at once. Lanes from `count` on hold what was in lane_sums before.
     """
     cols = x.shape[1]
     one_row, one_each, samples = whole(x, 0, 0, 0), first_few(x), shift_samples(cols)
     for k in range(count):
         row = pointer(x, (first + k) * cols)
-        if far:
+        if streams:
             expect_row(row, NARROW_AHEAD // x.itemsize, cols)
-        put(pointer(sums, k * GROUP), one_each, shift_terms(samples, row, 1.0))
-    put(shifts, one_each, across_rows(sums, one_each))
+        put(pointer(lane_sums, k * GROUP), one_each, shift_terms(samples, row, 1.0))
+    put(shifts, one_each, across_rows(lane_sums, one_each))
     for k in range(count):
-        own_d, own_dd = row_lane_sums(cols, pointer(x, (first + k) * cols), shifts[k])
-        put(pointer(sums, k * lanes(x)), one_row, own_d)
-        put(pointer(sums, (GROUP + k) * lanes(x)), one_row, own_dd)
-    sum_d, sum_dd = across_rows(sums, one_row), across_rows(pointer(sums, GROUP * lanes(x)), one_row)
-    return eight(0.0) + at(shifts, one_each), sum_d, sum_dd  # all of float64, as of wider rows
+        row_d, row_dd = row_lane_sums(cols, pointer(x, (first + k) * cols), shifts[k])
+        put(pointer(lane_sums, k * lanes(x)), one_row, row_d)
+        put(pointer(lane_sums, (GROUP + k) * lanes(x)), one_row, row_dd)
+    sum_d, sum_dd = across_rows(lane_sums, one_row), across_rows(pointer(lane_sums, GROUP * lanes(x)), one_row)
+    return eight(0.0) + at(shifts, one_each), sum_d, sum_dd  # all are float64, as those of longer rows
 
 
 @block
-def _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd):
-    """Statistics anew of the rows whose sums were not exact, and the scales of all `count`; whether some are not 1."""
+def _mend_far_rows(first, count, x, eps, m, delta, var, statistics, mean, rstd):
+    """Compute the statistics of rows again whose sums were not exact, and the scales of all `count` rows.
+
+    Return whether some scales are not 1.
+    """
     compact()
     cols, scaled = x.shape[1], False
     for k in range(count):
@@ -160,11 +158,12 @@ def _mend_far_rows(first, count, x, eps, m, delta, var, own, mean, rstd):
         if not sums_are_exact(lane(delta, k), lane(var, k), eps):
             near = np.float64(x.dtype.type(moved(lane(m, k), lane(delta, k))))
             row = pointer(x, (first + k) * cols)
-            own_m, own_delta, exact_rstd, scale = far_row_moments(cols, row, near, eps, x.itemsize)
-            own[k], own[GROUP + k], own[2 * GROUP + k] = own_m, exact_rstd, own_delta * exact_rstd
+            row_m, row_delta, row_var, scale = far_row_moments(cols, row, near, eps, x.itemsize)
+            row_rstd, mean_h = rstd_and_mean_h(row_delta, row_var, scaled_variance(eps, scale))
+            statistics[k], statistics[GROUP + k], statistics[2 * GROUP + k] = row_m, row_rstd, mean_h
             if mean.size > 0:
-                mean[first + k], rstd[first + k] = unscaled(own_m, own_delta, exact_rstd, scale)
-        own[3 * GROUP + k] = scale
+                mean[first + k], rstd[first + k] = unscaled(row_m, row_delta, row_rstd, scale)
+        statistics[3 * GROUP + k] = scale
         scaled |= scale != 1.0
     return scaled
 
@@ -174,7 +173,7 @@ _rows_forward = parallel_for(rows_forward)
 
 @launcher
 def layer_norm_rows_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
-    """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or both (0,) if nobody wants them."""
+    """Write y, mean and rstd. x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,), or (0,) if not wanted."""
     compact()
     rows, cols = x.shape
     _rows_forward(engine, rows, max(1, PIECE // cols), (streams, x, weight, bias, eps, y, mean, rstd))
@@ -182,15 +181,15 @@ def layer_norm_rows_forward(engine, streams, x, weight, bias, eps, y, mean, rstd
 
 @range_kernel
 def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partials):
-    """Chunks lo to hi of `chunk` rows each; partials[i] (2, cols) takes its sums of dy * x_hat and dy.
+    """Write dx of chunks lo to hi of `chunk` rows each, group by group as in `rows_forward`.
 
-    Group by group, as in `rows_forward`.
+    Add a chunk's sums of dy * x_hat and dy to partials[i] (2, cols).
     """
     compact()
     (rows, cols), as_x = x.shape, x.dtype.type
     group, edge = _rows_to_a_group(cols, 2 * cols * x.itemsize), edge_of(dx, cols)
     run = np.empty((2, cols // LANES * LANES + 4 * LANES), x.dtype)
-    margin = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # to lie in cache lines as dx does
+    margin = LANES + (before_a_line(run) - before_a_line(dx)) % LANES  # so that it begins cache lines where dx does
     staged = needs_stage(streams, dx, cols)
     stage = np.empty(GROUP_VALUES + 2 * LANES if staged else 0, x.dtype)
     direct, lead = streams and not staged, -before_a_line(pointer(dx, lo * chunk * cols)) % lanes(dx)
@@ -202,18 +201,18 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
             stop = min(start + TERMS, end)
             for first in range(start, stop, group):
                 count = min(group, stop - first)
-                m_wdy = sum_h = sum_g = sum_gh = own_rstd = eight(0.0)
+                m_wdy = sum_h = sum_g = sum_gh = rstd_lanes = eight(0.0)
                 for k in range(count):
                     r = first + k
                     row_dy, row = pointer(dy, r * cols), pointer(x, r * cols)
                     expect_edges(direct, pointer(dx, r * cols), cols)
                     shift = as_x(row_shift(cols, row_dy, weight))
-                    own_h, own_g, own_gh = row_gradient_sums(cols, row, row_dy, weight, mean[r], rstd[r], shift)
-                    m_wdy, own_rstd = with_lane(m_wdy, k, shift), with_lane(own_rstd, k, rstd[r])
-                    sum_h, sum_g = with_lane(sum_h, k, own_h), with_lane(sum_g, k, own_g)
-                    sum_gh = with_lane(sum_gh, k, own_gh)
-                slope, offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, own_rstd, cols)
-                mean_h = sum_h / cols  # what the stored mean lacks, being rounded
+                    row_h, row_g, row_gh = row_gradient_sums(cols, row, row_dy, weight, mean[r], rstd[r], shift)
+                    m_wdy, rstd_lanes = with_lane(m_wdy, k, shift), with_lane(rstd_lanes, k, rstd[r])
+                    sum_h, sum_g = with_lane(sum_h, k, row_h), with_lane(sum_g, k, row_g)
+                    sum_gh = with_lane(sum_gh, k, row_gh)
+                slope, offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, rstd_lanes, cols)
+                mean_h = sum_h / cols  # the stored mean is rounded, and this is what it lacks
                 for b in range(blocks_to(cols, edge)):
                     c, last = block_of(b, cols, edge)
                     for k in range(count):
@@ -221,8 +220,8 @@ def rows_backward(lo, hi, streams, chunk, dy, x, mean, rstd, weight, dx, partial
                         result = pointer(stage, lead + k * cols) if staged else pointer(dx, place)
                         runs = result, pointer(dy, place), pointer(x, place), pointer(weight, c)
                         linear = as_x(lane(m_wdy, k)), as_x(lane(slope, k)), as_x(lane(offset, k))
-                        own = mean[r], rstd[r], as_x(lane(mean_h, k)), *linear
-                        gradients_row(direct, last - c, *runs, *own, run[:, margin + c :], run.shape[1])
+                        statistics = mean[r], rstd[r], as_x(lane(mean_h, k)), *linear
+                        gradients_row(direct, last - c, *runs, *statistics, run[:, margin + c :], run.shape[1])
                 if staged:
                     lead, skip = stream_staged(stage, lead, count * cols, skip, pointer(dx, first * cols))
             for k in range(2):
@@ -237,9 +236,10 @@ _rows_backward = parallel_for(rows_backward)
 
 @launcher
 def layer_norm_rows_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,).
+    """Write dx, dweight and dbias. dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,).
 
-    False, and nothing written, if x lies too far apart, as in all launchers of backward passes (`ranges.all_near`).
+    Like all launchers of backward passes, return False and write nothing if differences of x do not fit its dtype
+    (`ranges.all_near`).
     """
     compact()
     if not all_near(rstd, x.itemsize):

@@ -1,4 +1,4 @@
-"""What the scalers compute of x (N, C, L): extremes, moments with weights and missing values, and x scaled."""
+"""What the scalers compute from x (N, C, L): extremes, moments with weights and missing values, and scaled values."""
 
 import numpy as np
 
@@ -19,16 +19,17 @@ from numbanorm.cpu.kernels.tiles import (
     tile_of,
     work,
 )
+from numbanorm.cpu.vectors.arithmetic import every, zeros
 from numbanorm.cpu.vectors.loops import LINES_AHEAD, elementwise_with_state
-from numbanorm.cpu.vectors.simd import LANES, at, every, item, lanes, narrow_zeros, part, pointer, put, whole
+from numbanorm.cpu.vectors.simd import LANES, at, item, lanes, part, pointer, put, whole
 from numbanorm.cpu.vectors.streaming import expect, expect_at, finish_stores
 
-LINES = 8  # to compare in registers, before memory is written to
+LINES = 8  # lines that are compared in registers, before memory is written to
 
 
 @loop
 def _extremes_at(j, first, last, low, high, x, stride):
-    """The least and the greatest so far, at index j of lines first to last; a NaN is neither."""
+    """Update the least and the greatest values by lines first to last, at index j. A NaN is ignored."""
     least, most = at(low, j), at(high, j)
     for k in range(first, last):
         line = pointer(x, k * stride)
@@ -41,6 +42,7 @@ def _extremes_at(j, first, last, low, high, x, stride):
 
 @loop
 def _extremes_of_lines(low, high, lines, width, x, stride):
+    """Update the least and the greatest values, low and high, by all lines."""
     compact()
     step = lanes(low)
     end = width // step * step
@@ -54,7 +56,7 @@ def _extremes_of_lines(low, high, lines, width, x, stride):
 
 @loop
 def _extremes_of_row(size, x, least, most):
-    """The least and the greatest value of a row, and of two vectors' room that is there for it."""
+    """The least and the greatest value of a row, and of the vectors in `least` and `most`, which are overwritten."""
     compact()
     step, first = lanes(x), whole(x, 0, 0, lanes(x))
     end = size // step * step
@@ -75,9 +77,9 @@ def _extremes_of_row(size, x, least, most):
 
 @block
 def add_extremes(x, tile, low, high):
-    """Lower low and raise high (one for each channel of a tile) to the values of the tile."""
+    """Update low and high, the extremes of each channel, by the values of a tile."""
     compact()
-    (l0, l1), L = tile[2], x.shape[2]
+    (l0, l1), L = tile.l_range, x.shape[2]
     width = LANES if L >= LONG else line_width(x, tile, PAGE)
     least, most = np.empty(width, x.dtype), np.empty(width, x.dtype)
     least[:], most[:] = np.inf, -np.inf
@@ -98,11 +100,11 @@ def add_extremes(x, tile, low, high):
 
 @range_kernel
 def extremes_of_tiles(lo, hi, steps, x, partials):
-    """Tiles lo to hi: into partials (pieces, 2, C), of infinities before."""
+    """Update partials (pieces, 2, C), which are infinities before, by tiles lo to hi."""
     compact()
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
-        c0, c1 = tile[1]
+        c0, c1 = tile.c_range
         add_extremes(x, tile, partials[piece, 0][c0:c1], partials[piece, 1][c0:c1])
 
 
@@ -111,7 +113,10 @@ _extremes_of_tiles = parallel_for(extremes_of_tiles)
 
 @launcher
 def channel_extremes(engine, x, low, high):
-    """The least and the greatest value of each channel of x (N, C, L) that is not NaN, or else inf and -inf."""
+    """Write the least and the greatest value of each channel of x (N, C, L) that is not NaN.
+
+    They are inf and -inf where there is none.
+    """
     compact()
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)
@@ -135,9 +140,10 @@ def _below(channels, c):
 
 @range_kernel
 def weighted_sums(lo, hi, steps, x, channels, scale, weights, m, partials):
-    """Tiles lo to hi: the sums of w, w * d and w * d * d, with d = x * scale - m, of all values that are not NaN, into
-    partials (pieces, 3, channels), zero before. channels: ascending; m: one for each. weights: one for each of N * L
-    positions; empty: ones.
+    """Add the sums of w, w * d and w * d * d of tiles lo to hi to partials (pieces, 3, channels).
+
+    Here d = x * scale - m, and values that are NaN are left out. `channels` are ascending; m has a number for each.
+    `weights` has a number for each of the N * L positions; if it is empty, they are 1.
     """
     compact()
     L = x.shape[2]
@@ -161,8 +167,9 @@ _weighted_sums = parallel_for(weighted_sums)
 
 @launcher
 def weighted_moments(engine, x, channels, scale, weights, count, mean, low, m2):
-    """As `moments.channel_moments_apart`, of what is not NaN, times a scale, with weights; of some channels of x, in
-    ascending order. count is the sum of the weights that count.
+    """`moments.float64_channel_moments` of the values times a scale, with weights, without values that are NaN.
+
+    Only `channels` of x are looked at, in ascending order. `count` receives the sum of the weights of their values.
     """
     compact()
     C = x.shape[1]
@@ -183,19 +190,19 @@ def weighted_moments(engine, x, channels, scale, weights, count, mean, low, m2):
 
 
 @elementwise_with_state
-def _scaled_row(j, y, largest, row, m, scale, offset, low, high):
-    """y = (row - m) * scale + offset, kept between low and high, and the largest magnitudes in row. A NaN stays."""
-    own = at(row, j)
-    value = affine(own - at(m, j), at(scale, j), at(offset, j))
-    raised = choose(value < low, low, value)
+def _limited_row(j, y, largest, row, m, factor, offset, low, high):
+    """y = (row - m) * factor + offset, limited to low and high. A NaN stays. Return the largest magnitudes in row."""
+    value = at(row, j)
+    result = affine(value - at(m, j), at(factor, j), at(offset, j))
+    raised = choose(result < low, low, result)
     put(y, j, choose(high < raised, high, raised))
-    return choose(largest < abs(own), abs(own), largest)
+    return choose(largest < abs(value), abs(value), largest)
 
 
 @loop
-def _checked_row(streams, size, y, x, m, scale, offset, low, high, infinite):
-    """`_scaled_row`, and a 1 in infinite if there is an infinity in x."""
-    largest = _scaled_row(streams, size, y, narrow_zeros(x, 1)[0], x, m, scale, offset, low, high)
+def _checked_row(streams, size, y, x, m, factor, offset, low, high, infinite):
+    """`_limited_row`. Write 1 to `infinite` if there is an infinity in x."""
+    largest = _limited_row(streams, size, y, zeros(x, 1)[0], x, m, factor, offset, low, high)
     if not every(largest < np.inf, whole(x, 0, 0, lanes(x))):
         first = part(x, 0, 0, 1)
         put(infinite, first, at(1.0, first))
@@ -205,16 +212,17 @@ _scale_tile = applying(_checked_row)
 
 
 @range_kernel
-def scale_tiles(lo, hi, streams, steps, x, m, scale, offset, low, high, infinite, y):
-    """Tiles lo to hi of y; infinite: a number for each, 0 before. As a pointer, since to pass an array takes counting
-    of references.
+def scale_tiles(lo, hi, streams, steps, x, m, factor, offset, low, high, infinite, y):
+    """Write tiles lo to hi of y. `infinite` has a number for each tile, which is 0 before.
+
+    A tile's number is passed as a pointer, since an array would count references.
     """
     compact()
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
-        c0, c1 = tile[1]
-        own = m[c0:c1], scale[c0:c1], offset[c0:c1]
-        _scale_tile(streams, x, tile, *own, y, low, high, pointer(infinite, i))
+        c0, c1 = tile.c_range
+        terms = m[c0:c1], factor[c0:c1], offset[c0:c1]
+        _scale_tile(streams, x, tile, *terms, y, low, high, pointer(infinite, i))
     finish_stores(streams)
 
 
@@ -222,11 +230,11 @@ _scale_tiles = parallel_for(scale_tiles)
 
 
 @launcher
-def scale_channels(engine, streams, x, m, scale, offset, low, high, y):
-    """y = (x - m) * scale + offset, kept between low and high; x, y: (N, C, L). Whether x had an infinity in it."""
+def scale_channels(engine, streams, x, m, factor, offset, low, high, y):
+    """y = (x - m) * factor + offset, limited to low and high; x, y: (N, C, L). Return whether x has an infinity."""
     compact()
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
     infinite = np.zeros(tiles, x.dtype)
-    _scale_tiles(engine, tiles, grain, (streams, steps, x, m, scale, offset, low, high, infinite, y))
+    _scale_tiles(engine, tiles, grain, (streams, steps, x, m, factor, offset, low, high, infinite, y))
     return infinite.max() > 0

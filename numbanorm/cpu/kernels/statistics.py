@@ -1,9 +1,12 @@
-"""Mean and variance of rows and of channels, by the corrected two-pass of `numbanorm._math`.
+"""Mean and variance of channels, by the corrected two-pass of `numbanorm._math`.
 
-For a batch's own statistics, float32 values are summed as float32 in short runs, `simd.TERMS` values to an accumulator;
-those are summed as float64. So the sums' error, about 1e-8, depends neither on the number of values nor, thanks to the
-shift m, on their mean. For statistics that are kept and merged (`channel_moments_apart`), all is float64.
+To normalise a batch, float32 values are added up as float32, `loops.TERMS` of them, and these sums as float64. The
+error of the sums is about 1e-8. It does not depend on the number of values, nor, thanks to the shift m, on their mean.
+
+Statistics that are kept and merged (`float64_channel_moments`) are float64 throughout.
 """
+
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,36 +14,43 @@ from numbanorm._math import SMALL, choose, moments, sums_are_exact, two_sum
 from numbanorm.cpu.compiling.jit import block, compact, loop
 from numbanorm.cpu.kernels.tiles import LINE, LONG, PAGE, cut, line_width, row_of, rows_to
 from numbanorm.cpu.vectors.elements import (
+    add_float64_moment_lines,
     add_moment_lines,
     add_row,
-    add_wide_moment_lines,
     copy_row,
+    float64_row_sums,
     fold,
     repeat,
     row_sums,
-    wide_row_sums,
 )
 from numbanorm.cpu.vectors.loops import checking, each_vector
 from numbanorm.cpu.vectors.simd import LANES, at, item, pointer, put
 from numbanorm.cpu.vectors.streaming import expect
 
-SHIFT_SAMPLES = 8  # a mean of 8 is within 2 std of the true one, but for 1 in 1e8
-SPREAD = 2654435769  # 2**32 over the golden ratio: its multiples lie far apart, modulo whatever
-LINES = 1024  # to one sum of float64, before it is added to the sum of all: so that errors do not grow with the count
-PASSES = 3  # over values whose first shifts are far from the mean; the second is near it
-LOST = 2.0**-1000  # a sum of squares that is not 0
-OFFSET = 4.0  # times their spread: samples farther from 0 than that have a mean worth taking off
+SHIFT_SAMPLES = 8  # values to a shift: their mean is within 2 std of the true one, except for 1 in 1e8
+SPREAD = 2654435769  # 2**32 over the golden ratio: modulo any number, its multiples lie far from each other
+LINES = 1024  # lines to a sum of float64, before it is added to the whole sum: so errors do not grow with the count
+PASSES = 3  # over the values at most: the second shift is near the mean if the first was not
+LOST = 2.0**-1000  # a sum of squares of which no more is known than that it is not 0
+OFFSET = 4.0  # a mean is worth subtracting if it is larger than so many times the spread of the samples
+
+
+class MomentSums(NamedTuple):
+    """Each channel's sums of d and d * d."""
+
+    d: np.ndarray
+    dd: np.ndarray
 
 
 @loop
 def moved(m, delta):
-    """m + delta; m itself where float32 could not hold the sum of d."""
+    """m + delta, or m itself where float32 could not hold the sum of d."""
     return m + delta if abs(delta) < np.inf else np.float64(m)
 
 
 @block
 def sample_places(x):
-    """Where some values of channel 0 of x (N, C, L) lie; those of channel c lie c * L further on."""
+    """Where some values of channel 0 of x (N, C, L) lie. Those of channel c lie c * L further on."""
     compact()
     N, C, L = x.shape
     places = np.empty(min(N * L, SHIFT_SAMPLES), np.intp)
@@ -52,7 +62,7 @@ def sample_places(x):
 
 @block
 def channel_shift(x, channels, m):
-    """Each channel's mean over a few values, spread over the channel since its neighbours are often alike."""
+    """The mean of a few values of each channel. They are spread over the channel, since neighbours are often alike."""
     compact()
     (c0, _), L, places = channels, x.shape[2], sample_places(x)
     values, total, share = pointer(x, c0 * L), np.zeros(m.size), 1.0 / places.size
@@ -67,91 +77,93 @@ def channel_shift(x, channels, m):
 
 @each_vector
 def _add_share(j, total, values, share):
-    """So that no sum overflows."""
+    """Add values * share to a total. Each term is a share of the mean, so that no sum overflows."""
     put(total, j, at(total, j) + at(values, j) * at(share, j))
 
 
 @block
 def gradient_shift(dy, channels, m_dy):
-    """`channel_shift` where the values are far from 0 and near each other, else 0."""
+    """`channel_shift` where the values are far from 0 and near each other, or else 0."""
     compact()
     channel_shift(dy, channels, m_dy)
     c0, L, places = channels[0], dy.shape[2], sample_places(dy)
-    values, own = pointer(dy, c0 * L), np.empty_like(m_dy)
+    values, sample = pointer(dy, c0 * L), np.empty_like(m_dy)
     for k in range(places.size):
         if L == 1:
             keep_near(m_dy.size, m_dy, pointer(values, places[k]))
         else:
             for j in range(m_dy.size):
-                own[j] = values[places[k] + j * L]
-            keep_near(m_dy.size, m_dy, own)
+                sample[j] = values[places[k] + j * L]
+            keep_near(m_dy.size, m_dy, sample)
 
 
 @each_vector
 def keep_near(j, m, values):
-    """0 where abs(m) <= OFFSET * abs(values - m)."""
-    own = at(m, j)
-    put(m, j, choose(abs(own) <= abs(at(values, j) - own) * OFFSET, 0.0, own))
+    """Set m to 0 where abs(m) <= OFFSET * abs(values - m)."""
+    shift = at(m, j)
+    put(m, j, choose(abs(shift) <= abs(at(values, j) - shift) * OFFSET, 0.0, shift))
 
 
 def _adding(sums_of_row, add_lines, line):
-    """``add(x, tile, far, m, sums)``: add to sums (two float64 arrays) each channel's sums of d and d * d over a tile
-    of x (N, C, L), by these loops, in lines of so many bytes.
+    """Make ``add(x, tile, streams, m, sums)`` from these loops, for lines of so many bytes.
 
-    far: whether x lies in memory, not in a cache.
+    It adds to `MomentSums` of float64 each channel's sums over a tile of x (N, C, L).
     """
 
     @block
-    def add(x, tile, far, m, sums):
+    def add(x, tile, streams, m, sums):
         compact()
-        (l0, l1), L = tile[2], x.shape[2]
+        (l0, l1), L = tile.l_range, x.shape[2]
         if L >= LONG:
             for i in range(rows_to(tile)):
                 start, j = row_of(x, tile, i)
                 expect(pointer(x, row_of(x, tile, i + 1)[0]))
                 sum_d, sum_dd = sums_of_row(l1 - l0, pointer(x, start), m[j])
-                sums[0][j] += sum_d
-                sums[1][j] += sum_dd
+                sums.d[j] += sum_d
+                sums.dd[j] += sum_dd
             return
         width = line_width(x, tile, line)
-        m, long = repeat(m, L, width), np.zeros((2, width + LANES))
-        short = np.zeros(long.shape, m.dtype)
+        m, long_sums = repeat(m, L, width), np.zeros((2, width + LANES))
+        short_sums = np.zeros(long_sums.shape, m.dtype)
         for start, stride, count, size in cut(x, tile, width):
             for first in range(0, count, LINES):
                 if first > 0:
-                    fold(long, width, L, sums)
-                    long[:] = 0
+                    fold(long_sums, width, L, (sums.d, sums.dd))
+                    long_sums[:] = 0
                 lines = min(LINES, count - first)
-                add_lines(long, short, lines, size, pointer(x, start + first * stride), stride, far, m)
-        fold(long, width, L, sums)
+                add_lines(long_sums, short_sums, lines, size, pointer(x, start + first * stride), stride, streams, m)
+        fold(long_sums, width, L, (sums.d, sums.dd))
 
     return add
 
 
 add_channel_sums = _adding(row_sums, add_moment_lines, LINE)  # m of x's dtype
-add_channel_sums_apart = _adding(wide_row_sums, add_wide_moment_lines, PAGE)  # m of float64, in which all is reckoned
+add_float64_channel_sums = _adding(float64_row_sums, add_float64_moment_lines, PAGE)  # m and all terms of float64
 
 
 @block
 def moments_of_sums(sums, count, m, delta, var, eps, inexact):
-    """delta, var of each channel. Move each m whose sums were not exact; mark which, and say whether there are any."""
+    """Compute delta and var of each channel.
+
+    Where the sums were not exact, move m and mark the channel in `inexact`. Return whether there are such channels.
+    """
     compact()
-    _moments_row(m.size, delta, sums[0], sums[1], count, var)
+    _moments_row(m.size, delta, sums.d, sums.dd, count, var)
     if _all_exact(m.size, delta, var, eps):
         return False
     for j in range(m.size):
         inexact[j] = not sums_are_exact(delta[j], var[j], eps)
         if inexact[j]:
             m[j] = moved(m[j], delta[j])
-            sums[0][j] = sums[1][j] = 0
+            sums.d[j] = sums.dd[j] = 0
     return True
 
 
 @each_vector
 def _moments_row(j, delta, sum_d, sum_dd, count, var):
-    own_delta, own_var = moments(at(sum_d, j), at(sum_dd, j), count)
-    put(delta, j, own_delta)
-    put(var, j, own_var)
+    channel_delta, channel_var = moments(at(sum_d, j), at(sum_dd, j), count)
+    put(delta, j, channel_delta)
+    put(var, j, channel_var)
 
 
 @checking
@@ -161,7 +173,7 @@ def _all_exact(j, delta, var, eps):
 
 @loop
 def total(partials):
-    """The sum over the first axis, in its order."""
+    """Sum over the first axis, in its order."""
     pieces, kinds, size = partials.shape
     result = np.zeros((kinds, size))
     for i in range(pieces):
@@ -171,7 +183,7 @@ def total(partials):
 
 @loop
 def _differs(size, row, m):
-    """Whether a value is not m."""
+    """Whether any value of a row is not m."""
     found = False
     for k in range(size):
         found |= item(row, k) != m
@@ -180,8 +192,10 @@ def _differs(size, row, m):
 
 @block
 def keep_lost_squares(x, tile, m, sum_dd):
-    """Make sums of squares LOST where all squares fell below float64, so that they are not taken for those of equal
-    values. Nearly all channels are told by their sum or m; the values of the others are in the cache.
+    """Set sums of squares to LOST where values differ and all squares fell below float64.
+
+    A sum of 0 would say that all values are equal. For nearly all channels the sum or m tells that nothing was lost.
+    The values of the others are looked at; they are still in the cache.
     """
     compact()
     (n0, n1), (c0, _), (l0, l1) = tile
@@ -201,8 +215,9 @@ def keep_lost_squares(x, tile, m, sum_dd):
 
 @block
 def finish_moments(sum_d, sum_dd, counts, mean, low, m2):
-    """low and m2 of sums about a shift in the place of each mean. False if a shift was far from the mean, and is the
-    mean now: then all sums are to be taken anew.
+    """Compute mean, low and m2 from sums about a shift, which `mean` holds before.
+
+    Return False if a shift was far from its mean. Then the caller has to take all sums again, about the new mean.
     """
     all_near = True
     for c in range(mean.size):

@@ -1,29 +1,40 @@
 """How x (N, C, L) is cut into tiles, by its shape and dtype alone, and a tile into runs of memory.
 
-A tile is a triple of ranges ((n0, n1), (c0, c1), (l0, l1)). Channels whose L values fill a run of memory are read as
-rows, with one number per statistic. Shorter ones are read as lines of many channels, with an array per statistic that
-repeats each channel's number over its L values, and over as many n as fit a line. The rows of layer normalization, if
-they are long, are written in blocks of columns.
+A channel of a tile with LONG values or more next to each other is read as rows, with one number for each statistic.
+Shorter channels are read as lines of many channels. Then a statistic is an array, in which each channel's number is
+repeated over its L values, and over as many n as fit a line.
+
+The rows of layer normalization, if they are long, are written in blocks of columns.
 """
+
+from typing import NamedTuple
 
 from numbanorm.cpu.compiling.jit import block, compact, loop, plain
 from numbanorm.cpu.vectors.simd import LANES, lanes
 from numbanorm.cpu.vectors.streaming import before_a_line
 
-LONG = 256  # values that make a run worth reading as a row
-LINE = 2048  # bytes to a line: sums of it, and the next of several that are read at once, stay in the first cache
-PAGE = 4096  # bytes to a line where nothing but one array is read: each then is a sequence of its own to the processor
-SUMS = 40000  # of each kind, over all channels and pieces, while one piece has no more: three kinds take 1 MB
-TILE = 65536  # values to a tile that holds part of a channel
-PIECE = 16384  # values: below this much work a launch costs more than it saves
+LONG = 256  # values: channels with so many next to each other are read as rows
+LINE = 2048  # bytes of a line: its sums stay in the first cache, with the next lines of several arrays
+PAGE = 4096  # bytes of a line where one array alone is read: the processor then prefetches each line by itself
+SUMS = 40000  # sums of a kind, over all channels and pieces, if one piece has no more: three kinds take 1 MB
+TILE = 65536  # values of a tile that holds part of a channel
+PIECE = 16384  # values: for less work, a second thread costs more than it saves
 FEWEST_TILES = 16
-BLOCK = 1024  # columns of long rows to be written at a time: their parameters stay in the first cache
-WHOLE_CHANNELS_BYTES = 1 << 20  # to a tile of whole channels: both passes over it stay in the cache
+BLOCK = 1024  # columns of long rows that are written at a time: their parameters stay in the first cache
+WHOLE_CHANNELS_BYTES = 1 << 20  # of a tile of whole channels: both passes over it stay in the cache
+
+
+class Tile(NamedTuple):
+    """The part x[n0:n1, c0:c1, l0:l1] of x, as the pairs (n0, n1), (c0, c1) and (l0, l1)."""
+
+    n_range: tuple[int, int]
+    c_range: tuple[int, int]
+    l_range: tuple[int, int]
 
 
 @plain
 def _channels_to_a_line(C, L, itemsize):
-    """All, or so many that lines have LINE bytes or more, and each as many cache lines: then all of them begin one."""
+    """How many channels a line holds: all, or so many that lines have LINE bytes or more and begin a cache line."""
     if L >= LONG:
         return 1
     if C * L * itemsize <= 2 * LINE:
@@ -36,7 +47,7 @@ def _channels_to_a_line(C, L, itemsize):
 
 @plain
 def whole_steps(shape, itemsize):
-    """Steps of n, c and l to tiles of whole channels; whether those are small enough to be read twice at no cost."""
+    """The size of tiles of whole channels, along n, c and l, and whether a tile read twice stays in the cache."""
     N, C, L = shape
     c_step = _channels_to_a_line(C, L, itemsize)
     if L >= LONG:
@@ -46,7 +57,7 @@ def whole_steps(shape, itemsize):
 
 @block
 def sum_steps(x):
-    """Steps to tiles that hold parts of channels, long in memory, and so few that their sums take under 1 MB."""
+    """The size of tiles that hold parts of channels. They are long in memory, and few: their sums take < 1 MB."""
     compact()
     N, C, L = x.shape
     pieces = max(1, SUMS // C)
@@ -59,7 +70,7 @@ def sum_steps(x):
 
 @block
 def apply_steps(x):
-    """Steps to tiles that lie together in memory, unless an array per statistic would then be as long as they are."""
+    """The size of tiles to be written. A tile is contiguous, unless the arrays of its statistics would be as long."""
     compact()
     N, C, L = x.shape
     values = min(TILE, max(PIECE, x.size // 64))
@@ -70,7 +81,7 @@ def apply_steps(x):
 
 @block
 def work(x, steps):
-    """Tiles, tiles to the smallest amount of work that is worth a thread, and pieces."""
+    """The number of tiles, the number of tiles that are worth a thread, and the number of pieces (see `tile_of`)."""
     compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     pieces = ((N - 1) // n_step + 1) * ((L - 1) // l_step + 1)
@@ -79,7 +90,7 @@ def work(x, steps):
 
 @block
 def tiles_to(x, steps):
-    """Tiles of x."""
+    """The number of tiles of x."""
     compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     return ((N - 1) // n_step + 1) * ((C - 1) // c_step + 1) * ((L - 1) // l_step + 1)
@@ -87,25 +98,25 @@ def tiles_to(x, steps):
 
 @block
 def tile_of(x, steps, i):
-    """Tile i, and the number of its piece: the tiles of one piece have all channels between them."""
+    """Tile i, and the number of its piece. A piece is a row of tiles that together hold all channels."""
     compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     c_tiles, l_tiles = (C - 1) // c_step + 1, (L - 1) // l_step + 1
     piece, c = i // c_tiles, i % c_tiles * c_step
     n, start = piece // l_tiles * n_step, piece % l_tiles * l_step
-    return ((n, min(n + n_step, N)), (c, min(c + c_step, C)), (start, min(start + l_step, L))), piece
+    return Tile((n, min(n + n_step, N)), (c, min(c + c_step, C)), (start, min(start + l_step, L))), piece
 
 
 @loop
 def rows_to(tile):
-    """Runs of a tile of long channels."""
+    """The number of rows of a tile of long channels."""
     (n0, n1), (c0, c1), _ = tile
     return (n1 - n0) * (c1 - c0)
 
 
 @loop
 def row_of(x, tile, i):
-    """Where run i begins, and its channel, counted from the tile's first."""
+    """Where row i of a tile begins, and its channel, counted from the tile's first."""
     (n0, _), (c0, c1), (l0, _) = tile
     n, j = n0 + i // (c1 - c0), i % (c1 - c0)
     return (n * x.shape[1] + c0 + j) * x.shape[2] + l0, j
@@ -113,7 +124,10 @@ def row_of(x, tile, i):
 
 @block
 def line_width(x, tile, least):
-    """Values to a line of a tile of short channels: `least` bytes and more where it holds all channels and so much."""
+    """The values of a line of a tile of short channels.
+
+    If the tile holds all channels, a line has `least` bytes or more, as far as the tile has.
+    """
     compact()
     (n0, n1), (c0, c1), _ = tile
     _, C, L = x.shape
@@ -127,8 +141,9 @@ def line_width(x, tile, least):
 
 @block
 def cut(x, tile, width):
-    """A tile of short channels as lines, and as a line of what is left over: for each, where the first one begins,
-    from one to the next, how many, and their width.
+    """Cut a tile of short channels into lines of one width, and a shorter line of what is left over.
+
+    Return for both: where the first line begins, the stride from line to line, the number of lines, and their width.
     """
     compact()
     (n0, n1), (c0, c1), _ = tile
@@ -142,17 +157,17 @@ def cut(x, tile, width):
 
 @loop
 def edge_of(y, cols):
-    """Columns before the first cache line, if it is the same in every row."""
+    """The number of columns before the first cache line, if it is the same in every row, or else 0."""
     return before_a_line(y) if cols % lanes(y) == 0 else 0
 
 
 @loop
 def blocks_to(cols, edge):
-    """Blocks of columns of a row."""
+    """The number of blocks of columns of a row."""
     return max(1, (cols - edge + BLOCK - 1) // BLOCK)
 
 
 @loop
 def block_of(i, cols, edge):
-    """Where block i begins and ends: with whole cache lines, but for the first and the last."""
+    """Where block i begins and ends. Blocks are whole cache lines, except the first and the last."""
     return (edge + i * BLOCK if i > 0 else 0), min(edge + (i + 1) * BLOCK, cols)

@@ -1,30 +1,20 @@
-"""Loops over runs of memory, a vector at a time, from a body that is written for one vector."""
+"""Loops over runs of memory, a vector at a time. The body of a loop is a function that is written for one vector."""
 
 from numbanorm.cpu.compiling.jit import compact, loop
-from numbanorm.cpu.vectors.simd import (
-    across,
-    add_to,
-    at,
-    every,
-    lanes,
-    narrow_zeros,
-    part,
-    plus,
-    pointer,
-    put,
-    stream,
-    whole,
-    wide_zeros,
-)
+from numbanorm.cpu.vectors.arithmetic import across, every, float64_zeros, plus, zeros
+from numbanorm.cpu.vectors.simd import add_to, at, lanes, part, pointer, put, stream, whole
 from numbanorm.cpu.vectors.streaming import STREAMABLE, before_a_line
 
-TERMS = 16  # values of x's dtype to an accumulator, before it is added to one of float64
-TOGETHER = 4  # lines to add up in registers, before memory is added to; a divisor of TERMS
-LINES_AHEAD = 2 * TOGETHER  # to fetch, of lines from memory: the processor does not foresee so many
+TERMS = 16  # how many values of x's dtype a lane adds up, before their sum is added to one of float64
+TOGETHER = 4  # how many lines are added up in registers, before their sum is added to memory; a divisor of TERMS
+LINES_AHEAD = 2 * TOGETHER  # lines to prefetch from memory: the processor does not foresee so many
 
 
 def elementwise(body):
-    """``run(streams, size, y, *operands)``: body(j, y, *operands) at every index of a run; y streams if asked to."""
+    """Make ``run(streams, size, y, *operands)``, which calls body(j, y, *operands) at every index of a run.
+
+    With `streams`, y is streamed.
+    """
     body = loop(body)
 
     @elementwise_with_state
@@ -40,7 +30,10 @@ def elementwise(body):
 
 
 def elementwise_with_state(body):
-    """``run(streams, size, y, state, *operands)``: state = body(j, y, state, *operands) at every index of a run."""
+    """Make ``run(streams, size, y, state, *operands)``, as `elementwise` does, of a body that returns a state.
+
+    It does state = body(j, y, state, *operands) at every index, and returns the last state.
+    """
     body = loop(body)
 
     @loop
@@ -69,7 +62,7 @@ def elementwise_with_state(body):
 
 
 def each_vector(body):
-    """``run(size, y, *operands)``: body(j, y, *operands) at every index of a run."""
+    """Make ``run(size, y, *operands)``, which calls body(j, y, *operands) at every index of a run."""
     body = loop(body)
 
     @loop
@@ -85,12 +78,12 @@ def each_vector(body):
     return run
 
 
-def summing(count, wide=False, lanes_apart=False):
-    """``sums(size, x, *operands)``: the float64 sums of each of `count` terms(j, x, *operands) over a run.
+def summing(count, in_float64=False, by_lane=False):
+    """Make ``sums(size, x, *operands)``, which adds up terms(j, x, *operands), a tuple of `count` vectors, over a run.
 
-    With `wide`, the terms are float64 too. With `lanes_apart`, a sum is left as a vector of the sums of each lane.
+    The sums are float64. With `in_float64`, the terms are, too. With `by_lane`, a sum is a vector of sums of lanes.
     """
-    zeros = wide_zeros if wide else narrow_zeros
+    zero_terms = float64_zeros if in_float64 else zeros
 
     def decorate(terms):
         terms = loop(terms)
@@ -99,11 +92,11 @@ def summing(count, wide=False, lanes_apart=False):
         def sums(size, x, *operands):
             compact()
             step = lanes(x)
-            total = wide_zeros(x, count)
+            total = float64_zeros(x, count)
             for start in range(0, size, 2 * TERMS * step):
                 end = min(start + 2 * TERMS * step, size)
                 pairs = start + (end - start) // (2 * step) * (2 * step)
-                even, odd = zeros(x, count), zeros(x, count)
+                even, odd = zero_terms(x, count), zero_terms(x, count)
                 for j in range(start, pairs, 2 * step):
                     even = plus(even, None, terms(whole(x, j, 0, step), x, *operands))
                     odd = plus(odd, None, terms(whole(x, j + step, 0, step), x, *operands))
@@ -111,7 +104,7 @@ def summing(count, wide=False, lanes_apart=False):
                     last = part(x, j, 0, end - j)
                     even = plus(even, last, terms(last, x, *operands))
                 total = plus(total, None, plus(even, None, odd))
-            return total if lanes_apart else across(total)
+            return total if by_lane else across(total)
 
         return sums
 
@@ -119,7 +112,7 @@ def summing(count, wide=False, lanes_apart=False):
 
 
 def checking(condition):
-    """``holds(size, x, *operands)``: whether condition(j, x, *operands) is true at every index of a run."""
+    """Make ``holds(size, x, *operands)``: whether condition(j, x, *operands) is true at every index of a run."""
     condition = loop(condition)
 
     @loop
@@ -135,42 +128,43 @@ def checking(condition):
 
 
 @each_vector
-def _move_sums(j, long, short):
-    """Add to sums of float64, and begin anew."""
-    put(long, j, at(long, j) + at(short, j))
-    put(short, j, at(0.0, j))
+def _move_sums(j, long_sums, short_sums):
+    """Add sums to those of float64, and set them to 0."""
+    put(long_sums, j, at(long_sums, j) + at(short_sums, j))
+    put(short_sums, j, at(0.0, j))
 
 
-def adding_lines(count, wide=False):
-    """``add(long, short, lines, width, x, *operands)``: add up terms(j, k, x, *operands) over lines k, at every j.
+def adding_lines(count, in_float64=False):
+    """Make ``add(long_sums, short_sums, lines, width, x, *operands)``.
 
-    long and short are zero arrays (count, width + LANES) of float64 and of the terms' dtype, which is x's, or float64
-    with `wide`; the sums end in long.
+    It adds up terms(j, k, x, *operands), a tuple of `count` vectors, over lines k, at every index j of a line. The sums
+    are in long_sums at the end. Both arrays of sums are (count, width + LANES) and 0 before. long_sums is float64;
+    short_sums has the dtype of the terms, which is float64 with `in_float64`, or else x's.
     """
-    zeros = wide_zeros if wide else narrow_zeros
+    zero_terms = float64_zeros if in_float64 else zeros
 
     def decorate(terms):
         terms = loop(terms)
 
         @loop
-        def add(long, short, lines, width, x, *operands):
+        def add(long_sums, short_sums, lines, width, x, *operands):
             compact()
-            step, stride = lanes(x), long.shape[1]
+            step, stride = lanes(x), long_sums.shape[1]
             end = width // step * step
             for first in range(0, lines, TOGETHER):
                 last = min(first + TOGETHER, lines)
                 for start in range(0, end, step):
-                    j, added = whole(x, start, 0, step), zeros(x, count)
+                    j, added = whole(x, start, 0, step), zero_terms(x, count)
                     for k in range(first, last):
                         added = plus(added, None, terms(j, k, x, *operands))
-                    add_to(short, stride, j, added)
+                    add_to(short_sums, stride, j, added)
                 if end < width:
-                    rest, added = part(x, end, 0, width - end), zeros(x, count)
+                    rest, added = part(x, end, 0, width - end), zero_terms(x, count)
                     for k in range(first, last):
                         added = plus(added, None, terms(rest, k, x, *operands))
-                    add_to(short, stride, rest, added)
+                    add_to(short_sums, stride, rest, added)
                 if last % TERMS == 0 or last == lines:
-                    _move_sums(count * stride, pointer(long, 0), short)
+                    _move_sums(count * stride, pointer(long_sums, 0), short_sums)
 
         return add
 

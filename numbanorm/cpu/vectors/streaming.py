@@ -1,26 +1,29 @@
-"""Stores past the caches, and what is fetched ahead.
+"""Streaming stores, which go past the caches, and prefetches, which read ahead.
 
-Results may be streamed: such stores go to memory whole lines at a time, and spare it the reading of what they
-overwrite. Results that a cache can hold are better left there.
+A streaming store writes a whole cache line to memory. An ordinary store would first read the line that it overwrites.
+Results that a cache can hold are better left there. So kernels take a flag `streams`: whether the arrays of the call
+exceed the caches. If so, results are streamed, and lines of inputs are prefetched.
 """
 
 import platform
 
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
 from numba.extending import intrinsic
 
 from numbanorm.cpu.compiling.jit import loop
+from numbanorm.cpu.compiling.numba_internals import cgutils
 from numbanorm.cpu.vectors.simd import LINE_BYTES, at, data, lanes, part, pointer, put, stream, whole
 
-AHEAD = 8  # cache lines
-STREAMABLE = 256  # values: streaming shorter runs is slow, unless they are whole lines
+AHEAD = 8  # cache lines to prefetch where a run begins
+STREAMABLE = 256  # values: shorter runs are slow to stream, unless they are whole cache lines
 
 _INT32, _INT = ir.IntType(32), ir.IntType(types.intp.bitwidth)
 
 
 def _prefetch(to_write):
+    """Make ``prefetch(run)``, which fetches the cache line in which a run begins."""
+
     @intrinsic
     def prefetch(typing_context, run):
         def codegen(context, builder, signature, args):
@@ -41,32 +44,33 @@ _prefetch_to_read, _prefetch_to_write = _prefetch(to_write=False), _prefetch(to_
 
 @loop
 def expect(run):
-    """Fetch the first cache lines of a run that does not follow the one being read: the processor finds the others."""
+    """Prefetch the first cache lines of a run that does not follow the one being read. The processor finds the rest."""
     for j in range(0, AHEAD * lanes(run), lanes(run)):
         _prefetch_to_read(pointer(run, j))
 
 
 @loop
 def expect_row(row, ahead, size):
-    """Fetch the cache lines of `size` values that begin `ahead` values after a row does."""
+    """Prefetch `size` values that begin `ahead` values after a row does."""
     for j in range(ahead, ahead + size, lanes(row)):
         _prefetch_to_read(pointer(row, j))
 
 
 @loop
 def expect_at(run, j):
-    """Fetch the cache line of a run at index j."""
+    """Prefetch the cache line of a run at index j."""
     _prefetch_to_read(pointer(run, _start(j)))
 
 
 @intrinsic
 def _start(typing_context, j):
+    """Where the vector at index j begins."""
     return types.intp(j), lambda context, builder, signature, args: builder.extract_value(args[0], 0)
 
 
 @loop
 def expect_edges(streams, run, size):
-    """Fetch the cache lines in which a run to be streamed begins and ends, if they are not all its own."""
+    """Prefetch the cache lines in which a run to be streamed begins and ends, where it shares them with others."""
     if streams:
         for edge in (pointer(run, 0), pointer(run, size)):
             if before_a_line(edge) > 0:
@@ -75,7 +79,7 @@ def expect_edges(streams, run, size):
 
 @intrinsic
 def store_fence(typing_context):
-    """Streaming stores are weakly ordered: wait for them before others may read."""
+    """Wait for streaming stores. They are weakly ordered, so other threads must not read the results before."""
 
     def codegen(context, builder, signature, args):
         if platform.machine().lower() in ("x86_64", "amd64"):
@@ -90,13 +94,15 @@ def store_fence(typing_context):
 
 @loop
 def finish_stores(streams):
-    """What has streamed may be read by others after it."""
+    """Call `store_fence` if results were streamed. Then other threads may read them."""
     if streams:
         store_fence()
 
 
 @intrinsic
 def _address(typing_context, run):
+    """The address at which a run begins."""
+
     def codegen(context, builder, signature, args):
         return builder.ptrtoint(data(context, builder, run, args[0]), _INT)
 
@@ -105,21 +111,23 @@ def _address(typing_context, run):
 
 @loop
 def before_a_line(y):
-    """Values before the first that begins a cache line."""
+    """How many values of a run come before the first one that begins a cache line."""
     return -_address(y) % LINE_BYTES // (LINE_BYTES // lanes(y))
 
 
 @loop
 def needs_stage(streams, y, size):
-    """Whether rows of y are too short to stream one by one, and share cache lines."""
+    """Whether rows of y share cache lines, and are too short to be streamed one by one."""
     return streams and size < STREAMABLE and (size % lanes(y) > 0 or before_a_line(y) > 0)
 
 
 @loop
 def stream_staged(stage, lead, size, skip, y):
-    """Stream what is staged: `size` results for y, after `lead` values of the cache line in which y begins.
+    """Stream the results that lie in a stage: `size` results for y.
 
-    The first `skip` of those are not ours. What does not fill a line stays in the stage: the next lead and skip.
+    They follow `lead` values, which fill the cache line in which y begins up to y. The first `skip` values of that line
+    belong to another thread, and are not written. Results that do not fill a line are moved to the begin of the stage.
+    Return the `lead` and the `skip` of the next call.
     """
     step = lanes(y)
     lines, end, start = pointer(y, -lead), (lead + size) // step * step, 0
@@ -135,7 +143,7 @@ def stream_staged(stage, lead, size, skip, y):
 
 @loop
 def store_staged(stage, lead, skip, y):
-    """The rest of it, with y where the next results would begin."""
+    """Write the results that are left in a stage. y is where the next results would begin."""
     if lead > skip:
         j = part(y, 0, skip, lead)
         put(pointer(y, -lead), j, at(stage, j))

@@ -1,0 +1,115 @@
+"""Everything of Numba's and llvmlite's that is not public. No other file of the CPU kernels reaches for such things.
+
+Each was seen, by this name and with these arguments, in Numba 0.62.0 to 0.68.1 with llvmlite 0.45.0 to 0.50.0: the
+first and the last version that `tests/test_numba_internals.py` has passed with. That test names what another version
+has moved.
+"""
+
+from typing import Any
+
+from llvmlite import ir
+from llvmlite.binding import ffi
+from numba import types
+from numba.core import cgutils, config
+from numba.core.caching import NullCache
+from numba.core.compiler import CompileResult
+from numba.core.compiler_lock import global_compiler_lock
+from numba.core.registry import CPUDispatcher, cpu_target
+from numba.core.serialize import dumps
+from numba.misc.appdirs import AppDirs
+from numba.np.ufunc import parallel as threading_layer
+
+__all__ = [
+    "CPUDispatcher",
+    "NullCache",
+    "call_compiled",
+    "cgutils",
+    "compile_and_link",
+    "config",
+    "deserialize",
+    "fork_locks",
+    "global_compiler_lock",
+    "has_compiler_lock",
+    "machine_of",
+    "pointer_to_c_function",
+    "return_error",
+    "serialize",
+    "this_machine",
+    "user_cache_directory",
+]
+
+
+def serialize(compile_result: Any) -> bytes:
+    """The bytes of a compiled function, with its machine code."""
+    return dumps(compile_result._reduce())
+
+
+def deserialize(target_context: Any, parts: tuple[Any, ...]) -> Any:
+    """The compiled function of what `pickle` reads from the bytes of `serialize`."""
+    return CompileResult._rebuild(target_context, *parts)
+
+
+def machine_of(codegen: Any) -> tuple[str, str, str]:
+    """The triple, the processor and the features that a code generator compiles for, by LLVM's names."""
+    return codegen.magic_tuple()
+
+
+def this_machine() -> tuple[str, str, str]:
+    """`machine_of` the code generator of all CPU kernels."""
+    return machine_of(cpu_target.target_context.codegen())
+
+
+def user_cache_directory(name: str) -> str:
+    """Where this system's users have the caches of a program."""
+    return AppDirs(name, appauthor=False).user_cache_dir
+
+
+def has_compiler_lock() -> bool:
+    """Whether this thread holds the lock of Numba's compiler."""
+    return global_compiler_lock.is_locked()
+
+
+def fork_locks() -> list[Any]:
+    """The reentrant locks that Numba and LLVM hold while they compile or start threads, in the order of taking them.
+
+    The list is shorter where a version lacks one of the locks. Then a process that forks while another thread holds
+    that lock may have a child that waits for ever, but all else works.
+    """
+    compiler = getattr(global_compiler_lock, "_lock", None)
+    starter = getattr(threading_layer, "_backend_init_thread_lock", None)
+    llvm = getattr(getattr(ffi.lib, "_lock", None), "_lock", None)
+    return [lock for lock in (compiler, starter, llvm) if lock is not None]
+
+
+def pointer_to_c_function(dispatcher: Any, argument_types: tuple[Any, ...]) -> int:
+    """The address of a function that has been compiled for these types, to be called in C's convention."""
+    compiled = dispatcher.overloads[argument_types]
+    return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
+
+
+def compile_and_link(typing_context: Any, dispatcher: Any, argument_types: tuple[Any, ...]) -> Any:
+    """Compile a function for these types. Return ``descriptor_of(target)``.
+
+    Called while Numba generates the code of a caller, that gives the descriptor for `call_compiled`, and adds the
+    compiled function to what the caller is linked with.
+    """
+    signature = typing_context.resolve_function_type(types.Dispatcher(dispatcher), argument_types, {})
+
+    def descriptor_of(target: Any) -> Any:
+        compiled = dispatcher.overloads[signature.args]
+        target.active_code_library.add_linking_library(compiled.library)
+        return compiled.fndesc
+
+    return descriptor_of
+
+
+def call_compiled(target: Any, builder: ir.IRBuilder, descriptor: Any, args: list[Any]) -> Any:
+    """Call a compiled function, in Numba's convention. Return the LLVM value that tells whether it raised an error."""
+    callee = target.declare_function(builder.module, descriptor)
+    status, _ = target.call_conv.call_function(builder, callee, descriptor.restype, descriptor.argtypes, args)
+    return status.is_error
+
+
+def return_error(target: Any, builder: ir.IRBuilder, error: type[Exception], message: str) -> None:
+    """Return from the function that is being compiled with an error."""
+    target.call_conv.return_user_exc(builder, error, (message,))
