@@ -7,8 +7,8 @@ where the cache does not hold them, and so moves half as much again, or two thir
 The copy is of as many bytes in all, from device memory to device memory, by the library's own means (cudaMemcpyAsync).
 Times are the device's (see `gpu_device`). Each call is of other arrays than the one before, until the cache cannot hold
 those of the first any more. Systems and the copy take turns, round by round.
-What tiny arrays take the host is another table: it waits for none of the calls. Beside them is a bare launch by Numba
-of an empty kernel with as many arguments.
+What tiny arrays take the host is another table: it waits for none of the calls. Beside them is a bare launch of
+an empty kernel with as many arguments.
 """
 
 from functools import partial

@@ -60,11 +60,10 @@ class MachineCode:
 
     @property
     def argument_sizes(self):
-        """Bytes of each argument, as this says itself: records of 12 bytes, the size in the upper 14 bits."""
-        records = (
-            struct.unpack("<IHHI", record) for record in re.findall(rb"\x04\x17\x0c\0(.{12})", self.cubin, re.DOTALL)
-        )
-        return [packed >> 18 for _, _, _, packed in sorted(records, key=lambda record: record[1])]
+        """Bytes of each argument, as the code says itself in records of 12 bytes, which some architectures repeat."""
+        records = re.findall(rb"\x04\x17\x0c\0(.{12})", self.cubin, re.DOTALL)
+        sizes = {ordinal: packed >> 18 for _, ordinal, _, packed in (struct.unpack("<IHHI", one) for one in records)}
+        return [sizes[ordinal] for ordinal in sorted(sizes)]
 
 
 def _texts(cubin):

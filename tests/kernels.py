@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 from numba import types
 
-from numbanorm.cuda import batchnorm_halves, layernorm, moments, scalers
+from numbanorm.cuda import layernorm
 from numbanorm.cuda.compiling import Kernel
-from numbanorm.cuda.kernels import channels, columns, copies, long_rows, rows, states, sums, ways
-from numbanorm.cuda.moments import KEPT
+from numbanorm.cuda.grids import FLOAT64_LANES
+from numbanorm.cuda.kernels import channels, columns, copies, long_rows, moments, per_channel, rows, scalers, sums, ways
+from numbanorm.cuda.kernels.states import EXTREMES, MOMENTS
 
 
 class Case(NamedTuple):
@@ -48,9 +49,10 @@ def _of_lanes(dtype, lanes):
         own = f"{way.__name__}, {'masked, ' if masked else ''}{name}"
         for make in (channels.piece_moments, channels.piece_gradients):
             yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked), dtype), dtype, wide)
-            if dtype is not KEPT:
-                few = min(lanes, moments.LANES)
-                yield Case(f"{make.__name__} kept, {own}", make(dtype, few, way(few, masked), KEPT), KEPT, False)
+            if dtype is not types.float64:
+                few = min(lanes, FLOAT64_LANES)
+                made = make(dtype, few, way(few, masked), types.float64)
+                yield Case(f"{make.__name__} in float64, {own}", made, types.float64, False)
         for make in (channels.apply, channels.apply_gradient):
             yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
         if not masked:
@@ -67,21 +69,21 @@ def _of_dtype(dtype):
         yield Case(f"{make.__name__}, {dtype}", make(dtype), dtype, False)
     for frozen in (False, True):
         own = f"channel_gradients{', frozen' if frozen else ''}, {dtype}"
-        yield Case(own, channels.channel_gradients(dtype, frozen), dtype, False)
+        yield Case(own, per_channel.channel_gradients(dtype, frozen), dtype, False)
     precise = (types.float64,) if dtype is types.float64 else (types.float32, types.float64)
     for first, second in product(precise, precise):
         names, most = f"{dtype}, statistics {first} and {second}", max(first, second, key=lambda t: t.bitwidth)
-        made = channels.channel_statistics(dtype, first, second)
+        made = per_channel.channel_statistics(dtype, first, second)
         yield Case(f"channel_statistics, {names}", made, most, False)
-        for make in (channels.given_statistics, channels.given_constants):
+        for make in (per_channel.given_statistics, per_channel.given_constants):
             yield Case(f"{make.__name__}, {names}", make(dtype, first, second), most, False)
-    for way, weights in product((ways.columns, ways.channels), (None, KEPT, types.uint8)):
+    for way, weights in product((ways.columns, ways.channels), (None, types.float64, types.uint8)):
         own = f"weighted_piece_moments, {way.__name__}, weights {weights}, {dtype}"
-        yield Case(own, moments.weighted_piece_moments(dtype, way(1, False), weights), KEPT, False)
-    merged = {types.float32: moments.merge_extremes, types.float64: states.merge}[dtype]
-    yield Case(f"whole_states, {dtype}", moments.whole_states(dtype, merged), dtype, False)
-    yield Case(f"gradients_of_sums, {dtype}", batchnorm_halves.gradients_of_sums(dtype), KEPT, False)
-    if dtype is KEPT:
-        yield Case("channel_sums", batchnorm_halves.channel_sums(), KEPT, False)
+        yield Case(own, moments.weighted_piece_moments(dtype, way(1, False), weights), types.float64, False)
+    kind = {types.float32: EXTREMES, types.float64: MOMENTS}[dtype]
+    yield Case(f"whole_states, {dtype}", per_channel.whole_states(dtype, kind), dtype, False)
+    yield Case(f"gradients_of_sums, {dtype}", per_channel.gradients_of_sums(dtype), types.float64, False)
+    if dtype is types.float64:
+        yield Case("channel_sums", per_channel.channel_sums(), types.float64, False)
     for ndim in (1, 2, 4):
         yield Case(f"strided_copy, {ndim} axes, {dtype}", copies.strided_copy(dtype, dtype, ndim), dtype, False)

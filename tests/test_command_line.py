@@ -134,7 +134,7 @@ def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
     assert cache.contents(tmp_path) == (1, 1, 2 * (32 + len(payload)) - 1)
     good.rename(tmp_path / "a-of another processor.numbanorm")
     assert cache.contents(tmp_path)[:2] == (0, 2)
-    monkeypatch.setattr(cache, "code_digest", lambda kernels: b"of other code")
+    monkeypatch.setattr(cache, "code_digest", lambda package: b"of other code")
     assert cache.contents(tmp_path) == (0, 2, 2 * (32 + len(payload)) - 1)
 
 

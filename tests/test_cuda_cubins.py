@@ -16,7 +16,7 @@ from numba import types
 import numbanorm
 from numbanorm.cpu.compiling import bytecode, cache, places
 from numbanorm.cuda import compiling, cubins
-from numbanorm.cuda.kernels import channels, states, ways
+from numbanorm.cuda.kernels import channels, ways
 from numbanorm.cuda.kernels.copies import strided_copy
 from tests.kernels import every_kernel
 
@@ -34,7 +34,7 @@ def compiled(monkeypatch, tmp_path):
 
     monkeypatch.setattr(compiling, "compile", compile)
     for module in (cache, places):
-        monkeypatch.setattr(module, "directories", lambda kernels: (tmp_path,))
+        monkeypatch.setattr(module, "directories", lambda package: (tmp_path,))
     return asked
 
 
@@ -83,7 +83,7 @@ def test_a_damaged_file_is_compiled_anew(damage, compiled, tmp_path):
 
 def test_other_versions_have_their_own_files(compiled, tmp_path, monkeypatch):
     for version in ("1.0", "1.1", "1.0"):
-        monkeypatch.setattr(cubins, "version", lambda package, version=version: version)
+        monkeypatch.setattr(compiling, "version", lambda package, version=version: version)
         cubins._compiler.cache_clear()
         cubins.cubin_of(KERNEL, CAPABILITY)
     cubins._compiler.cache_clear()
@@ -100,8 +100,8 @@ def test_a_kernel_without_a_name_is_not_kept(compiled, tmp_path):
 
 
 def test_another_process_that_was_at_it_has_compiled_for_this_one(compiled, monkeypatch):
-    def locked_to_write(name, kernels):
-        cache.save(name, b"its entry\0its cubin", kernels)
+    def locked_to_write(name, package):
+        cache.save(name, b"its entry\0its cubin", package)
         return nullcontext(True)
 
     monkeypatch.setattr(cubins, "locked_to_write", locked_to_write)
@@ -109,16 +109,11 @@ def test_another_process_that_was_at_it_has_compiled_for_this_one(compiled, monk
     assert compiled == []
 
 
-def test_a_device_function_that_a_name_cannot_tell_from_others_is_refused():
-    @compiling.device
-    def merged(a, b):
-        return a
-
-    with pytest.raises(TypeError, match=r"merged: a device function must be a module's own"):
-        compiling.factory(lambda merged: KERNEL)(merged)
+def test_a_kernel_is_named_after_all_that_it_is_made_of():
     name = channels.piece_moments(types.float32, 1, ways.columns(1, False), types.float64).name
     assert name == f"{channels.__name__}.piece_moments(float32, 1, columns(1, False), float64)"
-    assert compiling._described(states.merge) == "numbanorm.cuda.kernels.states.merge"
+    with pytest.raises(AttributeError, match="name"):
+        compiling.factory(lambda function: KERNEL)(lambda: None)
 
 
 RUN = """

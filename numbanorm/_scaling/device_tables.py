@@ -14,9 +14,8 @@ from numbanorm._states import Extremes, Linear, State
 from numbanorm._types import Array
 from numbanorm.cuda import moments, scalers
 from numbanorm.cuda.batchnorm import NONE
-from numbanorm.cuda.grids import Run
+from numbanorm.cuda.grids import FLOAT64, Run
 from numbanorm.cuda.libraries import library_of, seen_from_here
-from numbanorm.cuda.moments import FLOAT64
 
 
 def table(scaler: Any, X: Any, reset: bool = False) -> Any:

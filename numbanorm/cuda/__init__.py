@@ -7,8 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 _NEEDED = (
-    "arrays there need the packages numba-cuda, 0.30.4 or newer, and cuda-core, 1.0 or newer, and a NumPy that "
-    "numba-cuda works with (0.30.4 needs NumPy below 2.5); pip install -U 'numbanorm[cuda]'"
+    "arrays there need the package numba-cuda, 0.30.4 or newer, and a NumPy that it works with "
+    "(0.30.4 needs NumPy below 2.5); pip install -U 'numbanorm[cuda]'"
 )
 
 
@@ -23,21 +23,26 @@ def _unusable(reason: str) -> ImportError:
 
 
 try:
-    import cuda.core as _core
     import numba.cuda.cudaimpl  # noqa: F401 (a first compilation imports it, and fails if NumPy lacks what it names)
-    from cuda.bindings import driver as _driver
     from numba import cuda as _cuda
     from numba import types
     from numba.cuda import cgutils, extending  # type: ignore[attr-defined]
     from numba.cuda.core import imputils
+
+    if getattr(_cuda, "implementation", None) != "NVIDIA":  # Numba's own, which is no longer kept up
+        raise ImportError("Numba's own numba.cuda was imported instead")
+
+    import cuda.core as _core  # numba-cuda brings it
+    from cuda.bindings import driver as _driver
+    from cuda.bindings import nvjitlink as _nvjitlink
+    from cuda.bindings import nvvm as _nvvm
 except Exception as error:  # a version that does not fit Numba's or NumPy's fails in many ways
     raise _unusable(f"{type(error).__name__}: {error}") from error
-
-if getattr(_cuda, "implementation", None) != "NVIDIA":  # Numba's own, which is no longer kept up
-    raise _unusable("Numba's own numba.cuda was imported instead")
 
 cuda: Any = _cuda
 core: Any = _core  # loads machine code and launches it
 driver: Any = _driver  # NVIDIA's own functions, as Python calls them
+nvvm: Any = _nvvm  # compiles
+nvjitlink: Any = _nvjitlink  # optimises and links
 
-__all__ = ["cgutils", "core", "cuda", "driver", "extending", "imputils", "types"]
+__all__ = ["cgutils", "core", "cuda", "driver", "extending", "imputils", "nvjitlink", "nvvm", "types"]

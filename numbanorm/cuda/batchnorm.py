@@ -7,36 +7,29 @@ import numpy as np
 
 from numbanorm.cuda.grids import Run, block_for, lanes_for, type_of
 from numbanorm.cuda.kernels import ways
-from numbanorm.cuda.kernels.channels import (
-    TERMS,
-    apply,
-    apply_gradient,
-    channel_gradients,
-    channel_statistics,
-    given_constants,
-    given_statistics,
-    piece_gradients,
-    piece_moments,
-)
+from numbanorm.cuda.kernels.channels import TERMS, apply, apply_gradient, piece_gradients, piece_moments
+from numbanorm.cuda.kernels.per_channel import channel_gradients, channel_statistics, given_constants, given_statistics
 from numbanorm.cuda.kernels.states import FIELDS, SLOTS
 
 NONE = Run(0, np.dtype(np.float32), 0)
 _BLOCKS = 512  # that keep a GPU busy
-_LONG = 16  # values of a channel next to each other, from which on they are a thread's
-_MANY = 64  # rows from which on columns are
+_LONG = 16  # from so many neighbouring values of a channel on, a thread takes them (the way of channels)
+_MANY = 64  # from so many rows on, where these are fewer, a thread takes columns
 _MOST = 1 << 30  # vectors to a piece
-_LONGEST = 1 << 31  # vectors to a run, with so many in a piece, that 32 bits can number
+_LONGEST = 1 << 31  # vectors to a run, that 32 bits can number together with those of a piece
 
 
 class _Plan(NamedTuple):
+    """How the values of x are shared out over blocks, as `numbanorm.cuda.kernels.ways` says."""
+
     way: ways.Way
     lanes: int
     block: tuple[int, int]
-    tiles: int
+    tiles: int  # blocks to a piece
     pieces: int
-    chunk: int
-    columns: int  # of the states of pieces
-    own: int  # of them, to a channel
+    chunk: int  # rows of a piece, or vectors of each channel
+    columns: int  # states of a piece
+    channel_columns: int  # states of a piece that belong to one channel
 
     @property
     def grid(self):
@@ -51,19 +44,20 @@ def _plan(N, C, L, lanes, masked, most_lanes):
         block = block_for(-(-C * L // lanes))
         tiles = -(-C * L // (lanes * block[0]))
         total, least = N, block[1] * 4 * TERMS
-        way, columns, own = ways.columns(lanes, masked), C * L, L
+        way, columns, channel_columns = ways.columns(lanes, masked), C * L, L
     else:
         lanes = 1 if masked else lanes
         block, tiles = (SLOTS, 1), C
         total, least = N * (L // lanes), SLOTS * TERMS
-        way, columns, own = ways.channels(lanes, masked, long=L // lanes >= _LONGEST), C, 1
+        long = L // lanes >= _LONGEST
+        way, columns, channel_columns = ways.channels(lanes, masked, long), C, 1
     pieces = max(1, min(_BLOCKS // max(1, tiles), -(-total // least)), -(-total // _MOST))
     chunk = max(1, -(-total // pieces))
-    return _Plan(way, lanes, block, tiles, -(-total // chunk), chunk, columns, own)
+    return _Plan(way, lanes, block, tiles, -(-total // chunk), chunk, columns, channel_columns)
 
 
 def plan_of(N, C, L, mask, *runs, most_lanes=4):
-    """How to share out x, and other runs of its shape or of a value to a channel, in vectors of up to so many lanes."""
+    """How to share out x, in vectors of at most so many lanes. runs: x, and others of its shape or of its channels."""
     return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0, most_lanes)
 
 
@@ -79,8 +73,8 @@ def batch_norm_forward(call, x, weight, bias, moved, eps, mask, y, mean, rstd):
     call.launch(piece_moments(dtype, plan.lanes, plan.way, dtype), plan.grid, plan.block, x, mask, partials, *place)
     block = block_for(C)
     running = type_of(running_mean.dtype), type_of(running_var.dtype)
-    arguments = partials, eps, momentum, mean, rstd, scaled, running_mean, running_var, plan.pieces, C, plan.own
-    sizes = running_mean.size, running_var.size
+    arguments = partials, eps, momentum, mean, rstd, scaled, running_mean, running_var
+    sizes = plan.pieces, C, plan.channel_columns, running_mean.size, running_var.size
     call.launch(channel_statistics(dtype, *running), -(-C // block[0]), block, *arguments, *sizes)
     arguments = x, scaled, weight, bias, mask, y, *place, weight.size, bias.size
     call.launch(apply(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
@@ -115,22 +109,23 @@ def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbia
 
 
 def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias):
-    """As `batch_norm_backward` where mean and rstd, of any dtypes, are constants."""
+    """`batch_norm_backward` where mean and rstd are constants, which may be of other dtypes than x."""
     N, C, L = call.planes
-    m, own_rstd, mean_h = call.scratch(x.dtype, C, C, C)
+    m, rounded_rstd, mean_h = call.scratch(x.dtype, C, C, C)
     kernel = given_constants(type_of(x.dtype), type_of(mean.dtype), type_of(rstd.dtype))
-    call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, rstd, m, own_rstd, mean_h, C)
-    linear, _ = _gradients(call, dy, x, m, own_rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen=True)
+    call.launch(kernel, -(-C // SLOTS), (SLOTS, 1), mean, rstd, m, rounded_rstd, mean_h, C)
+    linear, _ = _gradients(call, dy, x, m, rounded_rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen=True)
     _apply(call, dy, linear, NONE, NONE, mask, dx, N, C, L)  # dx = rstd * wdy
 
 
 def _gradients(call, dy, x, mean, rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen):
-    """What makes dx of dy and x, as `channel_gradients` says."""
+    """dweight and dbias, and what makes dx of dy and x: `linear`, as `channel_gradients` stores it, and the plan."""
     plan, dtype = plan_of(N, C, L, mask, dy, x, mean, rstd, dx), type_of(x.dtype)
     partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, 4 * C)
     arguments = dy, x, mean, rstd, mask, partials, N, C, L, plan.chunk, plan.tiles
     call.launch(piece_gradients(dtype, plan.lanes, plan.way, dtype), plan.grid, plan.block, *arguments)
     block = block_for(C)
-    arguments = partials, rstd, mean_h, weight, dweight, dbias, linear, plan.pieces, C, plan.own, weight.size
-    call.launch(channel_gradients(dtype, frozen), -(-C // block[0]), block, *arguments)
+    arguments = partials, rstd, mean_h, weight, dweight, dbias, linear
+    sizes = plan.pieces, C, plan.channel_columns, weight.size
+    call.launch(channel_gradients(dtype, frozen), -(-C // block[0]), block, *arguments, *sizes)
     return linear, plan

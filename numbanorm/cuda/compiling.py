@@ -4,12 +4,14 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache, wraps
+from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-from numbanorm.cuda import core, cuda
+from numbanorm.cuda import core, cuda, nvjitlink, nvvm
 
 REGISTERS = 1 << 16  # of a multiprocessor
 _MOST_REGISTERS = 255  # of a thread
+_PACKAGES = "numba-cuda", "numba", "llvmlite", "cuda-core", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink"
 
 Capability = tuple[int, int]  # a compute capability: (9, 0) is that of an H100
 
@@ -54,15 +56,8 @@ def factory(make: Callable[..., Kernel]) -> Callable[..., Kernel]:
 
 
 def _described(argument: Any) -> str:
-    """An argument of a factory: a number, a flag, None, a device function of a module, or what has a name (a type)."""
-    if argument is None or isinstance(argument, int):
-        return repr(argument)
-    if hasattr(argument, "py_func"):
-        function = argument.py_func
-        if "<locals>" in function.__qualname__:
-            raise TypeError(f"{function.__qualname__}: a device function must be a module's own to be told from others")
-        return f"{function.__module__}.{function.__qualname__}"
-    return str(argument.name)
+    """An argument of a factory: a number, a flag or None, or what has a name that tells it from all others."""
+    return repr(argument) if argument is None or isinstance(argument, int) else str(argument.name)
 
 
 def compile(kernel: Kernel, cc: Capability) -> tuple[bytes, str]:
@@ -100,3 +95,15 @@ def entry_name(cubin: bytes) -> str:
     if len(found) != 1:
         raise RuntimeError(f"machine code with {len(found)} kernels, must be one: {sorted(found)}")
     return found.pop()
+
+
+def versions() -> tuple[object, ...]:
+    """Of all that compiles: the packages, and the libraries that are found, which may be of an installed toolkit."""
+    return *map(_version, _PACKAGES), nvvm.version(), nvvm.ir_version(), nvjitlink.version()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

@@ -10,9 +10,6 @@ import platform
 import sys
 import threading
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
-
-from cuda.bindings import nvjitlink, nvvm
 
 from numbanorm.cpu.compiling.bytecode import code_digest
 from numbanorm.cpu.compiling.cache import load, save
@@ -21,7 +18,6 @@ from numbanorm.cuda import compiling
 from numbanorm.cuda.compiling import Capability, Kernel
 
 SOURCES = "numbanorm.cuda"
-_PACKAGES = "numba-cuda", "numba", "llvmlite", "cuda-core", "cuda-bindings", "nvidia-nvvm", "nvidia-nvjitlink"
 _one_thread = threading.RLock()  # a lock between processes is for one thread at a time
 
 code_digest(SOURCES)  # of the code that is imported now: the files may change later
@@ -60,17 +56,8 @@ def file_name(kernel: Kernel, cc: Capability) -> str:
 
 @cache
 def _compiler() -> str:
-    """What compiles, in short: the packages, the libraries of the toolkit that are found, and Python's byte code."""
-    libraries = nvvm.version(), nvvm.ir_version(), nvjitlink.version()
-    python = platform.python_version(), sys.flags.optimize
-    return _digest((*map(_version, _PACKAGES), libraries, python))
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:  # the toolkit is installed in another way
-        return None
+    """What compiles, in short; Python's optimization changes the byte code that it compiles."""
+    return _digest((compiling.versions(), platform.python_version(), sys.flags.optimize))
 
 
 def _digest(described: object) -> str:

@@ -10,10 +10,12 @@ from numbanorm.cuda.vectors.memory import BYTES
 from numbanorm.cuda.vectors.reduce import WARP
 
 _TYPES = {np.dtype(np.float32): types.float32, np.dtype(np.float64): types.float64, np.dtype(np.bool_): types.uint8}
+FLOAT64 = np.dtype(np.float64)
+FLOAT64_LANES = 2  # at most, where states are float64: a block has no room in shared memory for states of more lanes
 
 
 class Run(NamedTuple):
-    """Values that follow each other on the device; none, at address 0, in the place of an array that is not there."""
+    """Values that follow each other on the device. An array that is not there is a run of no values at address 0."""
 
     address: int
     dtype: np.dtype[Any]
@@ -22,17 +24,19 @@ class Run(NamedTuple):
 
 
 def type_of(dtype: np.dtype[Any]) -> Any:
-    """Numba's."""
+    """Numba's type for a dtype."""
     return _TYPES[dtype]
 
 
 def lanes_for(size: int, *runs: Run) -> int:
-    """Values to a vector: 128 bits where runs and pieces of `size` values begin at multiples of that."""
+    """How many values a vector has: 128 bits of them where all runs, and pieces of `size` values, begin at multiples
+    of that, else one.
+    """
     lanes = BYTES // runs[0].dtype.itemsize
     return lanes if size % lanes == 0 and not any(run.address % BYTES for run in runs) else 1
 
 
 def block_for(columns: int) -> tuple[int, int]:
-    """Rows of threads, each for columns next to each other, up to a warp of them."""
+    """A block for so many columns: rows of at most a warp of threads, each thread for one of neighbouring columns."""
     threads = min(WARP, 1 << max(0, columns - 1).bit_length())
     return threads, SLOTS // threads

@@ -10,15 +10,15 @@ from numbanorm.cuda.kernels.states import SLOTS
 from numbanorm.cuda.kernels.sums import column_sums, parameter_gradients
 from numbanorm.cuda.vectors.reduce import WARP
 
-_HELD, _STEPS = 128, 16  # bytes of a row that a thread holds, and steps in which it takes them, at most
+_HELD, _STEPS = 128, 16  # bytes of a row that a thread holds at most, and steps in which it loads them at most
 _FEW = 4  # threads to a row of a tile of few columns
 _BUSY = 1 << 15  # threads that keep a GPU busy
-_CHUNK = 16  # rows at most to a sum of the parameters' gradients, which is float32
+_CHUNK = 16  # rows at most to a partial sum of the parameters' gradients, which may be float32
 
 
 @lru_cache(1 << 10)
 def group_of(cols, lanes, itemsize, most):
-    """How many threads share a row, and in how many steps; no threads where a row is too long to be held."""
+    """How many threads share a row, and in how many steps they load it; no threads if registers cannot hold the row."""
     vectors, most_steps = -(-cols // lanes), min(_STEPS, _HELD // (lanes * itemsize))
     for threads in (2, 8, 16, WARP):
         if vectors <= threads:
@@ -35,7 +35,7 @@ def group_of(cols, lanes, itemsize, most):
 
 
 def _block_of(threads):
-    """Of groups of so many: of one, where its warps meet in shared memory."""
+    """A block of groups of so many threads. A group of several warps has a block for itself, and its shared memory."""
     return threads, BLOCK // threads if threads <= WARP else 1
 
 
@@ -86,16 +86,16 @@ def _rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, co
 
 
 def _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
-    """dy and x are read again when dx has been written, so in place it is written elsewhere first."""
+    """dy and x are read again after dx has been written. So a dx in their place is written elsewhere first."""
     dtype, in_place = type_of(x.dtype), dx.address in (dy.address, x.address)
-    (own_dx,) = call.scratch(x.dtype, rows * cols) if in_place else (dx,)
-    lanes, (mean_h,) = lanes_for(cols, dy, x, weight, own_dx), call.scratch(x.dtype, rows)
-    arguments = dy, x, mean, rstd, weight, own_dx, mean_h, rows, cols, weight.size
+    (written,) = call.scratch(x.dtype, rows * cols) if in_place else (dx,)
+    lanes, (mean_h,) = lanes_for(cols, dy, x, weight, written), call.scratch(x.dtype, rows)
+    arguments = dy, x, mean, rstd, weight, written, mean_h, rows, cols, weight.size
     call.launch(long_rows_backward(dtype, lanes), rows, (SLOTS, 1), *arguments)
     arguments = dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols
     call.launch(parameter_gradients(dtype), -(-cols // WARP), (WARP, SLOTS // WARP), *arguments)
     if in_place:
-        call.copy(own_dx, dx)
+        call.copy(written, dx)
 
 
 def _add_partials(call, dtype, partials, dweight, dbias, pieces, cols):
@@ -105,7 +105,7 @@ def _add_partials(call, dtype, partials, dweight, dbias, pieces, cols):
 
 
 def _tiling(L, lanes):
-    """A block, and how many tiles an L is."""
+    """A block of threads for a tile of columns, and how many tiles L columns are."""
     threads = _FEW if _FEW * lanes >= L else WARP
     return (threads, SLOTS // threads), -(-L // (lanes * threads))
 

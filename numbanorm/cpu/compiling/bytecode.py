@@ -7,15 +7,15 @@ import pkgutil
 import types
 
 CPU = "numbanorm.cpu"
-_BESIDE = {  # a package of kernels: the modules outside it that they are compiled from
+_BESIDE = {  # the modules outside a package of kernels that its kernels are compiled from
     CPU: ["numbanorm._math"],
-    "numbanorm.cuda": ["numbanorm._math", "numbanorm.cpu.compiling.jit"],  # the latter for how formulas are compiled
+    "numbanorm.cuda": ["numbanorm._math", "numbanorm.cpu.compiling.jit"],  # jit: the options of the formulas
 }
 
 
 @functools.cache
 def _imported(package):
-    """The byte code of all modules that the kernels of a package are compiled from, as Python would import it now.
+    """The byte code of all modules that kernels are compiled from, as Python would import it now.
 
     It is read at once, since the files may change later. It is what Python runs: if Python takes an outdated compiled
     file for up to date, so does this function.

@@ -69,11 +69,11 @@ class KernelCache(NullCache):
         return f"{self._name}-{signature}-{_maker(machine)}{SUFFIX}"
 
 
-def load(name, rebuild, kernels=CPU):
+def load(name, rebuild, package=CPU):
     """What `rebuild` makes of the payload of a file, or None if there is no such file that can be used."""
-    for directory in directories(kernels):
+    for directory in directories(package):
         try:
-            return rebuild(_payload(directory, name, kernels))
+            return rebuild(_payload(directory, name, package))
         except Distrusted as error:
             if os.path.lexists(directory / name):
                 _warn_once(f"numbanorm reads no kernels that others may have put there: {_list([(directory, error)])}")
@@ -82,12 +82,12 @@ def load(name, rebuild, kernels=CPU):
     return None
 
 
-def save(name, payload, kernels=CPU):
-    """Write a file into the first directory that takes it. A warning says if there is none."""
+def save(name, payload, package=CPU):
+    """Write a file where `load` finds it, into the first directory that takes it. A warning says if none does."""
     refusals = []
-    for directory in directories(kernels):
+    for directory in directories(package):
         try:
-            write(directory, name, _digest(payload, kernels) + payload)
+            write(directory, name, _digest(payload, package) + payload)
             break
         except OSError as error:
             refusals.append((directory, error))
@@ -108,18 +108,18 @@ def _maker(machine):
     return hashlib.sha256(repr((machine, versions, options, python)).encode()).hexdigest()[:16]
 
 
-def _payload(directory, name, kernels=CPU):
+def _payload(directory, name, package=CPU):
     """The payload of a file. Raise OSError or ValueError unless it can be trusted, is whole and is of this code."""
     check_directory(directory)
     content = read(directory / name)
     payload = content[_DIGEST_BYTES:]
-    if content[:_DIGEST_BYTES] != _digest(payload, kernels):
+    if content[:_DIGEST_BYTES] != _digest(payload, package):
         raise ValueError(f"{name}: damaged, or of other code")
     return payload
 
 
-def _digest(payload, kernels=CPU):
-    return hashlib.sha256(code_digest(kernels) + payload).digest()
+def _digest(payload, package=CPU):
+    return hashlib.sha256(code_digest(package) + payload).digest()
 
 
 def _list(refusals):

@@ -24,22 +24,21 @@ _MODE = 0o755  # of new directories, whatever the umask: others may read them, a
 
 
 @functools.cache
-def directories(kernels=CPU):
-    """The paths in which files of a package of kernels are looked for, in this order. The first writable one gets new
-    files.
+def directories(package=CPU):
+    """The paths in which kernels of a package are looked for, in this order. The first writable one gets new kernels.
 
     Where NUMBA_CACHE_DIR is set, it is the only one. Otherwise there are three. Beside the sources, kernels serve all
     users of the installation. The user's own cache follows, then a directory of the user's for temporary files. Sources
     that were unpacked for one run come last, as in a program of a single file, because they are soon deleted.
     """
-    name = f"numbanorm-{code_digest(kernels).hex()[:12]}"  # the same for the same code, wherever it is installed
+    name = f"numbanorm-{code_digest(package).hex()[:12]}"  # the same for the same code, wherever it is installed
     if config.CACHE_DIR:
         return (Path(config.CACHE_DIR) / name,)
-    package = Path(__file__).resolve().parents[2]
-    sources = package / kernels.rpartition(".")[2] / "__pycache__"
+    installation = Path(__file__).resolve().parents[2]
+    sources = installation / package.rpartition(".")[2] / "__pycache__"
     user = Path(user_cache_directory("numbanorm")) / name
     temporary = _temporary(name)
-    found = (user, temporary, sources) if _is_unpacked_for_one_run(package) else (sources, user, temporary)
+    found = (user, temporary, sources) if _is_unpacked_for_one_run(installation) else (sources, user, temporary)
     return tuple(path for path in found if path.is_absolute())
 
 
@@ -70,9 +69,9 @@ def write(directory, name, content):
         part.unlink(missing_ok=True)
 
 
-def locked_to_write(name, kernels=CPU):
+def locked_to_write(name, package=CPU):
     """A context in which no other process writes a file of this name. It yields whether another one did before."""
-    for directory in directories(kernels):
+    for directory in directories(package):
         with suppress(OSError):
             _prepare(directory)
             return locked(directory / f"{name}.lock")

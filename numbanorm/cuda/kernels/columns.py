@@ -13,18 +13,8 @@ from numbanorm._math import (
 )
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
-from numbanorm.cuda.kernels.states import (
-    FIELDS,
-    SLOTS,
-    Source,
-    always,
-    finished,
-    merge,
-    merge_gradients,
-    states,
-    summed_gradients,
-    summed_moments,
-)
+from numbanorm.cuda.kernels.runs import Source, always, summed_gradients, summed_moments
+from numbanorm.cuda.kernels.states import FIELDS, GRADIENT_SUMS, MOMENTS, SLOTS, finished, states
 from numbanorm.cuda.vectors.memory import load, parameter_at, shared, store
 from numbanorm.cuda.vectors.reduce import group
 from numbanorm.cuda.vectors.simd import number, total
@@ -40,14 +30,14 @@ def _address(row, geometry):
 
 
 @device
-def _own_column(tiles, lanes, L):
-    """Which of the N, and the thread's first column."""
+def _place_of_thread(tiles, lanes, L):
+    """Which of the N it works on, and its first column."""
     tile = types.int64(cuda.blockIdx.x % tiles)
     return types.int64(cuda.blockIdx.x // tiles), (tile * cuda.blockDim.x + cuda.threadIdx.x) * lanes
 
 
 def _shared_by_rows(lanes):
-    """A device function: four vectors of the first row of threads, for those of all rows."""
+    """A device function: it gives four vectors of the first row of threads to the threads of all rows."""
 
     @device
     def of_first_row(room, a, b, c, d):
@@ -69,31 +59,34 @@ _number_at = parameter_at(1)
 
 @factory
 def columns_forward(dtype, lanes):
-    """x, y: (N, count, L); weight, bias: (count,), of which `weights` and `biases` are there; mean, rstd: (N, L), if
-    `kept` is N, or nothing if it is 0. `tiles` blocks in a row take one of the N.
+    """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L).
+
+    Of the weight and the bias, `weight_count` and `bias_count` values are there: count or none. The statistics are
+    stored if `statistic_count` is N, not 0. `tiles` neighbouring blocks take one of the N.
     """
-    moments_of, of = summed_moments(lanes, TERMS, Source(_address, always)), states(merge, lanes)
-    of_threads, of_first_row = of.of_threads, _shared_by_rows(lanes)
+    moments_of = summed_moments(lanes, TERMS, Source(_address, always))
+    of_threads, of_first_row = states(MOMENTS, lanes).of_threads, _shared_by_rows(lanes)
     room, row_room = lanes * FIELDS * SLOTS, 4 * 32 * lanes
 
-    def kernel(x, weight, bias, eps, y, mean, rstd, count, L, tiles, weights, biases, kept):
-        n, column = _own_column(tiles, lanes, L)
-        own, step = types.int64(cuda.threadIdx.y), cuda.blockDim.y
+    def kernel(x, weight, bias, eps, y, mean, rstd, count, L, tiles, weight_count, bias_count, statistic_count):
+        n, column = _place_of_thread(tiles, lanes, L)
+        thread_row, step = types.int64(cuda.threadIdx.y), cuda.blockDim.y
         start, end = n * count * L + column, count if column < L else 0
-        state = moments_of(x, x, x, own, end, step, (start, L))
+        state = moments_of(x, x, x, thread_row, end, step, (start, L))
         slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-        state = of_threads(shared(x, room), state, own, step, cuda.blockDim.x, slot)
+        state = of_threads(shared(x, room), state, thread_row, step, cuda.blockDim.x, slot)
         m, delta, var, scale = finished(state, eps)
-        own_rstd, whole_rstd = rstd_of(var, eps, scale)
-        if own == 0 and n < kept and column < L:
+        scaled_rstd, x_rstd = rstd_of(var, eps, scale)
+        if thread_row == 0 and n < statistic_count and column < L:
             store(mean, n * L + column, m * scale_of(scale))
-            store(rstd, n * L + column, whole_rstd)
-        m, mean_h, own_rstd, scale = of_first_row(shared(x, row_room), m, delta * own_rstd, own_rstd, scale)
-        for row in range(own, end, step):
+            store(rstd, n * L + column, x_rstd)
+        m, mean_h, scaled_rstd, scale = of_first_row(shared(x, row_room), m, delta * scaled_rstd, scaled_rstd, scale)
+        for row in range(thread_row, end, step):
             place = start + row * L
-            x_hat = normalize(load(x, place, lanes) * scale, m, own_rstd, mean_h)
-            own_weight, own_bias = _number_at(weight, row, weights, 1.0), _number_at(bias, row, biases, 0.0)
-            store(y, place, affine(x_hat, own_weight, own_bias))
+            x_hat = normalize(load(x, place, lanes) * scale, m, scaled_rstd, mean_h)
+            row_weight = _number_at(weight, row, weight_count, 1.0)
+            row_bias = _number_at(bias, row, bias_count, 0.0)
+            store(y, place, affine(x_hat, row_weight, row_bias))
 
     values, size = types.CPointer(dtype), types.int64
     return Kernel(kernel, (*[values] * 3, dtype, *[values] * 3, *[size] * 6))
@@ -101,50 +94,50 @@ def columns_forward(dtype, lanes):
 
 @factory
 def columns_backward(dtype, lanes, threads):
-    """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), of which `weights` are there.
+    """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), of which `weight_count` values are there.
 
-    partials (N * tiles, 2, count) get the sums of dy * x_hat and of dy over the columns of a tile, which `threads`
-    threads, a block's row of them, share.
+    partials (N * tiles, 2, count) get the sums of dy * x_hat and of dy over the columns of a tile. A row of a block's
+    threads, `threads` of them, shares these columns.
     """
 
     @device
     def factor(row, geometry, weight):
-        pointer, weights = weight
-        return _number_at(pointer, row, weights, 1.0)
+        pointer, weight_count = weight
+        return _number_at(pointer, row, weight_count, 1.0)
 
     gradients_of = summed_gradients(lanes, GRADIENT_TERMS, Source(_address, always), factor)
-    of_threads, of_first_row = states(merge_gradients, lanes).of_threads, _shared_by_rows(lanes)
+    of_threads, of_first_row = states(GRADIENT_SUMS, lanes).of_threads, _shared_by_rows(lanes)
     sum_over = group(threads).sum
     room, row_room = lanes * FIELDS * SLOTS, 4 * 32 * lanes
 
-    def kernel(dy, x, mean, rstd, weight, dx, partials, count, L, tiles, weights):
-        n, column = _own_column(tiles, lanes, L)
-        own, step = types.int64(cuda.threadIdx.y), cuda.blockDim.y
+    def kernel(dy, x, mean, rstd, weight, dx, partials, count, L, tiles, weight_count):
+        n, column = _place_of_thread(tiles, lanes, L)
+        thread_row, step = types.int64(cuda.threadIdx.y), cuda.blockDim.y
         start, end = n * count * L + column, count if column < L else 0
         m, r = number(0.0, x, lanes), number(0.0, x, lanes)
         if column < L:
             m, r = load(mean, n * L + column, lanes), load(rstd, n * L + column, lanes)
-        state = gradients_of(x, dy, x, m, r, (weight, weights), x, own, end, step, (start, L))
+        state = gradients_of(x, dy, x, m, r, (weight, weight_count), x, thread_row, end, step, (start, L))
         slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
-        state = of_threads(shared(x, room), state, own, step, cuda.blockDim.x, slot)
-        values, mean_h, m_wdy, low, c, c_low = state
-        slope, offset = input_gradient_of_means(mean_h, low, (c + c_low) / values, r)
-        m_wdy, slope, offset, mean_h = of_first_row(shared(x, row_room), m_wdy, slope, offset, mean_h)
-        scale, m, own_rstd = halved(m, r)
+        state = of_threads(shared(x, room), state, thread_row, step, cuda.blockDim.x, slot)
+        mean_g_x_hat = (state.c + state.c_low) / state.count
+        slope, offset = input_gradient_of_means(state.mean_h, state.low, mean_g_x_hat, r)
+        m_wdy, slope, offset, mean_h = of_first_row(shared(x, row_room), state.mean_g, slope, offset, state.mean_h)
+        scale, m, scaled_rstd = halved(m, r)
         first = types.int64(0)
         while first < count:
-            row, zero = first + own, number(0.0, x, lanes)
+            row, zero = first + thread_row, number(0.0, x, lanes)
             sum_dy_x_hat, sum_dy = zero, zero
             if row < end:
                 place = start + row * L
-                sum_dy, h = load(dy, place, lanes), scaled_difference(load(x, place, lanes) * scale, m, own_rstd)
+                sum_dy, h = load(dy, place, lanes), scaled_difference(load(x, place, lanes) * scale, m, scaled_rstd)
                 sum_dy_x_hat = sum_dy * (h - mean_h)
-                g = shifted_gradient(sum_dy, _number_at(weight, row, weights, 1.0), m_wdy)
+                g = shifted_gradient(sum_dy, _number_at(weight, row, weight_count, 1.0), m_wdy)
                 store(dx, place, input_gradient(g, h, r, slope, offset))
-            own_sum_dy_x_hat, own_sum_dy = sum_over(total(sum_dy_x_hat), partials), sum_over(total(sum_dy), partials)
+            row_dweight, row_dbias = sum_over(total(sum_dy_x_hat), partials), sum_over(total(sum_dy), partials)
             if cuda.threadIdx.x == 0 and row < count:
-                store(partials, 2 * cuda.blockIdx.x * count + row, own_sum_dy_x_hat)
-                store(partials, (2 * cuda.blockIdx.x + 1) * count + row, own_sum_dy)
+                store(partials, 2 * cuda.blockIdx.x * count + row, row_dweight)
+                store(partials, (2 * cuda.blockIdx.x + 1) * count + row, row_dbias)
             first += step
 
     return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 4))

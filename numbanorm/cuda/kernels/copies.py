@@ -1,4 +1,4 @@
-"""Copies between arrays of any strides, and of any of two dtypes."""
+"""Copies between arrays of any strides, and between float32 and float64."""
 
 from functools import lru_cache
 
@@ -16,13 +16,13 @@ def strided_copy(source_dtype, dtype, ndim):
     def kernel(source, target, size, shape, source_steps, steps):
         left = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         if left < size:
-            place, own = types.int64(0), types.int64(0)
+            source_place, place = types.int64(0), types.int64(0)
             for k in range(ndim):
                 i = left % shape[ndim - 1 - k]
                 left //= shape[ndim - 1 - k]
-                place += i * source_steps[ndim - 1 - k]
-                own += i * steps[ndim - 1 - k]
-            store(target, own, load(source, place, 1))
+                source_place += i * source_steps[ndim - 1 - k]
+                place += i * steps[ndim - 1 - k]
+            store(target, place, load(source, source_place, 1))
 
     sizes = types.UniTuple(types.int64, ndim)
     return Kernel(kernel, (types.CPointer(source_dtype), types.CPointer(dtype), types.int64, sizes, sizes, sizes))
@@ -30,7 +30,7 @@ def strided_copy(source_dtype, dtype, ndim):
 
 @lru_cache(1 << 12)
 def plan(shape, source_steps, steps):
-    """The same copy with as few axes as there can be, at least one: those whose values follow each other as one."""
+    """The same copy with as few axes as possible, at least one: axes whose values follow each other become one."""
     axes = [axis for axis in zip(shape, source_steps, steps, strict=True) if axis[0] != 1]
     joined = []
     for size, source_step, step in axes:

@@ -15,18 +15,8 @@ from numbanorm._math import (
 )
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
-from numbanorm.cuda.kernels.states import (
-    FIELDS,
-    SLOTS,
-    Source,
-    always,
-    finished,
-    merge,
-    merge_gradients,
-    states,
-    summed_gradients,
-    summed_moments,
-)
+from numbanorm.cuda.kernels.runs import Source, always, summed_gradients, summed_moments
+from numbanorm.cuda.kernels.states import FIELDS, GRADIENT_SUMS, MOMENTS, SLOTS, finished, states
 from numbanorm.cuda.vectors.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.vectors.reduce import group
 from numbanorm.cuda.vectors.simd import join, lane
@@ -38,7 +28,7 @@ _ROOM = FIELDS * SLOTS
 
 @lru_cache(None)
 def source_of(lanes):
-    """Places are vectors of a row."""
+    """A place is that of a vector in its row."""
 
     @device
     def address(place, geometry):
@@ -50,23 +40,23 @@ def source_of(lanes):
 
 @factory
 def long_rows_forward(dtype, lanes):
-    """As `rows.rows_forward`."""
-    moments_of, of_threads = summed_moments(lanes, TERMS, source_of(lanes)), states(merge, 1).of_threads
-    of_all_lanes, first_of, parameter = states(merge, lanes).of_all_lanes, group(SLOTS).first, parameter_at(lanes)
+    """What `rows.rows_forward` does."""
+    moments_of, of_threads = summed_moments(lanes, TERMS, source_of(lanes)), states(MOMENTS, 1).of_threads
+    of_all_lanes, first_of, parameter = states(MOMENTS, lanes).of_all_lanes, group(SLOTS).first, parameter_at(lanes)
 
-    def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weights, biases, kept):
-        row, own, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
+    def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weight_count, bias_count, statistic_count):
+        row, thread, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
         start, vectors = row * cols, cols // lanes
-        state = of_all_lanes(moments_of(x, x, x, own, vectors, width, (start,)))
-        state = of_threads(shared(x, _ROOM), state, own, width, 1, own)
+        state = of_all_lanes(moments_of(x, x, x, thread, vectors, width, (start,)))
+        state = of_threads(shared(x, _ROOM), state, thread, width, 1, thread)
         m, delta, var, scale = finished(state, eps)
-        own_rstd, whole_rstd = rstd_of(var, eps, scale)
-        if own == 0 and row < kept:
+        scaled_rstd, x_rstd = rstd_of(var, eps, scale)
+        if thread == 0 and row < statistic_count:
             store(mean, row, m * scale_of(scale))
-            store(rstd, row, whole_rstd)
-        found = first_of(join(m, delta * own_rstd, own_rstd, scale), shared(x, 4))
-        m, mean_h, own_rstd, scale = lane(found, 0), lane(found, 1), lane(found, 2), lane(found, 3)
-        values, place = registers(x, lanes, APPLY_TERMS), own
+            store(rstd, row, x_rstd)
+        found = first_of(join(m, delta * scaled_rstd, scaled_rstd, scale), shared(x, 4))
+        m, mean_h, scaled_rstd, scale = lane(found, 0), lane(found, 1), lane(found, 2), lane(found, 3)
+        values, place = registers(x, lanes, APPLY_TERMS), thread
         while place < vectors:
             for k in each(APPLY_TERMS):
                 if place + k * width < vectors:
@@ -74,8 +64,10 @@ def long_rows_forward(dtype, lanes):
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
-                    own_weight, own_bias = parameter(weight, c, weights, 1.0), parameter(bias, c, biases, 0.0)
-                    store(y, start + c, affine(normalize(values[k], m, own_rstd, mean_h), own_weight, own_bias))
+                    column_weight = parameter(weight, c, weight_count, 1.0)
+                    column_bias = parameter(bias, c, bias_count, 0.0)
+                    x_hat = normalize(values[k], m, scaled_rstd, mean_h)
+                    store(y, start + c, affine(x_hat, column_weight, column_bias))
             place += APPLY_TERMS * width
 
     values, size = types.CPointer(dtype), types.int64
@@ -84,38 +76,39 @@ def long_rows_forward(dtype, lanes):
 
 @factory
 def long_rows_backward(dtype, lanes):
-    """dx (rows, cols), and what the stored mean of each row lacks, times rstd: mean_h (rows,)."""
+    """dx (rows, cols), and mean_h (rows,), the mean of h of each row, which the rounding of its mean leaves."""
     parameter = parameter_at(lanes)
 
     @device
     def factor(place, geometry, weight):
-        pointer, weights = weight
-        return parameter(pointer, place * lanes, weights, 1.0)
+        pointer, weight_count = weight
+        return parameter(pointer, place * lanes, weight_count, 1.0)
 
     gradients_of = summed_gradients(lanes, GRADIENT_TERMS, source_of(lanes), factor)
-    of_threads, of_all_lanes = states(merge_gradients, 1).of_threads, states(merge_gradients, lanes).of_all_lanes
+    of_threads, of_all_lanes = states(GRADIENT_SUMS, 1).of_threads, states(GRADIENT_SUMS, lanes).of_all_lanes
     first_of = group(SLOTS).first
 
-    def kernel(dy, x, mean, rstd, weight, dx, mean_h, rows, cols, weights):
-        row, own, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
+    def kernel(dy, x, mean, rstd, weight, dx, mean_h, rows, cols, weight_count):
+        row, thread, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
         start, vectors = row * cols, cols // lanes
         m, r = load(mean, row, 1), load(rstd, row, 1)
-        state = gradients_of(x, dy, x, m, r, (weight, weights), x, own, vectors, width, (start,))
-        state = of_threads(shared(x, _ROOM), of_all_lanes(state), own, width, 1, own)
-        count, own_mean_h, mean_wdy, low, c, c_low = state
-        slope, offset = input_gradient_of_means(own_mean_h, low, (c + c_low) / count, r)
-        scale, m, own_rstd = halved(m, r)
-        found = first_of(join(mean_wdy, slope, offset, own_mean_h), shared(x, 4))
+        state = gradients_of(x, dy, x, m, r, (weight, weight_count), x, thread, vectors, width, (start,))
+        state = of_threads(shared(x, _ROOM), of_all_lanes(state), thread, width, 1, thread)
+        mean_g_x_hat = (state.c + state.c_low) / state.count
+        slope, offset = input_gradient_of_means(state.mean_h, state.low, mean_g_x_hat, r)
+        scale, m, scaled_rstd = halved(m, r)
+        found = first_of(join(state.mean_g, slope, offset, state.mean_h), shared(x, 4))
         m_wdy, slope, offset = lane(found, 0), lane(found, 1), lane(found, 2)
-        if own == 0:
+        if thread == 0:
             store(mean_h, row, lane(found, 3))
-        hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), own
+        hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), thread
         while place < vectors:
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:
-                    hs[k] = scaled_difference(load(x, start + c, lanes) * scale, m, own_rstd)
-                    gs[k] = shifted_gradient(load(dy, start + c, lanes), parameter(weight, c, weights, 1.0), m_wdy)
+                    hs[k] = scaled_difference(load(x, start + c, lanes) * scale, m, scaled_rstd)
+                    column_weight = parameter(weight, c, weight_count, 1.0)
+                    gs[k] = shifted_gradient(load(dy, start + c, lanes), column_weight, m_wdy)
             for k in each(APPLY_TERMS):
                 c = (place + k * width) * lanes
                 if c < cols:

@@ -30,25 +30,27 @@ TWO_PER_WARP, FOUR_PER_WARP = 2 * MOST_WARPS, 4 * MOST_WARPS
 
 @factory
 def rows_forward(dtype, lanes, steps, threads):
-    """x, y: (rows, cols); weight, bias: (cols,), of which `weights` and `biases` values are there, all or none;
-    mean, rstd: (rows,), if `kept` is rows, or nothing if it is 0. count: cols.
+    """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,); count: cols, as a number of dtype.
+
+    Of the weight and the bias, `weight_count` and `bias_count` values are there: cols or none. The statistics are
+    stored if `statistic_count` is rows, not 0.
     """
     over = group(threads)
     first_of, sum_over, largest_over, parameter = over.first, over.sum, over.largest, parameter_at(lanes)
 
     @device
-    def moments_of(values, own, end, count, shared_first, shared_mean, shared_sums):
+    def moments_of(values, thread, end, count, shared_first, shared_mean, shared_sums):
         """m, delta and var of the row."""
         base = first_of(lane(values[0], 0), shared_first)  # so that equal values differ by 0
         share, sum_d = number(1.0, base, 1) / count, number(0.0, base, lanes)
         for k in each(steps):
-            if (k * threads + own) * lanes < end:
+            if (k * threads + thread) * lanes < end:
                 sum_d += (values[k] - base) * share
         m = base + sum_over(total(sum_d), shared_mean)
 
         sum_d, sum_dd = number(0.0, base, lanes), number(0.0, base, lanes)
         for k in each(steps):
-            if (k * threads + own) * lanes < end:
+            if (k * threads + thread) * lanes < end:
                 d = values[k] - m
                 sum_d += d
                 sum_dd += d * d
@@ -63,42 +65,43 @@ def rows_forward(dtype, lanes, steps, threads):
             peak = larger(peak, abs(values[k]))
         return largest_over(largest(peak), shared(values[0], MOST_WARPS))
 
-    def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weights, biases, kept):
-        own = cuda.threadIdx.x
+    def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weight_count, bias_count, statistic_count):
+        thread = cuda.threadIdx.x
         row = types.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y
         start, end = row * cols, cols if row < rows else 0
 
         values = registers(x, lanes, steps)
         for k in each(steps):
-            c = (k * threads + own) * lanes
+            c = (k * threads + thread) * lanes
             values[k] = number(0.0, x, lanes)
             if c < end:
                 values[k] = load(x, start + c, lanes)
 
         room = shared(x, 1), shared(x, MOST_WARPS), shared(x, TWO_PER_WARP)
-        m, delta, var = moments_of(values, own, end, count, *room)
-        exact, own_rstd = sums_are_exact(delta, var, eps), reciprocal_std(var, eps)
-        own_mean, whole_rstd = m + delta, own_rstd
+        m, delta, var = moments_of(values, thread, end, count, *room)
+        exact, scaled_rstd = sums_are_exact(delta, var, eps), reciprocal_std(var, eps)
+        x_mean, x_rstd = m + delta, scaled_rstd
         if any_lane(~exact):  # the same for all threads of a block
             scale = select(exact, 1.0, scale_for(peak_of(values), eps))
             for k in each(steps):
                 values[k] = values[k] * scale
             room = shared(x, 1), shared(x, MOST_WARPS), shared(x, TWO_PER_WARP)
-            scaled_m, scaled_delta, var = moments_of(values, own, end, count, *room)
-            scaled_rstd, far_rstd = rstd_of(var, eps, scale)
+            scaled_m, scaled_delta, var = moments_of(values, thread, end, count, *room)
+            rstds = rstd_of(var, eps, scale)
             m, delta = select(exact, m, scaled_m), select(exact, delta, scaled_delta)
-            own_mean = select(exact, own_mean, (m + delta) * scale_of(scale))
-            own_rstd, whole_rstd = select(exact, own_rstd, scaled_rstd), select(exact, own_rstd, far_rstd)
+            x_mean = select(exact, x_mean, (m + delta) * scale_of(scale))
+            scaled_rstd, x_rstd = select(exact, scaled_rstd, rstds[0]), select(exact, scaled_rstd, rstds[1])
 
-        if own == 0 and row < kept:
-            store(mean, row, own_mean)
-            store(rstd, row, whole_rstd)
-        mean_h = delta * own_rstd
+        if thread == 0 and row < statistic_count:
+            store(mean, row, x_mean)
+            store(rstd, row, x_rstd)
+        mean_h = delta * scaled_rstd
         for k in each(steps):
-            c = (k * threads + own) * lanes
+            c = (k * threads + thread) * lanes
             if c < end:
-                own_weight, own_bias = parameter(weight, c, weights, 1.0), parameter(bias, c, biases, 0.0)
-                store(y, start + c, affine(normalize(values[k], m, own_rstd, mean_h), own_weight, own_bias))
+                x_hat = normalize(values[k], m, scaled_rstd, mean_h)
+                column_weight = parameter(weight, c, weight_count, 1.0)
+                store(y, start + c, affine(x_hat, column_weight, parameter(bias, c, bias_count, 0.0)))
 
     pointer, size = types.CPointer(dtype), types.int64
     return Kernel(kernel, (*[pointer] * 3, dtype, dtype, *[pointer] * 3, *[size] * 5), max(threads, BLOCK))
@@ -106,15 +109,16 @@ def rows_forward(dtype, lanes, steps, threads):
 
 @factory
 def rows_backward(dtype, lanes, steps, threads):
-    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), of which `weights` values are there. count: cols.
+    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), of which `weight_count` values are there.
 
-    A group takes `chunk` rows; partials (chunks, 2, cols) get its sums of dy * x_hat and of dy.
+    count: cols, as a number of dtype. A group takes `chunk` rows. partials (chunks, 2, cols) get its sums of dy * x_hat
+    and of dy.
     """
     sum_over, parameter = group(threads).sum, parameter_at(lanes)
 
-    def kernel(dy, x, mean, rstd, weight, count, dx, partials, rows, cols, weights, chunk, chunks):
-        own = cuda.threadIdx.x
-        own_chunk = types.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y
+    def kernel(dy, x, mean, rstd, weight, count, dx, partials, rows, cols, weight_count, chunk, chunks):
+        thread = cuda.threadIdx.x
+        group_index = types.int64(cuda.blockIdx.x) * cuda.blockDim.y + cuda.threadIdx.y
         shared_mean, shared_sums = shared(x, MOST_WARPS), shared(x, FOUR_PER_WARP)
         share = number(1.0, x, 1) / count
         h, dys = registers(x, lanes, steps), registers(x, lanes, steps)
@@ -123,48 +127,48 @@ def rows_backward(dtype, lanes, steps, threads):
             dweight[k] = dbias[k] = number(0.0, x, lanes)
 
         for i in range(chunk):
-            row = own_chunk * chunk + i
+            row = group_index * chunk + i
             start, end = row * cols, cols if row < rows else 0
             m, r = number(0.0, x, 1), number(0.0, x, 1)
             if row < rows:
                 m, r = load(mean, row, 1), load(rstd, row, 1)
-            scale, m, own_rstd = halved(m, r)
+            scale, m, scaled_rstd = halved(m, r)
             sum_wdy = number(0.0, x, lanes)
             for k in each(steps):
-                c = (k * threads + own) * lanes
+                c = (k * threads + thread) * lanes
                 h[k] = dys[k] = number(0.0, x, lanes)
                 if c < end:
                     dys[k] = load(dy, start + c, lanes)
-                    h[k] = scaled_difference(load(x, start + c, lanes) * scale, m, own_rstd)
-                    sum_wdy += dys[k] * parameter(weight, c, weights, 1.0) * share
+                    h[k] = scaled_difference(load(x, start + c, lanes) * scale, m, scaled_rstd)
+                    sum_wdy += dys[k] * parameter(weight, c, weight_count, 1.0) * share
             m_wdy = sum_over(total(sum_wdy), shared_mean)
 
             sum_h, sum_g, sum_gh = number(0.0, x, lanes), number(0.0, x, lanes), number(0.0, x, lanes)
             for k in each(steps):
-                c = (k * threads + own) * lanes
+                c = (k * threads + thread) * lanes
                 if c < end:
-                    g = shifted_gradient(dys[k], parameter(weight, c, weights, 1.0), m_wdy)
+                    g = shifted_gradient(dys[k], parameter(weight, c, weight_count, 1.0), m_wdy)
                     sum_h += h[k]
                     sum_g += g
                     sum_gh += g * h[k]
             sums = sum_over(join(total(sum_h), total(sum_g), total(sum_gh), number(0.0, x, 1)), shared_sums)
             sum_of_h = lane(sums, 0)
             slope, offset = input_gradient_of_sums(sum_of_h, lane(sums, 1), lane(sums, 2), r, count)
-            mean_h = sum_of_h * share  # what the stored mean lacks, being rounded
+            mean_h = sum_of_h * share  # which the rounding of the stored mean leaves
 
             for k in each(steps):
-                c = (k * threads + own) * lanes
+                c = (k * threads + thread) * lanes
                 if c < end:
-                    g = shifted_gradient(dys[k], parameter(weight, c, weights, 1.0), m_wdy)
+                    g = shifted_gradient(dys[k], parameter(weight, c, weight_count, 1.0), m_wdy)
                     store(dx, start + c, input_gradient(g, h[k], r, slope, offset))
                     dweight[k] += dys[k] * (h[k] - mean_h)
                     dbias[k] += dys[k]
 
         for k in each(steps):
-            c = (k * threads + own) * lanes
-            if c < cols and own_chunk < chunks:
-                store(partials, 2 * own_chunk * cols + c, dweight[k])
-                store(partials, (2 * own_chunk + 1) * cols + c, dbias[k])
+            c = (k * threads + thread) * lanes
+            if c < cols and group_index < chunks:
+                store(partials, 2 * group_index * cols + c, dweight[k])
+                store(partials, (2 * group_index + 1) * cols + c, dbias[k])
 
     pointer, size = types.CPointer(dtype), types.int64
     resident = 4 * BLOCK if steps <= 4 else BLOCK  # threads, which fit without spilling

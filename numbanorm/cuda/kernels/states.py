@@ -1,110 +1,167 @@
-"""Mean and variance of any number of values, and the same of two kinds of values together, by merging.
+"""States: mean and variance, sums of gradients, or extremes of any number of values, which threads merge in pairs.
 
-A *state* is (count, mean, low, m2, m2_low, unit) of some values: their mean is (mean + low) * unit, the sum of the
-squares of what they differ from it (m2 + m2_low) * unit**2. States of disjoint values merge into that of all of them
-[1]_, all terms of m2 being positive: no guess at the mean is needed, and none can be bad. Sums and means are kept in
-two parts, since float32 sums over many values would lose digits. The unit, a power of two near the largest magnitude,
-keeps differences and squares within the range. Threads make states of runs of a few values, which they hold in
-registers, and merge these.
-
-A *gradient state* is (count, mean_h, mean_g, low, c, c_low): the means of h and of g, and the sum of the products of
-what they differ from them.
-
-.. [1] Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+A thread makes the states of runs of a few values, which it holds in registers, and merges these. Then the threads of a
+block merge theirs through shared memory. So the order of all sums is fixed, and none needs a guess at the mean.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from numbanorm._math import scaled_difference, two_sum
+from numbanorm._math import two_sum
 from numbanorm.cuda import cuda
 from numbanorm.cuda.compiling import device
-from numbanorm.cuda.vectors.memory import each, load, registers, store
+from numbanorm.cuda.vectors.memory import load, store
 from numbanorm.cuda.vectors.reduce import larger
 from numbanorm.cuda.vectors.simd import first_half, holds, number, second_half, select
-from numbanorm.cuda.vectors.units import halved, scale_for, scale_of, unit_for
+from numbanorm.cuda.vectors.units import scale_for, scale_of
 
-FIELDS = 6  # of a state
+FIELDS = 6  # of each kind of state
 SLOTS = 256  # threads of a block whose states are merged
 
 
+class Moments(NamedTuple):
+    """The mean of some values is (mean + low) * unit, the sum of their squared differences from it is
+    (m2 + m2_low) * unit**2.
+
+    Means and sums have two parts, since float32 would lose digits where many values are added. The unit is a power of
+    two near the largest magnitude. It keeps differences and squares within the range.
+    """
+
+    count: Any
+    mean: Any
+    low: Any
+    m2: Any
+    m2_low: Any
+    unit: Any
+
+
+class GradientSums(NamedTuple):
+    """The mean of h, the mean of g in two parts, and c + c_low: the sum of (h - mean_h) * (g - mean_g)."""
+
+    count: Any
+    mean_h: Any
+    mean_g: Any
+    low: Any
+    c: Any
+    c_low: Any
+
+
+class Extremes(NamedTuple):
+    """The least and the greatest value. The other fields, which every state has, are not used."""
+
+    count: Any
+    least: Any
+    greatest: Any
+    unused_1: Any
+    unused_2: Any
+    unused_3: Any
+
+
+class Kind(NamedTuple):
+    """A kind of state: the record that holds one, and the device function that merges two."""
+
+    name: str
+    record: type
+    merge: Any
+
+
 @device
-def merge(a, b):
-    """The state of the values of two."""
-    count_a, mean_a, low_a, m2_a, m2_low_a, unit_a = a
-    count_b, mean_b, low_b, m2_b, m2_low_b, unit_b = b
-    if holds(count_b <= 0.0):
+def merge_moments(a, b):
+    """The moments of the values of both states, by [1]_: all terms of m2 are positive, so none cancels another.
+
+    .. [1] Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
+    """
+    if holds(b.count <= 0.0):
         return a
-    if holds(count_a <= 0.0):
+    if holds(a.count <= 0.0):
         return b
-    share = count_b / (count_a + count_b)
-    unit = larger(unit_a, unit_b)
+    share = b.count / (a.count + b.count)
+    unit = larger(a.unit, b.unit)
     scale = scale_of(unit)
-    own_a, own_b = unit_a * scale, unit_b * scale
-    mean_a, low_a, mean_b, low_b = mean_a * own_a, low_a * own_a, mean_b * own_b, low_b * own_b
+    ratio_a, ratio_b = a.unit * scale, b.unit * scale
+    mean_a, low_a, mean_b, low_b = a.mean * ratio_a, a.low * ratio_a, b.mean * ratio_b, b.low * ratio_b
     apart = (mean_b - mean_a) + (low_b - low_a)
-    m2, lost = two_sum(m2_a * own_a * own_a, m2_b * own_b * own_b)
-    m2, lost_too = two_sum(m2, apart * apart * (count_a * share))
-    m2_low = m2_low_a * own_a * own_a + m2_low_b * own_b * own_b + (lost + lost_too)
+    m2, lost = two_sum(a.m2 * ratio_a * ratio_a, b.m2 * ratio_b * ratio_b)
+    m2, lost_too = two_sum(m2, apart * apart * (a.count * share))
+    m2_low = a.m2_low * ratio_a * ratio_a + b.m2_low * ratio_b * ratio_b + (lost + lost_too)
     mean, rest = two_sum(mean_a, apart * share)
     mean, low = two_sum(mean, low_a + rest)
-    return count_a + count_b, mean, low, m2, m2_low, unit
+    return Moments(a.count + b.count, mean, low, m2, m2_low, unit)
 
 
 @device
 def merge_gradients(a, b):
-    """The gradient state of the values of two."""
-    count_a, h_a, g_a, low_a, c_a, c_low_a = a
-    count_b, h_b, g_b, low_b, c_b, c_low_b = b
-    if holds(count_b <= 0.0):
+    """The sums of the pairs (h, g) of both states, merged as the moments are."""
+    if holds(b.count <= 0.0):
         return a
-    if holds(count_a <= 0.0):
+    if holds(a.count <= 0.0):
         return b
-    share = count_b / (count_a + count_b)
-    h_apart, g_apart = h_b - h_a, (g_b - g_a) + (low_b - low_a)
-    c, lost = two_sum(c_a, c_b)
-    c, lost_too = two_sum(c, h_apart * g_apart * (count_a * share))
-    mean_g, rest = two_sum(g_a, g_apart * share)
-    mean_g, low = two_sum(mean_g, low_a + rest)
-    return count_a + count_b, h_a + h_apart * share, mean_g, low, c, c_low_a + c_low_b + (lost + lost_too)
+    share = b.count / (a.count + b.count)
+    h_apart, g_apart = b.mean_h - a.mean_h, (b.mean_g - a.mean_g) + (b.low - a.low)
+    c, lost = two_sum(a.c, b.c)
+    c, lost_too = two_sum(c, h_apart * g_apart * (a.count * share))
+    mean_g, rest = two_sum(a.mean_g, g_apart * share)
+    mean_g, low = two_sum(mean_g, a.low + rest)
+    c_low = a.c_low + b.c_low + (lost + lost_too)
+    return GradientSums(a.count + b.count, a.mean_h + h_apart * share, mean_g, low, c, c_low)
 
 
 @device
-def finished(state, eps):
-    """m, delta, var and scale, of the values times scale: the mean, rounded, what rounding took, and the variance."""
-    count, mean, low, m2, m2_low, unit = state
-    scale = scale_for(unit, eps)
-    own = unit * scale
-    m, delta = two_sum(mean * own, low * own)
-    var = (m2 + m2_low) / count * own * own
-    return select(count > 0.0, m, var), delta, var, scale  # of no value: NaN
+def merge_extremes(a, b):
+    """The extremes of the values of both states."""
+    if holds(b.count <= 0.0):
+        return a
+    if holds(a.count <= 0.0):
+        return b
+    least = select(b.least < a.least, b.least, a.least)
+    greatest = larger(a.greatest, b.greatest)
+    return Extremes(a.count + b.count, least, greatest, b.unused_3, b.unused_3, b.unused_3)
+
+
+MOMENTS = Kind("moments", Moments, merge_moments)
+GRADIENT_SUMS = Kind("gradient sums", GradientSums, merge_gradients)
+EXTREMES = Kind("extremes", Extremes, merge_extremes)
+
+
+@device
+def finished(moments, eps):
+    """m, delta, var and scale: of the values times scale, the mean as m + delta, where m is rounded, and the variance.
+
+    Of no values, m is NaN.
+    """
+    scale = scale_for(moments.unit, eps)
+    ratio = moments.unit * scale
+    m, delta = two_sum(moments.mean * ratio, moments.low * ratio)
+    var = (moments.m2 + moments.m2_low) / moments.count * ratio * ratio
+    return select(moments.count > 0.0, m, var), delta, var, scale
 
 
 class States(NamedTuple):
-    """Device functions on states of vectors of so many lanes; `merged` is `merge` or `merge_gradients`."""
+    """Device functions on states of one kind, whose fields but the count are vectors of so many lanes."""
 
-    nothing: object  # (like): the state of no value
-    load: object  # (run, index, step): from numbers `step` apart
-    store: object  # (run, index, step, state)
-    of_all_lanes: object  # (state): of one lane
-    of_threads: object  # (room, state, own, threads, apart, slot): see below
+    nothing: Any  # (like): the state of no values, of the type of `like`
+    load: Any  # (run, index, step): a state from numbers `step` places apart
+    store: Any  # (run, index, step, state): a state to numbers `step` places apart
+    of_all_lanes: Any  # (state): the state, of one lane, of the values in all lanes
+    of_threads: Any  # (room, state, index, threads, stride, slot): see below
 
 
 @lru_cache(None)
-def states(merged, lanes):
+def states(kind, lanes):
     """For vectors of 1, 2 or 4 lanes."""
+    record, merge = kind.record, kind.merge
 
     @device
     def nothing(like):
         zero = number(0.0, like, lanes)
-        return number(0.0, like, 1), zero, zero, zero, zero, zero
+        return record(number(0.0, like, 1), zero, zero, zero, zero, zero)
 
     @device
     def load_state(run, index, step):
         count = load(run, index, 1)
         a, b = load(run, index + step, lanes), load(run, index + 2 * step, lanes)
         c, d = load(run, index + 3 * step, lanes), load(run, index + 4 * step, lanes)
-        return count, a, b, c, d, load(run, index + 5 * step, lanes)
+        return record(count, a, b, c, d, load(run, index + 5 * step, lanes))
 
     @device
     def store_state(run, index, step, state):
@@ -123,173 +180,29 @@ def states(merged, lanes):
     @device
     def of_two(state):
         count, a, b, c, d, e = state
-        first = count, first_half(a), first_half(b), first_half(c), first_half(d), first_half(e)
-        second = count, second_half(a), second_half(b), second_half(c), second_half(d), second_half(e)
-        return merged(first, second)
+        first = record(count, first_half(a), first_half(b), first_half(c), first_half(d), first_half(e))
+        second = record(count, second_half(a), second_half(b), second_half(c), second_half(d), second_half(e))
+        return merge(first, second)
 
     @device
     def of_four(state):
         return of_two(of_two(state))
 
     @device
-    def of_threads(room, state, own, threads, apart, slot):
-        """For the first of so many threads, a power of two, whose slots in shared memory lie `apart`: the state of the
-        values of all of them. As nobody writes where another has read, one barrier a step is enough.
+    def of_threads(room, state, index, threads, stride, slot):
+        """For the thread of index 0, the state of the values of all `threads`, a power of two.
+
+        The slots of these threads in shared memory lie `stride` apart. Nobody writes where another has read, so one
+        barrier a step is enough.
         """
         half = threads // 2
         while half > 0:
-            if half <= own < 2 * half:
+            if half <= index < 2 * half:
                 store_state(room, slot * lanes, SLOTS * lanes, state)
             cuda.syncthreads()
-            if own < half:
-                state = merged(state, load_state(room, (slot + half * apart) * lanes, SLOTS * lanes))
+            if index < half:
+                state = merge(state, load_state(room, (slot + half * stride) * lanes, SLOTS * lanes))
             half //= 2
         return state
 
     return States(nothing, load_state, store_state, {1: of_one, 2: of_two, 4: of_four}[lanes], of_threads)
-
-
-class Source(NamedTuple):
-    """Device functions that say where values lie; they get the place of a vector among those of a thread's share, and
-    `geometry`, a tuple of integers.
-    """
-
-    address: object  # (place, geometry): in x
-    weighs: object  # (place, geometry, mask): whether the vector counts
-    position: object = None  # (place, geometry): among the N * L of a channel, if that is asked for
-
-
-@device
-def always(place, geometry, mask):
-    """Of a `Source` of which every vector counts."""
-    return True
-
-
-@device
-def _once(values, weight):
-    return values
-
-
-@device
-def _times(values, weight):
-    return values * weight
-
-
-@lru_cache(None)
-def _moments_of_run(lanes, terms, weighed):
-    """A device function: the state of a run of vectors with weights `keep`, of which those of weight 0 are 0 and do not
-    count.
-
-    weighed: `_once` where all others are 1, else `_times`.
-    """
-
-    @device
-    def of_run(x, values, keep):
-        count, base, peak = number(0.0, x, 1), number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in each(terms):
-            count += keep[k]
-            base = select(keep[k] > 0.0, values[k], base)
-            peak = larger(peak, abs(values[k]))
-        unit = unit_for(peak)
-        scale, share = scale_of(unit), 1.0 / select(count > 0.0, count, 1.0)
-        base, mean = base * scale, number(0.0, x, lanes)
-        for k in each(terms):
-            mean += weighed(select(keep[k] > 0.0, values[k] * scale - base, 0.0), keep[k]) * share
-        rest, m2 = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in each(terms):
-            e = select(keep[k] > 0.0, (values[k] * scale - base) - mean, 0.0)
-            rest += weighed(e, keep[k]) * share
-            m2 += weighed(e * e, keep[k])
-        m2 += -rest * rest * count
-        high, low = two_sum(base, mean)
-        return count, high, low + rest, select(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit
-
-    return of_run
-
-
-@device
-def _one(value, place, geometry, mask):
-    return number(1.0, value, 1)
-
-
-@lru_cache(None)
-def summed_moments(lanes, terms, source, weight_of=None):
-    """A device function: the state, of the type of `like`, of x at places first, first + step and so on up to end.
-
-    weight_of: a device function of (value, place, geometry, mask); vectors of weight 0 do not count. None: all are 1.
-    """
-    address, weighs = source.address, source.weighs
-    of_run = _moments_of_run(lanes, terms, _times if weight_of else _once)
-    nothing, weight_of = states(merge, lanes).nothing, weight_of or _one
-
-    @device
-    def sum_over(like, x, mask, first, end, step, geometry):
-        state = nothing(like)
-        values, keep = registers(like, lanes, terms), registers(like, 1, terms)
-        place = first
-        while place < end:
-            for k in each(terms):
-                own = place + k * step
-                values[k], keep[k] = number(0.0, like, lanes), number(0.0, like, 1)
-                if own < end and weighs(own, geometry, mask):
-                    value = number(load(x, address(own, geometry), lanes), like, lanes)
-                    keep[k] = weight_of(value, own, geometry, mask)
-                    values[k] = select(keep[k] > 0.0, value, 0.0)
-            state = merge(state, of_run(like, values, keep))
-            place += terms * step
-        return state
-
-    return sum_over
-
-
-@lru_cache(None)
-def _gradients_of_run(lanes, terms):
-    """A device function: the gradient state of a run of vectors, of which those count whose `keep` is 1, not 0."""
-
-    @device
-    def of_run(x, hs, gs, keep):
-        count = number(0.0, x, 1)
-        for k in each(terms):
-            count += keep[k]
-        share = 1.0 / select(count > 0.0, count, 1.0)
-        mean_h, mean_g = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in each(terms):
-            mean_h += hs[k] * share
-            mean_g += gs[k] * share
-        low, c = number(0.0, x, lanes), number(0.0, x, lanes)
-        for k in each(terms):
-            g = select(keep[k] > 0.0, gs[k] - mean_g, 0.0)
-            low += g * share
-            c += g * select(keep[k] > 0.0, hs[k] - mean_h, 0.0)
-        return count, mean_h, mean_g, low, c, number(0.0, x, lanes)
-
-    return of_run
-
-
-@lru_cache(None)
-def summed_gradients(lanes, terms, source, factor):
-    """A device function: the gradient state, of the type of m and rstd, of h = (x - m) * rstd and
-    g = dy * factor(place, geometry, weight), at places first, first + step and so on up to end.
-    """
-    address, weighs = source.address, source.weighs
-    of_run, nothing = _gradients_of_run(lanes, terms), states(merge_gradients, lanes).nothing
-
-    @device
-    def sum_over(like, dy, x, m, rstd, weight, mask, first, end, step, geometry):
-        state, (scale, m, rstd) = nothing(like), halved(m, rstd)
-        hs, gs, keep = registers(like, lanes, terms), registers(like, lanes, terms), registers(like, 1, terms)
-        place = first
-        while place < end:
-            for k in each(terms):
-                own = place + k * step
-                hs[k], gs[k], keep[k] = number(0.0, like, lanes), number(0.0, like, lanes), number(0.0, like, 1)
-                if own < end and weighs(own, geometry, mask):
-                    where = address(own, geometry)
-                    hs[k] = scaled_difference(number(load(x, where, lanes), like, lanes) * scale, m, rstd)
-                    gs[k] = number(load(dy, where, lanes), like, lanes) * factor(own, geometry, weight)
-                    keep[k] = number(1.0, like, 1)
-            state = merge_gradients(state, of_run(like, hs, gs, keep))
-            place += terms * step
-        return state
-
-    return sum_over

@@ -19,20 +19,21 @@ def _added(a, b):
 
 
 @device
-def _of_threads(room, own_sum):
-    """For the first row of threads, the sums over all rows, which are a power of two; one barrier a step is enough, as
-    nobody writes where another has read.
+def _of_threads(room, thread_sum):
+    """For the first row of threads, the sums over all rows of threads, whose number is a power of two.
+
+    Nobody writes where another has read, so one barrier a step is enough.
     """
-    own, slot = cuda.threadIdx.y, cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
+    thread_row, slot = cuda.threadIdx.y, cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
     half = cuda.blockDim.y // 2
     while half > 0:
-        if half <= own < 2 * half:
-            store(room, 2 * slot, own_sum)
+        if half <= thread_row < 2 * half:
+            store(room, 2 * slot, thread_sum)
         cuda.syncthreads()
-        if own < half:
-            own_sum = _added(own_sum, load(room, 2 * (slot + half * cuda.blockDim.x), 2))
+        if thread_row < half:
+            thread_sum = _added(thread_sum, load(room, 2 * (slot + half * cuda.blockDim.x), 2))
         half //= 2
-    return lane(own_sum, 0) + lane(own_sum, 1)
+    return lane(thread_sum, 0) + lane(thread_sum, 1)
 
 
 @factory
@@ -41,18 +42,18 @@ def column_sums(dtype):
 
     def kernel(partials, dweight, dbias, pieces, cols):
         column = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
-        own_sum, zero = number(0.0, partials, 2), number(0.0, partials, 1)
+        thread_sum, zero = number(0.0, partials, 2), number(0.0, partials, 1)
         values, piece = registers(partials, 1, TERMS), types.int64(cuda.threadIdx.y)
         while piece < pieces and column < 2 * cols:
             for k in each(TERMS):
-                own = piece + k * cuda.blockDim.y
+                entry = piece + k * cuda.blockDim.y
                 values[k] = zero
-                if own < pieces:
-                    values[k] = load(partials, own * 2 * cols + column, 1)
+                if entry < pieces:
+                    values[k] = load(partials, entry * 2 * cols + column, 1)
             for k in each(TERMS):
-                own_sum = _added(own_sum, join(values[k], zero))
+                thread_sum = _added(thread_sum, join(values[k], zero))
             piece += TERMS * cuda.blockDim.y
-        result = _of_threads(shared(partials, _ROOM), own_sum)
+        result = _of_threads(shared(partials, _ROOM), thread_sum)
         if cuda.threadIdx.y == 0 and column < cols:
             store(dweight, column, result)
         elif cuda.threadIdx.y == 0 and column < 2 * cols:
@@ -63,8 +64,9 @@ def column_sums(dtype):
 
 @factory
 def parameter_gradients(dtype):
-    """dweight and dbias (cols,) of dy and x (rows, cols), with mean, rstd and mean_h (rows,): where rows are too long
-    for their sums to be held beside them.
+    """dweight and dbias (cols,) of dy and x (rows, cols), with mean, rstd and mean_h (rows,).
+
+    It is for rows too long for registers to hold their sums beside them.
     """
 
     def kernel(dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols):
@@ -74,21 +76,21 @@ def parameter_gradients(dtype):
         dys, x_hats = registers(x, 1, TERMS), registers(x, 1, TERMS)
         while row < rows and column < cols:
             for k in each(TERMS):
-                own = row + k * step
+                entry = row + k * step
                 dys[k] = x_hats[k] = zero
-                if own < rows:
-                    dys[k] = load(dy, own * cols + column, 1)
-                    # half of h, for the difference may be beyond the range
-                    value, m = load(x, own * cols + column, 1) * 0.5, load(mean, own, 1) * 0.5
-                    x_hats[k] = 2.0 * scaled_difference(value, m, load(rstd, own, 1)) - load(mean_h, own, 1)
+                if entry < rows:
+                    dys[k] = load(dy, entry * cols + column, 1)
+                    # half of h, since the difference may be beyond the range
+                    value, m = load(x, entry * cols + column, 1) * 0.5, load(mean, entry, 1) * 0.5
+                    x_hats[k] = 2.0 * scaled_difference(value, m, load(rstd, entry, 1)) - load(mean_h, entry, 1)
             for k in each(TERMS):
                 sum_dy_x_hat = _added(sum_dy_x_hat, join(dys[k] * x_hats[k], zero))
                 sum_dy = _added(sum_dy, join(dys[k], zero))
             row += TERMS * step
-        own_dweight = _of_threads(shared(x, _ROOM), sum_dy_x_hat)
-        own_dbias = _of_threads(shared(x, _ROOM), sum_dy)
+        column_dweight = _of_threads(shared(x, _ROOM), sum_dy_x_hat)
+        column_dbias = _of_threads(shared(x, _ROOM), sum_dy)
         if cuda.threadIdx.y == 0 and column < cols:
-            store(dweight, column, own_dweight)
-            store(dbias, column, own_dbias)
+            store(dweight, column, column_dweight)
+            store(dbias, column, column_dbias)
 
     return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 2))

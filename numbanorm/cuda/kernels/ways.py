@@ -1,41 +1,44 @@
-"""How x (N, C, L) is shared out over blocks and threads, where channels have statistics of their own.
+"""How the values of x (N, C, L) are shared out over blocks and threads, where each channel has its own statistics.
 
-In the way of *columns*, x is a matrix of N rows and C * L columns, of which L in a row are one channel's; a thread
-takes some rows of a vector of columns. In the way of *channels*, a block takes a piece of one channel, and a thread
-vectors within its runs of L. `tiles` blocks in a row take a piece: `chunk` rows, or vectors of each channel.
+In the way of *columns*, x is a matrix of N rows and C * L columns, where L neighbouring columns are one channel's. A
+thread takes some rows of a vector of columns. In the way of *channels*, a block takes a piece of one channel, and a
+thread takes vectors within the channel's runs of L values.
+
+`tiles` neighbouring blocks take a piece of all channels: `chunk` rows, or `chunk` vectors of each channel.
 """
 
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import device
-from numbanorm.cuda.kernels.states import FIELDS, SLOTS, Source, always, states
+from numbanorm.cuda.kernels.runs import Source, always
+from numbanorm.cuda.kernels.states import FIELDS, SLOTS, states
 from numbanorm.cuda.vectors.memory import is_set, shared
 from numbanorm.cuda.vectors.simd import quotient
 
 
 class Way(NamedTuple):
-    """Device functions of a way, for vectors of so many lanes; places are as `moments.Source` has them."""
+    """The device functions of a way, for vectors of some lanes."""
 
     name: str  # tells the way from all others
-    share: object  # (block, N, C, L, chunk, tiles): first, end and step of a thread's places, its channel and geometry
+    share: Any  # (block, N, C, L, chunk, tiles): first, end and step of a thread's places, its channel and geometry
     source: Source
-    deliver: object  # (state, merged): of a block's threads, into the states of pieces
+    deliver: Any  # (lanes, kind): a device function that stores the merged state of a block's threads
     lanes: int  # of a vector of statistics that are read together
 
 
 def _source(address, position, masked):
     @device
-    def weighs(place, geometry, mask):
+    def counts(place, geometry, mask):
         return is_set(mask, position(place, geometry))
 
-    return Source(address, weighs if masked else always, position)
+    return Source(address, counts if masked else always, position)
 
 
 @lru_cache(None)
 def columns(lanes, masked):
-    """Vectors of several lanes for L = 1 alone."""
+    """Vectors have several lanes only where L is 1."""
 
     @device
     def share(block, N, C, L, chunk, tiles):
@@ -47,12 +50,12 @@ def columns(lanes, masked):
 
     @device
     def address(row, geometry):
-        column, count, L = geometry
-        return row * count + column
+        column, column_count, L = geometry
+        return row * column_count + column
 
     @device
     def position(row, geometry):
-        column, count, L = geometry
+        column, column_count, L = geometry
         return row * L + column % L
 
     return Way(f"columns({lanes}, {masked})", share, _source(address, position, masked), _deliver_columns, lanes)
@@ -65,7 +68,7 @@ def _long_quotient(a, b):
 
 @lru_cache(None)
 def channels(lanes, masked, long=False):
-    """Vectors of several lanes where they divide L, without a mask alone; long: L of 2**31 and more."""
+    """Vectors have several lanes only where these divide L and there is no mask. long: L may be 2**31 or more."""
     divide = _long_quotient if long else quotient
 
     @device
@@ -92,9 +95,9 @@ def channels(lanes, masked, long=False):
 
 
 @lru_cache(None)
-def _deliver_columns(lanes, merged):
-    of = states(merged, lanes)
-    of_threads, store_state, room = of.of_threads, of.store, lanes * FIELDS * SLOTS
+def _deliver_columns(lanes, kind):
+    of_lanes = states(kind, lanes)
+    of_threads, store_state, room = of_lanes.of_threads, of_lanes.store, lanes * FIELDS * SLOTS
 
     @device
     def deliver(state, partials, block, C, L, tiles):
@@ -110,16 +113,15 @@ def _deliver_columns(lanes, merged):
 
 
 @lru_cache(None)
-def _deliver_channels(lanes, merged):
-    of, wide = states(merged, 1), states(merged, lanes)
-    of_threads, store_state, of_all_lanes = of.of_threads, of.store, wide.of_all_lanes
-    room = FIELDS * SLOTS
+def _deliver_channels(lanes, kind):
+    of_one_lane, of_all_lanes = states(kind, 1), states(kind, lanes).of_all_lanes
+    of_threads, store_state, room = of_one_lane.of_threads, of_one_lane.store, FIELDS * SLOTS
 
     @device
     def deliver(state, partials, block, C, L, tiles):
-        own = cuda.threadIdx.x
-        state = of_threads(shared(partials, room), of_all_lanes(state), own, cuda.blockDim.x, 1, own)
-        if own == 0:
+        thread = cuda.threadIdx.x
+        state = of_threads(shared(partials, room), of_all_lanes(state), thread, cuda.blockDim.x, 1, thread)
+        if thread == 0:
             store_state(partials, types.int64(block // tiles) * FIELDS * C + block % tiles, C, state)
 
     return deliver

@@ -1,7 +1,7 @@
 """Where kernels keep vectors: global memory, shared memory, and registers by number.
 
-A run is a pointer of Numba's, which is to global memory, or room in shared memory. Loads and stores are of whole
-vectors, 128 bits at most to global memory, at addresses that the vector's size divides.
+A run is a pointer of Numba's, which points to global memory, or room in shared memory. Loads and stores move whole
+vectors, at most 128 bits to and from global memory. The size of a vector must divide its address.
 """
 
 import operator
@@ -136,13 +136,13 @@ def _loading(constant):
     return load
 
 
-load = _loading(constant=False)  # of so many lanes, whose address they must divide
-load_constant = _loading(constant=True)  # of what nobody writes while the kernel runs: other stores need not wait
+load = _loading(constant=False)  # a vector of so many lanes; its size must divide the address
+load_constant = _loading(constant=True)  # what nobody writes while the kernel runs: other stores need not wait for it
 
 
 @lru_cache(None)
 def parameter_at(lanes):
-    """A device function: the vector of a parameter at an index, of which `count` values are there: all, or none."""
+    """A device function: the vector of a parameter at an index, or `otherwise` where it has no values (count is 0)."""
 
     @device
     def at(parameter, index, count, otherwise):
@@ -157,11 +157,12 @@ def parameter_at(lanes):
 @extending.intrinsic
 def store(typing_context, run, index, vector):
     """Write a vector, as the type of the run, to where `load` would find it."""
-    own = Vector(run.dtype, vector.lanes if isinstance(vector, Vector) else 1)
+    stored = Vector(run.dtype, vector.lanes if isinstance(vector, Vector) else 1)
 
     def codegen(context, builder, signature, args):
-        place = _place(context, builder, run, args[0], args[1], own)
-        builder.store(context.cast(builder, args[2], vector, own), place, align=own.lanes * run.dtype.bitwidth // 8)
+        place = _place(context, builder, run, args[0], args[1], stored)
+        value = context.cast(builder, args[2], vector, stored)
+        builder.store(value, place, align=stored.lanes * run.dtype.bitwidth // 8)
         return context.get_dummy_value()
 
     return types.void(run, types.int64, vector), codegen
@@ -189,7 +190,7 @@ class Steps(types.IteratorType):
 
     @property
     def yield_type(self):
-        """Of k."""
+        """The type of k."""
         return types.int64
 
 
@@ -201,9 +202,9 @@ class _StepsModel(extending.models.PrimitiveModel):
 
 @extending.intrinsic
 def each(typing_context, count):
-    """``for k in each(count)``, without a loop: what is numbered by k can stay in registers.
+    """``for k in each(count)`` is unrolled, so that vectors numbered by k can stay in registers.
 
-    NVVM cannot always make as much of `range`, which branches on its way to the next number.
+    NVVM does not always unroll `range`, which branches on its way to the next number.
     """
     if not known(count):
         return None

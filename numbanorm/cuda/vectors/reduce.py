@@ -1,8 +1,8 @@
 """Sums and largest values over the threads that share a row: a warp, a part of one, or a block of several warps.
 
-Every one of them gets the result, of the same bits: they add in pairs, in an order that their number fixes. A block of
-several warps needs an array in shared memory with room for a vector of each warp, which no other call in the kernel
-uses: then one barrier is enough, and in a loop there must be another between a call and the next.
+Every thread gets the same bits: they add in pairs, in an order that the number of threads fixes. A block of several
+warps needs an array in shared memory with room for a vector of each warp. No other call in the kernel may use that
+array: so one barrier is enough. In a loop there must be another barrier between a call and the next.
 """
 
 from functools import lru_cache
@@ -21,7 +21,7 @@ _INT32 = ir.IntType(32)
 
 
 class Group(NamedTuple):
-    """Device functions over the threads of a group, each of a vector and its own array in shared memory."""
+    """Device functions over the threads of a group. Each gets a vector, and an array in shared memory for it alone."""
 
     sum: object
     largest: object  # of numbers that are not negative
@@ -39,7 +39,7 @@ def larger(a, b):
 
 
 def _exchange(mode, segment):
-    """An intrinsic, the vector of another lane, for which every lane asks. Of float64, each word goes its own way."""
+    """An intrinsic: the vector of another thread of the warp. Every thread asks for one. float64 goes as two words."""
 
     def word_of(builder, word, operand):
         function = ir.FunctionType(ir.LiteralStructType([_INT32, ir.IntType(1)]), [_INT32] * 5)
@@ -76,12 +76,12 @@ def _exchange(mode, segment):
 
 
 _BUTTERFLY, _INDEX = 3, 0  # modes
-of_partner = _exchange(_BUTTERFLY, WARP)  # whose number differs in the bits of the operand
+of_partner = _exchange(_BUTTERFLY, WARP)  # the thread whose number differs in the bits of the operand
 
 
 @lru_cache(None)
 def group(threads):
-    """Of 1, 2, 4 to 32 threads of a warp, or of a block of more."""
+    """A group of 1, 2, 4, ... 32 threads of a warp, or a block of more."""
     first = _first_of_block if threads > WARP else _first_of_lanes(threads)
     return Group(_over(add, threads), _over(larger, threads), first)
 
@@ -102,14 +102,14 @@ def _over(combine, threads):
 
     @device
     def over_block(vector, shared):
-        warp, own = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
+        warp, thread = cuda.threadIdx.x // WARP, cuda.threadIdx.x % WARP
         found, width = over_lanes(vector), lanes_of(vector)
-        if own == 0:
+        if thread == 0:
             store(shared, warp * width, found)
         cuda.syncthreads()
         found = number(0.0, shared, vector)
-        if own < cuda.blockDim.x // WARP:
-            found = load(shared, own * width, vector)
+        if thread < cuda.blockDim.x // WARP:
+            found = load(shared, thread * width, vector)
         return over_lanes(found)
 
     return over_part_of_a_warp if threads <= WARP else over_block

@@ -81,7 +81,7 @@ def join(typing_context, *vectors):
 
 @extending.intrinsic
 def lane(typing_context, vector, k):
-    """One lane, as a vector of its own."""
+    """One lane, as a vector of one lane."""
     if not known(k):
         return None
     which = k.literal_value
@@ -95,15 +95,16 @@ def lane(typing_context, vector, k):
 def _half(which):
     @extending.intrinsic
     def half(typing_context, vector):
-        own = Vector(vector.dtype, vector.lanes // 2)
+        result = Vector(vector.dtype, vector.lanes // 2)
 
         def codegen(context, builder, signature, args):
-            if own.lanes == 1:
+            if result.lanes == 1:
                 return builder.extract_element(args[0], _INT32(which))
-            lanes = ir.Constant(ir.VectorType(_INT32, own.lanes), [which * own.lanes + k for k in range(own.lanes)])
+            first = which * result.lanes
+            lanes = ir.Constant(ir.VectorType(_INT32, result.lanes), [first + k for k in range(result.lanes)])
             return builder.shuffle_vector(args[0], args[0], lanes)
 
-        return own(vector), codegen
+        return result(vector), codegen
 
     return half
 
@@ -150,11 +151,11 @@ def _in_every_lane(builder, value, lanes):
 
 
 @extending.lower_cast(Vector, Vector)
-def _convert_vector(context, builder, own, other, value):
-    if own.dtype != other.dtype and own.dtype in (types.float32, types.float64):
-        convert = builder.fpext if own.dtype.bitwidth < other.dtype.bitwidth else builder.fptrunc
-        value = convert(value, context.get_value_type(Vector(other.dtype, own.lanes)))
-    return value if own.lanes == other.lanes else _in_every_lane(builder, value, other.lanes)
+def _convert_vector(context, builder, given, wanted, value):
+    if given.dtype != wanted.dtype and given.dtype in (types.float32, types.float64):
+        convert = builder.fpext if given.dtype.bitwidth < wanted.dtype.bitwidth else builder.fptrunc
+        value = convert(value, context.get_value_type(Vector(wanted.dtype, given.lanes)))
+    return value if given.lanes == wanted.lanes else _in_every_lane(builder, value, wanted.lanes)
 
 
 @extending.lower_cast(types.Number, Vector)
@@ -182,8 +183,8 @@ def _operator(operation, instruction, *predicate):
 
     def lower(context, builder, signature, args):
         common = _common(*signature.args)
-        wide = (context.cast(builder, *one, common) for one in zip(args, signature.args, strict=True))
-        return getattr(builder, instruction)(*predicate, *wide)
+        vectors = (context.cast(builder, *one, common) for one in zip(args, signature.args, strict=True))
+        return getattr(builder, instruction)(*predicate, *vectors)
 
     for kinds in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
         extending.lower_builtin(operation, *kinds)(lower)
@@ -246,7 +247,7 @@ _same_type(operator.invert, lambda builder, vector, value: builder.not_(value))
 def _chosen(context, builder, which, condition, operands, common):
     if isinstance(condition, Vector) and condition.lanes != common.lanes:
         which = _in_every_lane(builder, which, common.lanes)
-    return builder.select(which, *(context.cast(builder, value, own, common) for value, own in operands))
+    return builder.select(which, *(context.cast(builder, value, given, common) for value, given in operands))
 
 
 @extending.intrinsic

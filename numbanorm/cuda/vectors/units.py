@@ -1,6 +1,6 @@
 """Powers of two that bring values near 1, so that their differences, squares and reciprocals are within the range.
 
-They round nothing, so that what is reckoned of scaled values has the bits that it would have of the values themselves.
+Scaling by them rounds nothing, so a result of scaled values has the bits that it would have of the values themselves.
 """
 
 import math
@@ -27,13 +27,13 @@ def _of_bits(build):
         kind = ir.IntType(1 + exponent + fraction)
 
         def codegen(context, builder, signature, args):
-            wide = kind if vector.lanes == 1 else ir.VectorType(kind, vector.lanes)
+            integers = kind if vector.lanes == 1 else ir.VectorType(kind, vector.lanes)
 
             def power(e):
                 bits = (e % (1 << exponent)) << fraction
-                return ir.Constant(wide, bits if vector.lanes == 1 else [bits] * vector.lanes)
+                return ir.Constant(integers, bits if vector.lanes == 1 else [bits] * vector.lanes)
 
-            return builder.bitcast(build(builder, builder.bitcast(args[0], wide), power), args[0].type)
+            return builder.bitcast(build(builder, builder.bitcast(args[0], integers), power), args[0].type)
 
         return vector(vector), codegen
 
@@ -59,9 +59,9 @@ def scale_for(peak, eps):
 
 @device
 def rstd_of(var, eps, scale):
-    """rstd of values times scale, whose variance is var, and rstd of the values themselves.
+    """rstd of the values times scale, whose variance is var, and rstd of the values themselves.
 
-    Scaled, an eps above 0 stays so. Where that matters all values are equal, and x_hat is 0 with any rstd.
+    An eps above 0 stays above 0 when it is scaled. Where that changes rstd, all values are equal: x_hat is 0.
     """
     zero = number(0.0, var, 1)
     least = select(eps > 0.0, unit_for(zero), zero)
@@ -74,6 +74,6 @@ def halved(m, rstd):
     """scale, m * scale and rstd / scale, with (x * scale - m * scale) * (rstd / scale) = (x - m) * rstd, also where
     x - m is beyond the range and the product is not.
     """
-    far = rstd < 1.0
-    scale = select(far, 0.5, number(1.0, rstd, rstd))
-    return scale, m * scale, rstd * select(far, 2.0, number(1.0, rstd, rstd))
+    is_small = rstd < 1.0
+    scale = select(is_small, 0.5, number(1.0, rstd, rstd))
+    return scale, m * scale, rstd * select(is_small, 2.0, number(1.0, rstd, rstd))

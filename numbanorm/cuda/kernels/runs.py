@@ -1,0 +1,166 @@
+"""The states of the values that one thread reads: of runs of a few vectors, which it holds in registers, merged."""
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+from numbanorm._math import scaled_difference, two_sum
+from numbanorm.cuda.compiling import device
+from numbanorm.cuda.kernels.states import (
+    GRADIENT_SUMS,
+    MOMENTS,
+    GradientSums,
+    Moments,
+    merge_gradients,
+    merge_moments,
+    states,
+)
+from numbanorm.cuda.vectors.memory import each, load, registers
+from numbanorm.cuda.vectors.reduce import larger
+from numbanorm.cuda.vectors.simd import number, select
+from numbanorm.cuda.vectors.units import halved, scale_of, unit_for
+
+
+class Source(NamedTuple):
+    """Device functions that say where values lie. They get a vector's place among those that its thread reads, and
+    `geometry`, a tuple of integers.
+    """
+
+    address: Any  # (place, geometry): where in x
+    counts: Any  # (place, geometry, mask): whether the vector counts
+    position: Any = None  # (place, geometry): which of the N * L values of a channel, if that is asked for
+
+
+@device
+def always(place, geometry, mask):
+    """For a `Source` of which every vector counts."""
+    return True
+
+
+@device
+def _unweighted(values, weight):
+    return values
+
+
+@device
+def _weighted(values, weight):
+    return values * weight
+
+
+@lru_cache(None)
+def _moments_of_run(lanes, terms, weighted):
+    """A device function: the moments of a run of vectors, each with a weight. Vectors of weight 0 do not count.
+
+    weighted: `_unweighted` where all other weights are 1, else `_weighted`.
+    """
+
+    @device
+    def of_run(x, values, weights):
+        count, base, peak = number(0.0, x, 1), number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in each(terms):
+            count += weights[k]
+            base = select(weights[k] > 0.0, values[k], base)
+            peak = larger(peak, abs(values[k]))
+        unit = unit_for(peak)
+        scale, share = scale_of(unit), 1.0 / select(count > 0.0, count, 1.0)
+        base, mean = base * scale, number(0.0, x, lanes)
+        for k in each(terms):
+            mean += weighted(select(weights[k] > 0.0, values[k] * scale - base, 0.0), weights[k]) * share
+        rest, m2 = number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in each(terms):
+            e = select(weights[k] > 0.0, (values[k] * scale - base) - mean, 0.0)
+            rest += weighted(e, weights[k]) * share
+            m2 += weighted(e * e, weights[k])
+        m2 += -rest * rest * count
+        high, low = two_sum(base, mean)
+        return Moments(count, high, low + rest, select(m2 < 0.0, 0.0, m2), number(0.0, x, lanes), unit)
+
+    return of_run
+
+
+@device
+def _one(value, place, geometry, mask):
+    return number(1.0, value, 1)
+
+
+@lru_cache(None)
+def summed_moments(lanes, terms, source, weight_of=None):
+    """A device function: the moments, of the type of `like`, of x at the places first, first + step, ... below end.
+
+    weight_of: a device function of (value, place, geometry, mask). Vectors of weight 0 do not count. None: all are 1.
+    """
+    address, counts = source.address, source.counts
+    of_run = _moments_of_run(lanes, terms, _weighted if weight_of else _unweighted)
+    nothing, weight_of = states(MOMENTS, lanes).nothing, weight_of or _one
+
+    @device
+    def sum_over(like, x, mask, first, end, step, geometry):
+        state = nothing(like)
+        values, weights = registers(like, lanes, terms), registers(like, 1, terms)
+        start = first
+        while start < end:
+            for k in each(terms):
+                place = start + k * step
+                values[k], weights[k] = number(0.0, like, lanes), number(0.0, like, 1)
+                if place < end and counts(place, geometry, mask):
+                    value = number(load(x, address(place, geometry), lanes), like, lanes)
+                    weights[k] = weight_of(value, place, geometry, mask)
+                    values[k] = select(weights[k] > 0.0, value, 0.0)
+            state = merge_moments(state, of_run(like, values, weights))
+            start += terms * step
+        return state
+
+    return sum_over
+
+
+@lru_cache(None)
+def _gradients_of_run(lanes, terms):
+    """A device function: the gradient sums of a run of vectors, of which those count whose `weights` is 1, not 0."""
+
+    @device
+    def of_run(x, hs, gs, weights):
+        count = number(0.0, x, 1)
+        for k in each(terms):
+            count += weights[k]
+        share = 1.0 / select(count > 0.0, count, 1.0)
+        mean_h, mean_g = number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in each(terms):
+            mean_h += hs[k] * share
+            mean_g += gs[k] * share
+        low, c = number(0.0, x, lanes), number(0.0, x, lanes)
+        for k in each(terms):
+            g = select(weights[k] > 0.0, gs[k] - mean_g, 0.0)
+            low += g * share
+            c += g * select(weights[k] > 0.0, hs[k] - mean_h, 0.0)
+        return GradientSums(count, mean_h, mean_g, low, c, number(0.0, x, lanes))
+
+    return of_run
+
+
+@lru_cache(None)
+def summed_gradients(lanes, terms, source, factor):
+    """A device function: the gradient sums at the places first, first + step, ... below end, of the type of m and rstd.
+
+    h = (x - m) * rstd and g = dy * factor(place, geometry, weight).
+    """
+    address, counts = source.address, source.counts
+    of_run, nothing = _gradients_of_run(lanes, terms), states(GRADIENT_SUMS, lanes).nothing
+
+    @device
+    def sum_over(like, dy, x, m, rstd, weight, mask, first, end, step, geometry):
+        state, (scale, m, rstd) = nothing(like), halved(m, rstd)
+        hs, gs, weights = registers(like, lanes, terms), registers(like, lanes, terms), registers(like, 1, terms)
+        start = first
+        while start < end:
+            for k in each(terms):
+                place = start + k * step
+                hs[k], gs[k], weights[k] = number(0.0, like, lanes), number(0.0, like, lanes), number(0.0, like, 1)
+                if place < end and counts(place, geometry, mask):
+                    where = address(place, geometry)
+                    hs[k] = scaled_difference(number(load(x, where, lanes), like, lanes) * scale, m, rstd)
+                    gs[k] = number(load(dy, where, lanes), like, lanes) * factor(place, geometry, weight)
+                    weights[k] = number(1.0, like, 1)
+            state = merge_gradients(state, of_run(like, hs, gs, weights))
+            start += terms * step
+        return state
+
+    return sum_over
