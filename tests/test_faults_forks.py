@@ -243,6 +243,7 @@ def test_a_child_of_a_signal_handler_goes_on_with_what_was_interrupted():
     python(script)
 
 
+@pytest.mark.slow
 def test_a_child_that_a_signal_handler_forks_during_a_first_call(tmp_path):
     """It goes on with that call, as its parent does."""
     script = """

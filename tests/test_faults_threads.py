@@ -317,6 +317,7 @@ def test_threads_of_small_stacks_compile(tmp_path):
     python(script, NUMBA_CACHE_DIR=str(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("joblib") is None, reason="joblib is not installed")
 def test_a_users_compiled_function_goes_to_another_process(tmp_path):
     """From `__main__`, by value, as joblib sends it; kernels that it calls go by name. Both compile it."""

@@ -39,8 +39,6 @@ SLOW = {
         "test_the_error_is_the_same_at_any_offset": r"float64|shape[35]|-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_squares_beyond_float32": r"1e-12|1e-22|1e-30",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"^(?!.*1\.0-1000000\.0$)",
-        "test_a_few_large_dy_do_not_spoil_the_sums": r"float64|one per eighth",
-        "test_in_place_is_exact": r"shape2|fortran|second|unaligned|big_endian|subclass",
         "test_every_layout": r"shape[12]",
         "test_out_of_any_layout": r"shape[12]",
     },
@@ -52,8 +50,6 @@ SLOW = {
         "test_squares_beyond_float32": r"shape2|1e-12|1e-22|1e-30",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"^(?!.*1\.0-1000000\.0$)",
         "test_non_finite_values_stay_in_their_row": r"shape3[678]",
-        "test_in_place_is_exact": "shape[24]-.*(fortran|second|unaligned|big_endian|subclass)",
-        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape0",
     },
     "test_cuda_functions": {
         "test_whatever_the_import_raises_the_error_says_what_to_install": r"cudaimpl|imputils|Attribute",
@@ -82,12 +78,11 @@ SLOW = {
     },
     "test_faults_threads": {
         "test_many_threads_call_at_once": "prange",
-        "test_many_threads_call_at_once_without_openmp": "parked",
         "test_many_threads_make_the_first_call": "prange",
         "test_a_foreign_parallel_kernel_runs_beside": "omp|tbb",
         "test_a_call_from_within_a_users_prange": "tbb|workqueue",
         "test_a_thread_that_loses_its_core_delays_one_chunk": "4",
-        "test_joblib": "threading",
+        "test_joblib": "loky",
     },
     "test_faults_forks": {
         "test_fork_after_a_first_call": "prange",
@@ -121,18 +116,38 @@ SLOW = {
 
 NIGHTLY = {
     "test_cuda_batchnorm": {
+        "test_every_shape": r"^(?!\((60, 100|4, 600, 49|2, 3, 5)\)-1).*float64|\(5000, 64\)-0",
         "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
-        "test_in_place_is_exact": r"(fortran|second_axis_last|unaligned|big_endian|subclass)$",
+        "test_in_place_is_exact": r"(shape2-.*|fortran|second_axis_last|unaligned|big_endian|subclass)$",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
+        "test_a_few_large_dy_do_not_spoil_the_sums": "float64|one per eighth",
     },
     "test_cuda_layernorm": {
         "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
-        "test_squares_beyond_float32": "shape2.*(1e-12|1e-22|1e-30)",
+        "test_squares_beyond_float32": "shape2-.*(e-12|e-22|e-30)",
         "test_non_finite_values_stay_in_their_row": r"shape3[78]",
+        "test_in_place_is_exact": "shape[24]-.*(fortran|second|unaligned|big_endian|subclass)",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape0",
     },
-    "test_faults_interruptions": {"test_ctrl_c_in_first_calls_that_compile": r"0\.11"},
+    "test_cuda_functions": {
+        "test_whatever_the_import_raises_the_error_says_what_to_install": r"cudaimpl|imputils-[MA]|cuda-Attribute",
+        "test_results_do_not_depend_on_the_order_of_blocks_and_threads": "-2$",
+    },
+    "test_cuda_range": {
+        "test_layer_norm": r"shape[12].*float64-.*e(\+300|-150|-300|-310)",
+        "test_batch_norm": r"shape1.*float64",
+    },
+    "test_threads": {"test_one_thread_in_the_environment": "^OMP_NUM_THREADS-1$"},
+    "test_faults_threads": {
+        "test_a_foreign_parallel_kernel_runs_beside": "tbb",
+        "test_a_call_from_within_a_users_prange": "tbb",
+        "test_many_threads_call_at_once_without_openmp": "parked",
+    },
     "test_faults_forks": {"test_fork_during_a_first_call_that_compiles": r"0\.7"},
+    "test_faults_interruptions": {"test_ctrl_c_in_first_calls_that_compile": r"0\.11"},
+    "test_memory": {"test_no_memory_is_used_again_while_a_view_is_alive": "<lambda>[123]"},
+    "test_phases": {"test_four_processes_with_batches_of_different_sizes": "shape0.*spawn"},
 }
 
 
