@@ -77,7 +77,7 @@ class DeviceCall:
         return self._run("x", x, dense_strides(self.view.shape, self.view.order, dtype.itemsize), dtype)
 
     def like_x(self, name: str, value: Any, x: Any) -> Run:
-        """An array of x's shape and dtype, checked, for a kernel."""
+        """An array of x's shape and dtype, checked, as a kernel reads it."""
         arguments.like(name, self.array(name, value), self.x)
         return self._run(name, value, self._dense(self.view.shape), self.view.storage)
 
@@ -89,7 +89,7 @@ class DeviceCall:
         return self._run(name, value, self._parameter_strides(), self.view.arithmetic)
 
     def statistic(self, name: str, value: Any, dtype: np.dtype[Any] | None = None) -> Run:
-        """A mean or the like, checked, for a kernel: of the arithmetic's dtype or another."""
+        """A mean or the like, checked, as a kernel reads it: of the arithmetic's dtype, or of another."""
         arguments.statistic(name, self.array(name, value), self.view.statistic_shape, self.view.storage)
         dtype = dtype or self.view.arithmetic
         return self._run(name, value, self._statistic_strides(dtype), dtype)
@@ -110,16 +110,16 @@ class DeviceCall:
         return self._run("mask", mask, strides, _BOOL)
 
     def check_several_values(self, x: Any, mask: Any) -> None:
-        """Each channel must have a variance."""
+        """Check that each channel has two values or more, and so a variance."""
         if mask is None:
             arguments.several_values(self.x, self.view.count, masked=False)
 
     def check_out(self, out: Any, x: Any, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """What `arguments.out` checks."""
+        """Check that `out` can receive a result: it is one of `same` itself or apart from it, and apart from `apart`."""
         arguments.out(self.array("out", out), self.x, self._arrays(same), self._arrays(apart))
 
     def check_updated(self, name: str, value: Any, apart: dict[str, Any]) -> None:
-        """What `arguments.updated` checks, of a statistic."""
+        """Check that a running statistic can be updated in place, apart from all other arrays."""
         shape, dtype = self.view.statistic_shape, self.view.storage
         arguments.updated(name, self.array(name, value), shape, dtype, self._arrays(apart))
 

@@ -19,7 +19,7 @@ _SHORT = 1 << 16  # values: a longer array of one number, in place of a paramete
 
 @dataclass(slots=True)
 class HostCall(View):
-    """Calls on arrays of one shape and layout share this; it holds none of their arrays."""
+    """Calls on arrays of one shape and layout share this object. It holds none of their arrays."""
 
     no_statistic: Array = field(init=False)  # for a kernel, in place of a statistic that nobody wants
     nbytes: int = field(init=False)  # of x
@@ -42,13 +42,13 @@ class HostCall(View):
         return machine.streams(arrays * self.nbytes)
 
     def load_x(self, x: Array) -> Array:
-        """The x of this call, for a kernel."""
+        """The x of this call, as a kernel reads it."""
         if self.is_usual:
             return x if self.is_flat else x.reshape(self.kernel_shape)
         return self._load(x, self.kernel_shape)
 
     def like_x(self, name: str, a: Any, x: Array) -> Array:
-        """An array of x's shape and dtype, checked, for a kernel."""
+        """An array of x's shape and dtype, checked, as a kernel reads it."""
         arguments.like(name, a, x)
         return self._load(a, self.kernel_shape)
 
@@ -63,7 +63,7 @@ class HostCall(View):
         return ordered if ordered.shape == shape else ordered.reshape(shape)
 
     def parameter(self, name: str, a: Any, otherwise: float) -> Array:
-        """A weight or bias, checked, as (middle,); without one, a number in its place."""
+        """A weight or bias, checked, as a kernel reads it: (middle,). Where there is none, a number takes its place."""
         if a is None:
             return _numbers(self.planes[1], otherwise, self.arithmetic)
         usual = type(a) is np.ndarray and a.dtype is self.arithmetic and a.shape == self.parameter_shape
@@ -75,7 +75,7 @@ class HostCall(View):
         return behaved(ordered, self.arithmetic).reshape(self.planes[1])
 
     def statistic(self, name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
-        """A mean or the like, checked, for a kernel: of the arithmetic's dtype or another."""
+        """A mean or the like, checked, as a kernel reads it: of the arithmetic's dtype, or of another."""
         arguments.statistic(name, a, self.statistic_shape, self.storage)
         if self.order is not None and len(self.statistic_shape) == len(self.shape):
             a = a.transpose(self.order)
@@ -83,7 +83,7 @@ class HostCall(View):
         return read if read.shape == self.kernel_statistic_shape else read.reshape(self.kernel_statistic_shape)
 
     def exact_statistic(self, name: str, a: Any) -> Array:
-        """One of each channel, checked, of which no digit may be lost."""
+        """A statistic of each channel, checked, of which no digit may be lost: as float64."""
         arguments.statistic(name, a, self.statistic_shape, self.storage)
         return behaved(a, FLOAT64)
 
@@ -99,16 +99,16 @@ class HostCall(View):
         return mask.reshape(self.planes[0], self.planes[2])
 
     def check_several_values(self, x: Array, mask: Any) -> None:
-        """Each channel must have a variance."""
+        """Check that each channel has two values or more, and so a variance."""
         count = self.count if mask is None else int(np.count_nonzero(mask))
         arguments.several_values(x, count, mask is not None)
 
     def check_out(self, out: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """What `arguments.out` checks."""
+        """Check that `out` can receive a result: it is one of `same` itself or apart from it, and apart from `apart`."""
         arguments.out(out, x, same, apart)
 
     def check_updated(self, name: str, a: Any, apart: dict[str, Any]) -> None:
-        """What `arguments.updated` checks, of a statistic."""
+        """Check that a running statistic can be updated in place, apart from all other arrays."""
         arguments.updated(name, a, self.statistic_shape, self.storage, apart)
 
     def moved(self, running: Running) -> Running:
