@@ -115,7 +115,7 @@ class DeviceCall:
             arguments.several_values(self.x, self.view.count, masked=False)
 
     def check_out(self, out: Any, x: Any, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """Check that `out` can receive a result: it is one of `same` itself or apart from it, and apart from `apart`."""
+        """Check that `out` can receive a result: one of `same` itself or apart from it, and apart from `apart`."""
         arguments.out(self.array("out", out), self.x, self._arrays(same), self._arrays(apart))
 
     def check_updated(self, name: str, value: Any, apart: dict[str, Any]) -> None:

@@ -104,7 +104,7 @@ class HostCall(View):
         arguments.several_values(x, count, mask is not None)
 
     def check_out(self, out: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """Check that `out` can receive a result: it is one of `same` itself or apart from it, and apart from `apart`."""
+        """Check that `out` can receive a result: one of `same` itself or apart from it, and apart from `apart`."""
         arguments.out(out, x, same, apart)
 
     def check_updated(self, name: str, a: Any, apart: dict[str, Any]) -> None:
