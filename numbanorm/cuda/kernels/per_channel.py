@@ -5,7 +5,15 @@ Where states are merged, the threads of a block's column share a channel, and th
 
 import math
 
-from numbanorm._math import input_gradient_of_means, moving_average, reciprocal_std
+from numbanorm._math import (
+    input_gradient_of_means,
+    moving_average,
+    reciprocal_std,
+    scaled_variance,
+    unbiased_factor,
+    weighted_gradient_of_means,
+    weighted_rstd,
+)
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.states import FIELDS, GRADIENT_SUMS, MOMENTS, SLOTS, finished, states
@@ -63,6 +71,15 @@ def _store_scaled(scaled, channel, C, scale, m, rstd, mean_h):
     store(scaled, 3 * C + channel, mean_h)
 
 
+@device
+def _store_linear(linear, channel, C, factor, m_dy, slope, offset):
+    """What `channels.apply_gradient` makes dx of, into linear (4, C)."""
+    store(linear, channel, factor)
+    store(linear, C + channel, m_dy)
+    store(linear, 2 * C + channel, slope)
+    store(linear, 3 * C + channel, offset)
+
+
 @factory
 def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
     """mean and rstd of each channel, and scaled (4, C), which `channels.apply` takes.
@@ -102,7 +119,7 @@ def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
                 store(running_mean, channel, moving_average(old, number(momentum, old, old), batch))
             if holds(count > 1.5) and channel < running_var_count:
                 old, old_unit = load(running_var, channel, 1), number(unit, running_var, 1)
-                batch = number(var * (count / (count - 1.0)), old, 1) * old_unit * old_unit
+                batch = scaled_variance(number(var * unbiased_factor(count), old, 1), old_unit)
                 store(running_var, channel, moving_average(old, number(momentum, old, old), batch))
 
     values, size = types.CPointer(dtype), types.int64
@@ -126,17 +143,14 @@ def channel_gradients(dtype, frozen):
         if cuda.threadIdx.y == 0 and channel < C:
             factor, sum_dy = load(rstd, channel, 1), count * state.mean_g + count * state.low
             if channel < weight_count:
-                factor = factor * load(weight, channel, 1)
+                factor = weighted_rstd(factor, load(weight, channel, 1))
             sum_dy_x_hat = state.c + state.c_low
             if frozen:
                 sum_dy_x_hat += sum_dy * (state.mean_h - load(mean_h, channel, 1))
                 _store_scaled(linear, channel, C, 1.0, 0.0, factor, 0.0)
             else:
                 slope, offset = input_gradient_of_means(state.mean_h, state.low, sum_dy_x_hat / count, factor)
-                store(linear, channel, factor)
-                store(linear, C + channel, state.mean_g)
-                store(linear, 2 * C + channel, slope)
-                store(linear, 3 * C + channel, offset)
+                _store_linear(linear, channel, C, factor, state.mean_g, slope, offset)
             if holds(count <= 0.0):
                 sum_dy = sum_dy_x_hat = number(0.0, rstd, 1)
             store(dweight, channel, sum_dy_x_hat)
@@ -177,16 +191,14 @@ def gradients_of_sums(dtype):
             mean_h = (exact_mean - number(rounded_mean, mean, 1)) * exact_rstd
             mean_g = mean_dy - number(m_dy, mean, 1)
             mean_dy_x_hat = load(sum_dy_x_hat, channel, 1) / count
-            slope, offset = input_gradient_of_means(mean_h, mean_g, mean_dy_x_hat, exact_rstd)
             channel_weight = number(1.0, mean, 1)
             if channel < weight_count:
                 channel_weight = number(load(weight, channel, 1), mean, 1)
+            made = weighted_gradient_of_means(mean_h, mean_g, mean_dy_x_hat, exact_rstd, channel_weight)
+            factor, slope, offset = made
             store(m, channel, rounded_mean)
             store(rounded_rstd, channel, exact_rstd)
-            store(linear, channel, exact_rstd * channel_weight)
-            store(linear, C + channel, m_dy)
-            store(linear, 2 * C + channel, slope * channel_weight)
-            store(linear, 3 * C + channel, offset * channel_weight)
+            _store_linear(linear, channel, C, factor, m_dy, slope, offset)
 
     values, exact = types.CPointer(dtype), types.CPointer(types.float64)
     pointers = exact, exact, values, exact, exact, types.float64, values, values, values

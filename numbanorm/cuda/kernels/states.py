@@ -7,7 +7,7 @@ block merge theirs through shared memory. So the order of all sums is fixed, and
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from numbanorm._math import two_sum
+from numbanorm._math import merged_mean, merged_moments, merged_products, scaled_variance, share_of, two_sum
 from numbanorm.cuda import cuda
 from numbanorm.cuda.compiling import device
 from numbanorm.cuda.vectors.memory import load, store
@@ -66,27 +66,23 @@ class Kind(NamedTuple):
 
 
 @device
-def merge_moments(a, b):
-    """The moments of the values of both states, by [1]_: all terms of m2 are positive, so none cancels another.
+def _scaled(moments, scale):
+    """All but the unit, for the values times scale."""
+    m2, m2_low = scaled_variance(moments.m2, scale), scaled_variance(moments.m2_low, scale)
+    return moments.count, moments.mean * scale, moments.low * scale, m2, m2_low
 
-    .. [1] Chan, Golub, LeVeque, "Updating Formulae and a Pairwise Algorithm for Computing Sample Variances", 1979.
-    """
+
+@device
+def merge_moments(a, b):
+    """The moments of the values of both states, in the larger of both units. All terms of m2 are positive."""
     if holds(b.count <= 0.0):
         return a
     if holds(a.count <= 0.0):
         return b
-    share = b.count / (a.count + b.count)
     unit = larger(a.unit, b.unit)
     scale = scale_of(unit)
-    ratio_a, ratio_b = a.unit * scale, b.unit * scale
-    mean_a, low_a, mean_b, low_b = a.mean * ratio_a, a.low * ratio_a, b.mean * ratio_b, b.low * ratio_b
-    apart = (mean_b - mean_a) + (low_b - low_a)
-    m2, lost = two_sum(a.m2 * ratio_a * ratio_a, b.m2 * ratio_b * ratio_b)
-    m2, lost_too = two_sum(m2, apart * apart * (a.count * share))
-    m2_low = a.m2_low * ratio_a * ratio_a + b.m2_low * ratio_b * ratio_b + (lost + lost_too)
-    mean, rest = two_sum(mean_a, apart * share)
-    mean, low = two_sum(mean, low_a + rest)
-    return Moments(a.count + b.count, mean, low, m2, m2_low, unit)
+    count, mean, low, m2, m2_low = merged_moments(_scaled(a, a.unit * scale), _scaled(b, b.unit * scale))
+    return Moments(count, mean, low, m2, m2_low, unit)
 
 
 @device
@@ -96,13 +92,10 @@ def merge_gradients(a, b):
         return a
     if holds(a.count <= 0.0):
         return b
-    share = b.count / (a.count + b.count)
+    share = share_of(a.count, b.count)
     h_apart, g_apart = b.mean_h - a.mean_h, (b.mean_g - a.mean_g) + (b.low - a.low)
-    c, lost = two_sum(a.c, b.c)
-    c, lost_too = two_sum(c, h_apart * g_apart * (a.count * share))
-    mean_g, rest = two_sum(a.mean_g, g_apart * share)
-    mean_g, low = two_sum(mean_g, a.low + rest)
-    c_low = a.c_low + b.c_low + (lost + lost_too)
+    c, c_low = merged_products(a.c, a.c_low, b.c, b.c_low, h_apart * g_apart * (a.count * share))
+    mean_g, low = merged_mean(a.mean_g, a.low, g_apart, share)
     return GradientSums(a.count + b.count, a.mean_h + h_apart * share, mean_g, low, c, c_low)
 
 
@@ -132,7 +125,7 @@ def finished(moments, eps):
     scale = scale_for(moments.unit, eps)
     ratio = moments.unit * scale
     m, delta = two_sum(moments.mean * ratio, moments.low * ratio)
-    var = (moments.m2 + moments.m2_low) / moments.count * ratio * ratio
+    var = scaled_variance((moments.m2 + moments.m2_low) / moments.count, ratio)
     return select(moments.count > 0.0, m, var), delta, var, scale
 
 

@@ -7,7 +7,7 @@ import math
 
 from llvmlite import ir
 
-from numbanorm._math import reciprocal_std
+from numbanorm._math import reciprocal_std, scaled_variance
 from numbanorm.cuda import extending, types
 from numbanorm.cuda.compiling import device
 from numbanorm.cuda.vectors.reduce import larger
@@ -65,7 +65,7 @@ def rstd_of(var, eps, scale):
     """
     zero = number(0.0, var, 1)
     least = select(eps > 0.0, unit_for(zero), zero)
-    rstd = reciprocal_std(var, larger(eps * scale * scale, least))
+    rstd = reciprocal_std(var, larger(scaled_variance(eps, scale), least))
     return rstd, select(var <= 0.0, reciprocal_std(zero, eps), rstd * scale)
 
 
