@@ -185,7 +185,7 @@ def on_gpu(library, function):
     device of x. Byte order, addresses that are not aligned, and what the library's arrays cannot be, are left out.
     """
 
-    bound, updated = signature(function), OPERATIONS[function.__name__].updated
+    bound, operation = signature(function), OPERATIONS.get(function.__name__)
 
     @wraps(function)
     def call(*args, **kwargs):
@@ -200,7 +200,11 @@ def on_gpu(library, function):
 
         result = function(*map(send, args), **{name: send(value) for name, value in kwargs.items()})
         given = bound.bind(*args, **kwargs).arguments
-        written = {id(given[name]) for name in ("out", *updated) if given.get(name) is not None}
+        written = {
+            id(given[name])
+            for name in ("out", *(operation.updated if operation else ()))
+            if given.get(name) is not None
+        }
         for key, a in here.items():
             if key in written:
                 a[...] = sent[key].values()

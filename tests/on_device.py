@@ -16,7 +16,7 @@ from tests import device
 def on_device(function):
     """A public function; arrays that it writes are written, and all others must be as before."""
 
-    bound, updated = signature(function), OPERATIONS[function.__name__].updated
+    bound, operation = signature(function), OPERATIONS.get(function.__name__)
 
     @wraps(function)
     def call(*args, **kwargs):
@@ -33,7 +33,11 @@ def on_device(function):
         with device.emulated():
             result = function(*map(send, args), **{name: send(value) for name, value in kwargs.items()})
         given = bound.bind(*args, **kwargs).arguments
-        written = {id(given[name]) for name in ("out", *updated) if given.get(name) is not None}
+        written = {
+            id(given[name])
+            for name in ("out", *(operation.updated if operation else ()))
+            if given.get(name) is not None
+        }
         for key, a in here.items():
             values = device.to_host(there[key])
             if key in written:
