@@ -44,8 +44,8 @@ def _of_lanes(dtype, lanes):
     name, wide = f"{dtype} x {lanes}", lanes > 1
     for make, most in ((rows.rows_forward, rows.MOST_THREADS), (rows.rows_backward, rows.MOST_GRADIENT_THREADS)):
         for threads, steps in _groups(lanes, dtype.bitwidth // 8, most):
-            own = f"{make.__name__}, {threads} threads, {steps} steps"
-            yield Case(f"{own}, {name}", make(dtype, lanes, steps, threads), dtype, wide)
+            described = f"{make.__name__}, {threads} threads, {steps} steps"
+            yield Case(f"{described}, {name}", make(dtype, lanes, steps, threads), dtype, wide)
     for make in (long_rows.long_rows_forward, long_rows.long_rows_backward, columns.columns_forward):
         yield Case(f"{make.__name__}, {name}", make(dtype, lanes), dtype, wide)
     for threads in (4, 32):
@@ -54,18 +54,18 @@ def _of_lanes(dtype, lanes):
     for way, masked in product(WAYS, (False, True)):
         if way is channels_first and masked and wide:
             continue
-        own = f"{WAYS[way]}, {'masked, ' if masked else ''}{name}"
+        described = f"{WAYS[way]}, {'masked, ' if masked else ''}{name}"
         for make in (channels.piece_moments, channels.piece_gradients):
-            yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked), dtype), dtype, wide)
+            yield Case(f"{make.__name__}, {described}", make(dtype, lanes, way(lanes, masked), dtype), dtype, wide)
             if dtype is not types.float64:
                 few = min(lanes, FLOAT64_LANES)
                 made = make(dtype, few, way(few, masked), types.float64)
-                yield Case(f"{make.__name__} in float64, {own}", made, types.float64, False)
+                yield Case(f"{make.__name__} in float64, {described}", made, types.float64, False)
         for make in (channels.apply, channels.apply_gradient):
-            yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
+            yield Case(f"{make.__name__}, {described}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
         if not masked:
             for make in (moments.piece_extremes, scalers.scale_pieces):
-                yield Case(f"{make.__name__}, {own}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
+                yield Case(f"{make.__name__}, {described}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
 
 
 def _groups(lanes, itemsize, most):
@@ -76,8 +76,8 @@ def _of_dtype(dtype):
     for make in (sums.column_sums, sums.parameter_gradients):
         yield Case(f"{make.__name__}, {dtype}", make(dtype), dtype, False)
     for frozen in (False, True):
-        own = f"channel_gradients{', frozen' if frozen else ''}, {dtype}"
-        yield Case(own, per_channel.channel_gradients(dtype, frozen), dtype, False)
+        described = f"channel_gradients{', frozen' if frozen else ''}, {dtype}"
+        yield Case(described, per_channel.channel_gradients(dtype, frozen), dtype, False)
     precise = (types.float64,) if dtype is types.float64 else (types.float32, types.float64)
     for first, second in product(precise, precise):
         names, most = f"{dtype}, statistics {first} and {second}", max(first, second, key=lambda t: t.bitwidth)
@@ -86,8 +86,8 @@ def _of_dtype(dtype):
         for make in (per_channel.given_statistics, per_channel.given_constants):
             yield Case(f"{make.__name__}, {names}", make(dtype, first, second), most, False)
     for way, weights in product(WAYS, (None, types.float64, types.uint8)):
-        own = f"weighted_piece_moments, {WAYS[way]}, weights {weights}, {dtype}"
-        yield Case(own, moments.weighted_piece_moments(dtype, way(1, False), weights), types.float64, False)
+        described = f"weighted_piece_moments, {WAYS[way]}, weights {weights}, {dtype}"
+        yield Case(described, moments.weighted_piece_moments(dtype, way(1, False), weights), types.float64, False)
     kind = {types.float32: EXTREMES, types.float64: MOMENTS}[dtype]
     yield Case(f"whole_states, {dtype}", per_channel.whole_states(dtype, kind), dtype, False)
     yield Case(f"gradients_of_sums, {dtype}", per_channel.gradients_of_sums(dtype), types.float64, False)

@@ -175,7 +175,7 @@ def test_each_argument_has_the_size_and_the_kind_that_the_compiled_kernel_takes(
             given.append(0.1 + n if isinstance(kind, types.Float) else -(1 << 62) - n if kind is types.int64 else n)
             n += 1
     flat = [value for one in given for value in (one if isinstance(one, tuple) else (one,))]
-    packed = launch.described(kernel(argument_types=argument_types), None).packed(tuple(given))
+    packed = launch.described(kernel(argument_types=argument_types), None, None).packed(tuple(given))
     holder = ParamHolder(packed)
     addresses = (ctypes.c_void_p * len(packed)).from_address(holder.ptr)
     found = [NUMBERS[name].from_address(address).value for name, address in zip(taken, addresses, strict=True)]
@@ -183,14 +183,14 @@ def test_each_argument_has_the_size_and_the_kind_that_the_compiled_kernel_takes(
 
 
 def test_a_number_beyond_float32_becomes_infinity_without_a_warning():
-    packed = launch.described(kernel(argument_types=(types.float32, types.float64)), None).packed((1e300, 1e300))
+    packed = launch.described(kernel(argument_types=(types.float32, types.float64)), None, None).packed((1e300, 1e300))
     assert packed == [np.inf, 1e300]
     assert [type(value) for value in packed] == [np.float32, float]
 
 
 def test_an_argument_of_a_type_that_a_launch_cannot_convert_is_refused():
     with pytest.raises(KeyError, match="int32"):
-        launch.described(kernel(argument_types=(types.int32,)), None)
+        launch.described(kernel(argument_types=(types.int32,)), None, None)
 
 
 def test_registers_are_never_more_than_there_can_be():

@@ -63,3 +63,17 @@ def test_no_import_runs_to_a_higher_floor():
 
 def test_no_import_closes_a_circle():
     assert len([*TopologicalSorter(graph()).static_order()]) > 50  # it raises if there is one
+
+
+def test_what_compiles_for_a_gpu_is_imported_in_one_place():
+    """Numba and NVIDIA's packages by `numbanorm.cuda`; llvmlite by the vectors alone, which build instructions."""
+    found = {}
+    for name, path in modules():
+        if name.partition(".")[0] == "cuda":
+            for node in ast.walk(ast.parse(path.read_text())):
+                imports = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+                imports += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                for package in {one.partition(".")[0] for one in imports} & {"numba", "cuda", "llvmlite"}:
+                    found.setdefault(package, set()).add(name)
+    assert found["numba"] == found["cuda"] == {"cuda"}
+    assert {name.rpartition(".")[0] for name in found["llvmlite"]} == {"cuda.vectors"}

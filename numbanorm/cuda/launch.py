@@ -45,6 +45,7 @@ class Loaded(NamedTuple):
     """A kernel on a device, and which of its arguments a launch must convert."""
 
     kernel: Any
+    code: Any  # of which the kernel is a part: it is unloaded when nobody has it any more
     conversions: tuple[tuple[int, Any], ...]  # places of the floating-point numbers, and what makes the kernel's type
     has_tuples: bool
 
@@ -63,7 +64,7 @@ class Loaded(NamedTuple):
 
 
 def _float32(value: float) -> Any:
-    """As a number of NumPy's, which `core.launch` takes four times as fast as one of ctypes.
+    """A number of NumPy's, whose types `core.launch` tries before those of ctypes.
 
     It is rounded by ctypes, since NumPy would warn where a number is beyond the range and becomes infinity.
     """
@@ -77,12 +78,13 @@ _CONVERSIONS = {types.int64: None, types.float32: _float32, types.float64: float
 def loaded(kernel: Kernel, device: int) -> Loaded:
     """A kernel on the current device, compiled if need be."""
     cubin, name = cubin_of(kernel, tuple(cuda.get_current_device().compute_capability))
-    found = core.ObjectCode.from_cubin(cubin).get_kernel(name)
+    code = core.ObjectCode.from_cubin(cubin)
+    found = code.get_kernel(name)
     found.attributes.num_regs  # noqa: B018 (Numba asked, too: the driver then loads the kernel before its first launch)
-    return described(kernel, found)
+    return described(kernel, found, code)
 
 
-def described(kernel: Kernel, found: Any) -> Loaded:
+def described(kernel: Kernel, found: Any, code: Any) -> Loaded:
     """A kernel that has been loaded, and what its types say of its arguments."""
     flat: list[Any] = []
     has_tuples = False
@@ -92,7 +94,7 @@ def described(kernel: Kernel, found: Any) -> Loaded:
         has_tuples |= is_tuple
     converts = [None if isinstance(one, types.CPointer) else _CONVERSIONS[one] for one in flat]
     places = tuple((place, convert) for place, convert in enumerate(converts) if convert is not None)
-    return Loaded(found, places, has_tuples)
+    return Loaded(found, code, places, has_tuples)
 
 
 @lru_cache(1 << 12)
