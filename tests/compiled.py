@@ -1,11 +1,13 @@
 """CUDA kernels compiled where there is no GPU: to PTX, which `tests.ptx` runs, and to what a GPU would run."""
 
+import os
 import re
 import struct
 import subprocess
 from bisect import bisect_right
 from contextlib import contextmanager
 from functools import lru_cache
+from hashlib import sha256
 from importlib.util import find_spec
 from itertools import accumulate
 from pathlib import Path
@@ -28,8 +30,24 @@ def pretended_device(capability):
         yield
 
 
+SHARED = "TESTS_SHARED_DIRECTORY"  # in the environment: where the processes of a test run keep what they compile
+
+
 @lru_cache(None)
 def ptx(kernel, capability=(8, 0)):
+    """Compiled by one process of a test run, if it is one of the kernels that have a name."""
+    directory, name = os.environ.get(SHARED), kernel.name
+    if directory is None or not name:
+        return _compiled_to_ptx(kernel, capability)
+    path = Path(directory) / "{}-{}{}.ptx".format(sha256(name.encode()).hexdigest(), *capability)
+    if not path.exists():
+        part = path.with_suffix(f".{os.getpid()}")
+        part.write_text(_compiled_to_ptx(kernel, capability))
+        os.replace(part, path)
+    return path.read_text()
+
+
+def _compiled_to_ptx(kernel, capability):
     with pretended_device(capability):
         return cuda.compile_ptx(kernel.function, kernel.argument_types, cc=capability)[0]
 

@@ -3,16 +3,27 @@
 The examples are the same on every run, or many new ones with --hypothesis-profile=nightly.
 """
 
+import os
+
 import pytest
 from hypothesis import settings
 
 from tests import tiers
 
-settings.register_profile("same", max_examples=300, derandomize=True, deadline=None)
+settings.register_profile("same", max_examples=100, derandomize=True, deadline=None)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, print_blob=True)
 settings.load_profile("same")
 
 _REQUIRED = "--require-gpu"
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _shared_by_the_workers(tmp_path_factory):
+    """A directory in which `tests.compiled` keeps what one of them has compiled."""
+    own = tmp_path_factory.getbasetemp()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTS_SHARED_DIRECTORY", str(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own))
+        yield
 
 
 def pytest_addoption(parser):

@@ -69,7 +69,7 @@ def _of_lanes(dtype, lanes):
 
 
 def _groups(lanes, itemsize, most):
-    return sorted({layernorm.group_of(cols, lanes, itemsize, most) for cols in range(1, 1 << 15)} - {(0, 0)})
+    return sorted({layernorm.group_of(cols, lanes, itemsize, most) for cols in range(lanes, 1 << 15, lanes)} - {(0, 0)})
 
 
 def _of_dtype(dtype):

@@ -61,6 +61,7 @@ def test_a_device_that_is_not_there_is_told_once(tmp_path):
     assert len(line["left"]) == 2
 
 
+@pytest.mark.slow  # it waits
 def test_the_time_limit_ends_whatever_was_started(tmp_path):
     start = time.monotonic()
     found = told(tmp_path, Stage("one", STEPS, 1, ("waits",)), Stage("two", STEPS, 1, ("right",)), budget=30)

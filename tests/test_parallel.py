@@ -79,14 +79,13 @@ def assert_contract(shapes):
 
 
 @pytest.mark.parametrize(
-    "names",
+    ("cpu", "names"),
     [
-        pytest.param(["layer_norm rows"], marks=pytest.mark.slow, id="rows"),
-        pytest.param(["batch_norm short channels"], marks=pytest.mark.slow, id="channels"),
-        pytest.param([*SHAPES], marks=pytest.mark.nightly, id="every way"),
+        pytest.param("generic", ["layer_norm rows"], marks=pytest.mark.slow, id="generic, rows"),
+        pytest.param("haswell", ["batch_norm short channels"], marks=pytest.mark.slow, id="haswell, channels"),
+        *(pytest.param(cpu, [*SHAPES], marks=pytest.mark.nightly, id=f"{cpu}, all") for cpu in ("generic", "haswell")),
     ],
 )
-@pytest.mark.parametrize("cpu", ["generic", "haswell"])
 def test_processors_without_wide_vectors(cpu, names):
     """What this processor computes is held against the same contract in the tests of each norm."""
     if platform.machine().lower() not in ("x86_64", "amd64"):

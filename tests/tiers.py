@@ -43,7 +43,7 @@ SLOW = {
         "test_out_of_any_layout": r"shape[12]",
     },
     "test_cuda_layernorm": {
-        "test_every_shape": r"float64|300001",
+        "test_every_shape": r"float64|\((3, 2|4, 31|4, 33|2, 511|43, 64)\)",
         "test_the_error_is_the_same_at_any_offset": r"float64|-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_the_error_of_columns_of_float64_does_not_grow_with_the_count": r"^1\.0",
         "test_a_bad_first_guess_at_the_mean_is_made_good": "shape2--1-(one|two)",
@@ -72,8 +72,6 @@ SLOW = {
     },
     "test_threads": {
         "test_one_thread_in_the_environment": "^(NUMBA_|OMP_NUM_THREADS-1$)",
-        "test_one_processor": "import",
-        "test_nobody_elses_threads_are_touched": "prange",
         "test_children_of_multiprocessing": "2",
     },
     "test_faults_threads": {
@@ -94,19 +92,13 @@ SLOW = {
     },
     "test_faults_interruptions": {
         "test_exceptions_of_a_signal_handler": "prange",
-        "test_exceptions_at_each_moment": "prange",
         "test_ctrl_c_in_first_calls_that_compile": "0.25",
         "test_exceptions_while_a_fork_waits_for_a_compilation": "0.02",
-        "test_a_signal_handler_calls": "prange",
         "test_exceptions_of_a_signal_handler_arrive": "recycled",
     },
     "test_faults_workers": {
         "test_calls_at_exit": "prange",
         "test_a_daemon_thread_calls_while_the_process_ends": "prange",
-    },
-    "test_faults_signals": {
-        "test_signals_come_all_the_time": "prange",
-        "test_signals_come_while_a_launch_waits_for_the_last_worker": "prange",
     },
     "test_phases": {"test_four_processes_with_batches_of_different_sizes": "shape[01].*spawn"},
     "test_memory": {"test_no_memory_is_used_again_while_a_view_is_alive": "<lambda>|iter"},
@@ -123,6 +115,7 @@ NIGHTLY = {
         "test_a_few_large_dy_do_not_spoil_the_sums": "float64|one per eighth",
     },
     "test_cuda_layernorm": {
+        "test_every_shape": r"^(?!\((4, 32|43, 65|1, 4099|2, 3, 5|3, 1, 700|2, 300, 600)\)).*float64|300001",
         "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
         "test_squares_beyond_float32": "shape2-.*(e-12|e-22|e-30)",
@@ -138,14 +131,29 @@ NIGHTLY = {
         "test_layer_norm": r"shape[12].*float64-.*e(\+300|-150|-300|-310)",
         "test_batch_norm": r"shape1.*float64",
     },
-    "test_threads": {"test_one_thread_in_the_environment": "^OMP_NUM_THREADS-1$"},
+    "test_threads": {
+        "test_one_thread_in_the_environment": "^OMP_NUM_THREADS-1$",
+        "test_one_processor": "import",
+        "test_nobody_elses_threads_are_touched": "prange",
+    },
     "test_faults_threads": {
         "test_a_foreign_parallel_kernel_runs_beside": "tbb",
         "test_a_call_from_within_a_users_prange": "tbb",
         "test_many_threads_call_at_once_without_openmp": "parked",
     },
-    "test_faults_forks": {"test_fork_during_a_first_call_that_compiles": r"0\.7"},
-    "test_faults_interruptions": {"test_ctrl_c_in_first_calls_that_compile": r"0\.11"},
+    "test_faults_forks": {
+        "test_fork_during_a_first_call_that_compiles": r"0\.7",
+        "test_fork_after_a_foreign_parallel_kernel": "prange-(tbb|workqueue)",
+    },
+    "test_faults_interruptions": {
+        "test_ctrl_c_in_first_calls_that_compile": r"0\.11",
+        "test_exceptions_at_each_moment": "prange",
+        "test_a_signal_handler_calls": "prange",
+    },
+    "test_faults_signals": {
+        "test_signals_come_all_the_time": "prange",
+        "test_signals_come_while_a_launch_waits_for_the_last_worker": "prange",
+    },
     "test_memory": {"test_no_memory_is_used_again_while_a_view_is_alive": "<lambda>[123]"},
     "test_phases": {"test_four_processes_with_batches_of_different_sizes": "shape0.*spawn"},
 }
