@@ -94,6 +94,7 @@ def test_a_change_in_any_file_is_compiled(copy, tmp_path, cache, changed, expect
     assert len(files(tmp_path)) == (1 if cache is None else 2)  # directories there are named after the code
 
 
+@pytest.mark.slow
 def test_byte_code_that_is_older_than_its_source(copy):
     """Python runs it, and kernels are compiled from it, until it is gone."""
     formulas = copy / "numbanorm" / "_math.py"
@@ -153,6 +154,7 @@ def test_a_damaged_file_is_written_anew(copy):
     assert run(path=copy) == "1.5 loaded"
 
 
+@pytest.mark.slow
 def test_a_directory_in_the_place_of_a_file(copy, tmp_path):
     assert run(path=copy) == "1.5 compiled"
     (path,) = files(copy)
@@ -316,6 +318,7 @@ def test_every_compiled_function_is_of_a_module_in_the_digest():
     assert found <= bytecode.covered_modules()
 
 
+@pytest.mark.slow
 def test_each_level_of_optimization_keeps_its_own(copy):
     assert run(path=copy) == "1.5 compiled"
     assert run(path=copy, options=["-OO"]) == "1.5 compiled"

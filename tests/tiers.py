@@ -65,6 +65,7 @@ SLOW = {
     "test_cuda_statistics": {"test_moments": "float64", "test_both_halves": "float64", "test_scalers": "True"},
     "test_parallel": {"test_any_number_of_threads_agrees": "prange-[13]"},
     "test_cache": {
+        "test_a_change_in_any_file_is_compiled": "None",
         "test_no_home_either": "dev|relative",
         "test_a_change_where_there_are_no_source_files": "archived",
         "test_a_program_that_unpacks_itself_at_each_start": "import",
