@@ -173,10 +173,11 @@ def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, d
     if not all_near(rstd, x.itemsize):
         return False
     m = mean.astype(x.dtype)
-    zero = np.zeros_like(m)
+    zero, factor = np.zeros_like(m), np.empty_like(m)
     sums = all_gradient_sums(engine, streams, dy, x, m, rstd, zero)
     for c in range(m.size):
         mean_h = scaled_difference(mean[c], m[c], rstd[c])
         dweight[c], dbias[c] = sum_dy_x_hat(sums.gh[c], sums.g[c], mean_h), sums.g[c]
-    apply_to_all(engine, streams, dy, zero, weighted_rstd(rstd, weight), zero, dx)  # dx = rstd * wdy
+        factor[c] = weighted_rstd(rstd[c], weight[c])
+    apply_to_all(engine, streams, dy, zero, factor, zero, dx)  # dx = rstd * wdy
     return True

@@ -44,10 +44,10 @@ def columns_forward(lo, hi, streams, x, weight, bias, eps, y, mean, rstd):
         scaled = channel_moments(x[n].reshape((count, L, 1)), tile, streams, eps, m, delta, var, scale)
         for j in range(m.size):
             s = np.float64(scale[j]) if scaled else 1.0
-            exact_rstd, mean_h[j] = rstd_and_mean_h(delta[j], var[j], scaled_variance(eps, s))
+            exact_rstd, exact_mean_h = rstd_and_mean_h(delta[j], var[j], scaled_variance(eps, s))
             if mean.size > 0:
                 mean[n, l0 + j], rstd[n, l0 + j] = unscaled(m[j], delta[j], exact_rstd, s)
-            tile_rstd[j] = exact_rstd
+            tile_rstd[j], mean_h[j] = exact_rstd, exact_mean_h
         for k in range(count):
             start = (n * count + k) * L + l0
             result, row = pointer(y, start), pointer(x, start)
