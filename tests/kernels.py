@@ -6,11 +6,14 @@ from typing import NamedTuple
 
 from numba import types
 
-from numbanorm.cuda import layernorm
+from numbanorm.cuda import rows_and_columns
 from numbanorm.cuda.compiling import Kernel
 from numbanorm.cuda.grids import FLOAT64_LANES
 from numbanorm.cuda.kernels import channels, columns, copies, long_rows, moments, per_channel, rows, scalers, sums, ways
+from numbanorm.cuda.kernels.norms import LAYER_NORM, RMS_NORM
 from numbanorm.cuda.kernels.states import EXTREMES, MOMENTS
+
+NORMS = LAYER_NORM, RMS_NORM
 
 
 class Case(NamedTuple):
@@ -42,15 +45,8 @@ def every_kernel():
 
 def _of_lanes(dtype, lanes):
     name, wide = f"{dtype} x {lanes}", lanes > 1
-    for make, most in ((rows.rows_forward, rows.MOST_THREADS), (rows.rows_backward, rows.MOST_GRADIENT_THREADS)):
-        for threads, steps in _groups(lanes, dtype.bitwidth // 8, most):
-            described = f"{make.__name__}, {threads} threads, {steps} steps"
-            yield Case(f"{described}, {name}", make(dtype, lanes, steps, threads), dtype, wide)
-    for make in (long_rows.long_rows_forward, long_rows.long_rows_backward, columns.columns_forward):
-        yield Case(f"{make.__name__}, {name}", make(dtype, lanes), dtype, wide)
-    for threads in (4, 32):
-        made = columns.columns_backward(dtype, lanes, threads)
-        yield Case(f"columns_backward, {threads} threads, {name}", made, dtype, wide)
+    for norm in NORMS:
+        yield from _of_norm(norm, dtype, lanes)
     for way, masked in product(WAYS, (False, True)):
         if way is channels_first and masked and wide:
             continue
@@ -68,13 +64,28 @@ def _of_lanes(dtype, lanes):
                 yield Case(f"{make.__name__}, {described}", make(dtype, lanes, way(lanes, masked)), dtype, wide)
 
 
+def _of_norm(norm, dtype, lanes):
+    name, wide = f"{norm.name}, {dtype} x {lanes}", lanes > 1
+    for make, most in ((rows.rows_forward, rows.MOST_THREADS), (rows.rows_backward, rows.MOST_GRADIENT_THREADS)):
+        for threads, steps in _groups(lanes, dtype.bitwidth // 8, most):
+            described = f"{make.__name__}, {threads} threads, {steps} steps"
+            yield Case(f"{described}, {name}", make(norm, dtype, lanes, steps, threads), dtype, wide)
+    for make in (long_rows.long_rows_forward, long_rows.long_rows_backward, columns.columns_forward):
+        yield Case(f"{make.__name__}, {name}", make(norm, dtype, lanes), dtype, wide)
+    for threads in (4, 32):
+        made = columns.columns_backward(norm, dtype, lanes, threads)
+        yield Case(f"columns_backward, {threads} threads, {name}", made, dtype, wide)
+
+
 def _groups(lanes, itemsize, most):
-    return sorted({layernorm.group_of(cols, lanes, itemsize, most) for cols in range(lanes, 1 << 15, lanes)} - {(0, 0)})
+    return sorted(
+        {rows_and_columns.group_of(cols, lanes, itemsize, most) for cols in range(lanes, 1 << 15, lanes)} - {(0, 0)}
+    )
 
 
 def _of_dtype(dtype):
-    for make in (sums.column_sums, sums.parameter_gradients):
-        yield Case(f"{make.__name__}, {dtype}", make(dtype), dtype, False)
+    for make, norm in product((sums.column_sums, sums.parameter_gradients), NORMS):
+        yield Case(f"{make.__name__}, {norm.name}, {dtype}", make(norm, dtype), dtype, False)
     for frozen in (False, True):
         described = f"channel_gradients{', frozen' if frozen else ''}, {dtype}"
         yield Case(described, per_channel.channel_gradients(dtype, frozen), dtype, False)

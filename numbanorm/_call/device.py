@@ -14,7 +14,7 @@ import numpy as np
 from numbanorm._call import arguments, axes
 from numbanorm._call.view import Layout, View, dense_strides, layout_of, reordered
 from numbanorm._types import Array, Running, Shape
-from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm
+from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm, rmsnorm
 from numbanorm.cuda.grids import Run, type_of
 from numbanorm.cuda.kernels import copies
 from numbanorm.cuda.libraries import Seen, library_of, seen_from_here
@@ -29,6 +29,7 @@ class DeviceCall:
     batchnorm = batchnorm
     batchnorm_halves = batchnorm_halves
     layernorm = layernorm
+    rmsnorm = rmsnorm
     no_statistic = Run(0, np.dtype(np.float32), 0)
 
     @property

@@ -1,128 +1,14 @@
-"""Layer normalization over the columns of x (rows, cols), and over the middle axis of x (N, count, L)."""
+"""Layer normalization."""
 
-from functools import lru_cache
-
-from numbanorm.cuda.grids import block_for, lanes_for, type_of
-from numbanorm.cuda.kernels.columns import columns_backward, columns_forward
-from numbanorm.cuda.kernels.long_rows import long_rows_backward, long_rows_forward
-from numbanorm.cuda.kernels.rows import BLOCK, MOST_GRADIENT_THREADS, MOST_THREADS, rows_backward, rows_forward
-from numbanorm.cuda.kernels.states import SLOTS
-from numbanorm.cuda.kernels.sums import column_sums, parameter_gradients
-from numbanorm.cuda.vectors.reduce import WARP
-
-_HELD, _STEPS = 128, 16  # bytes of a row that a thread holds at most, and steps in which it loads them at most
-_FEW = 4  # threads to a row of a tile of few columns
-_BUSY = 1 << 15  # threads that keep a GPU busy
-_CHUNK = 16  # rows at most to a partial sum of the parameters' gradients, which may be float32
-
-
-@lru_cache(1 << 10)
-def group_of(cols, lanes, itemsize, most):
-    """How many threads share a row, and in how many steps they load it; no threads if registers cannot hold the row."""
-    vectors, most_steps = -(-cols // lanes), min(_STEPS, _HELD // (lanes * itemsize))
-    for threads in (2, 8, 16, WARP):
-        if vectors <= threads:
-            return threads, 1
-    steps = 2
-    while steps < most_steps and vectors > steps * WARP:
-        steps *= 2
-    if vectors <= steps * WARP:
-        return WARP, steps
-    threads = 2 * WARP
-    while threads <= most and vectors > steps * threads:
-        threads *= 2
-    return (threads, steps) if threads <= most else (0, 0)
-
-
-def _block_of(threads):
-    """A block of groups of so many threads. A group of several warps has a block for itself, and its shared memory."""
-    return threads, BLOCK // threads if threads <= WARP else 1
+from numbanorm.cuda.kernels.norms import LAYER_NORM
+from numbanorm.cuda.rows_and_columns import backward, forward
 
 
 def layer_norm_forward(call, x, weight, bias, eps, y, mean, rstd):
     """Fill y, mean and rstd, or y alone if both others are none."""
-    N, count, L = call.planes
-    if L == 1:
-        _rows_forward(call, x, weight, bias, eps, y, mean, rstd, N, count)
-    else:
-        _columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, count, L)
+    forward(LAYER_NORM, call, x, weight, bias, eps, y, mean, rstd)
 
 
 def layer_norm_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias):
     """Fill dx, dweight and dbias."""
-    N, count, L = call.planes
-    if L == 1:
-        _rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count)
-    else:
-        _columns_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L)
-
-
-def _rows_forward(call, x, weight, bias, eps, y, mean, rstd, rows, cols):
-    """x, y: (rows, cols); weight, bias: (cols,), or none; mean, rstd: (rows,), or both none."""
-    dtype, lanes = type_of(x.dtype), lanes_for(cols, x, weight, bias, y)
-    threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_THREADS)
-    arguments = x, weight, bias, eps, cols, y, mean, rstd, rows, cols, weight.size, bias.size, mean.size
-    if threads:
-        block = _block_of(threads)
-        call.launch(rows_forward(dtype, lanes, steps, threads), -(-rows // block[1]), block, *arguments)
-    else:
-        call.launch(long_rows_forward(dtype, lanes), rows, (SLOTS, 1), *arguments)
-
-
-def _rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
-    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), or none; dweight, dbias: (cols,)."""
-    dtype, lanes = type_of(x.dtype), lanes_for(cols, dy, x, weight, dx)
-    threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_GRADIENT_THREADS)
-    if not threads:
-        _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols)
-        return
-    block = _block_of(threads)
-    chunk = max(1, min(_CHUNK, rows * threads // _BUSY))
-    chunks = -(-rows // chunk)
-    (partials,) = call.scratch(x.dtype, 2 * chunks * cols)
-    arguments = dy, x, mean, rstd, weight, cols, dx, partials, rows, cols, weight.size, chunk, chunks
-    call.launch(rows_backward(dtype, lanes, steps, threads), -(-chunks // block[1]), block, *arguments)
-    _add_partials(call, dtype, partials, dweight, dbias, chunks, cols)
-
-
-def _long_rows_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
-    """dy and x are read again after dx has been written. So a dx in their place is written elsewhere first."""
-    dtype, in_place = type_of(x.dtype), dx.address in (dy.address, x.address)
-    (written,) = call.scratch(x.dtype, rows * cols) if in_place else (dx,)
-    lanes, (mean_h,) = lanes_for(cols, dy, x, weight, written), call.scratch(x.dtype, rows)
-    arguments = dy, x, mean, rstd, weight, written, mean_h, rows, cols, weight.size
-    call.launch(long_rows_backward(dtype, lanes), rows, (SLOTS, 1), *arguments)
-    arguments = dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols
-    call.launch(parameter_gradients(dtype), -(-cols // WARP), (WARP, SLOTS // WARP), *arguments)
-    if in_place:
-        call.copy(written, dx)
-
-
-def _add_partials(call, dtype, partials, dweight, dbias, pieces, cols):
-    arguments = partials, dweight, dbias, pieces, cols
-    block = block_for(2 * cols)
-    call.launch(column_sums(dtype), -(-2 * cols // block[0]), block, *arguments)
-
-
-def _tiling(L, lanes):
-    """A block of threads for a tile of columns, and how many tiles L columns are."""
-    threads = _FEW if _FEW * lanes >= L else WARP
-    return (threads, SLOTS // threads), -(-L // (lanes * threads))
-
-
-def _columns_forward(call, x, weight, bias, eps, y, mean, rstd, N, count, L):
-    """x, y: (N, count, L); weight, bias: (count,), or none; mean, rstd: (N, L), or both none."""
-    lanes = lanes_for(L, x, y, mean, rstd)
-    block, tiles = _tiling(L, lanes)
-    arguments = x, weight, bias, eps, y, mean, rstd, count, L, tiles, weight.size, bias.size, N if mean.size else 0
-    call.launch(columns_forward(type_of(x.dtype), lanes), N * tiles, block, *arguments)
-
-
-def _columns_backward(call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L):
-    """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), or none; dweight, dbias: (count,)."""
-    dtype, lanes = type_of(x.dtype), lanes_for(L, dy, x, dx, mean, rstd)
-    block, tiles = _tiling(L, lanes)
-    (partials,) = call.scratch(x.dtype, 2 * N * tiles * count)
-    arguments = dy, x, mean, rstd, weight, dx, partials, count, L, tiles, weight.size
-    call.launch(columns_backward(dtype, lanes, block[0]), N * tiles, block, *arguments)
-    _add_partials(call, dtype, partials, dweight, dbias, N * tiles, count)
+    backward(LAYER_NORM, call, dy, x, mean, rstd, weight, dx, dweight, dbias)

@@ -1,24 +1,18 @@
-"""Layer normalization over the middle axis of x (N, count, L): x is read twice, the second time from the caches.
+"""Layer and RMS normalization over the middle axis of x (N, count, L).
 
-A block takes a tile of columns of one of the N, a thread a vector of columns and some of the `count` rows.
+x is read twice, the second time from the caches. A block takes a tile of columns of one of the N, a thread a
+vector of columns and some of the `count` rows.
 """
 
-from numbanorm._math import (
-    affine,
-    input_gradient,
-    input_gradient_of_means,
-    normalize,
-    scaled_difference,
-    shifted_gradient,
-)
+from numbanorm._math import affine, input_gradient, scaled_difference, shifted_gradient
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
-from numbanorm.cuda.kernels.runs import Source, always, summed_gradients, summed_moments
-from numbanorm.cuda.kernels.states import FIELDS, GRADIENT_SUMS, MOMENTS, SLOTS, finished, states
+from numbanorm.cuda.kernels.runs import Source, always
+from numbanorm.cuda.kernels.states import FIELDS, SLOTS, states
 from numbanorm.cuda.vectors.memory import load, parameter_at, shared, store
 from numbanorm.cuda.vectors.reduce import group
 from numbanorm.cuda.vectors.simd import number, total
-from numbanorm.cuda.vectors.units import halved, rstd_of, scale_of
+from numbanorm.cuda.vectors.units import rstd_of, scale_of
 
 TERMS, GRADIENT_TERMS = 8, 4  # vectors that a thread loads before it uses them
 
@@ -58,14 +52,15 @@ _number_at = parameter_at(1)
 
 
 @factory
-def columns_forward(dtype, lanes):
+def columns_forward(norm, dtype, lanes):
     """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L).
 
     Of the weight and the bias, `weight_count` and `bias_count` values are there: count or none. The statistics are
     stored if `statistic_count` is N, not 0. `tiles` neighbouring blocks take one of the N.
     """
-    moments_of = summed_moments(lanes, TERMS, Source(_address, always))
-    of_threads, of_first_row = states(MOMENTS, lanes).of_threads, _shared_by_rows(lanes)
+    moments_of, finished = norm.summed(lanes, TERMS, Source(_address, always)), norm.finished
+    of_threads, of_first_row = states(norm.kind, lanes).of_threads, _shared_by_rows(lanes)
+    normalize, store_mean, bias_at = norm.normalize, norm.of_mean(store), norm.of_bias(_number_at)
     room, row_room = lanes * FIELDS * SLOTS, 4 * 32 * lanes
 
     def kernel(x, weight, bias, eps, y, mean, rstd, count, L, tiles, weight_count, bias_count, statistic_count):
@@ -78,14 +73,14 @@ def columns_forward(dtype, lanes):
         m, delta, var, scale = finished(state, eps)
         scaled_rstd, x_rstd = rstd_of(var, eps, scale)
         if thread_row == 0 and n < statistic_count and column < L:
-            store(mean, n * L + column, m * scale_of(scale))
+            store_mean(mean, n * L + column, m * scale_of(scale))
             store(rstd, n * L + column, x_rstd)
         m, mean_h, scaled_rstd, scale = of_first_row(shared(x, row_room), m, delta * scaled_rstd, scaled_rstd, scale)
         for row in range(thread_row, end, step):
             place = start + row * L
             x_hat = normalize(load(x, place, lanes) * scale, m, scaled_rstd, mean_h)
             row_weight = _number_at(weight, row, weight_count, 1.0)
-            row_bias = _number_at(bias, row, bias_count, 0.0)
+            row_bias = bias_at(bias, row, bias_count, 0.0)
             store(y, place, affine(x_hat, row_weight, row_bias))
 
     values, size = types.CPointer(dtype), types.int64
@@ -93,11 +88,11 @@ def columns_forward(dtype, lanes):
 
 
 @factory
-def columns_backward(dtype, lanes, threads):
+def columns_backward(norm, dtype, lanes, threads):
     """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), of which `weight_count` values are there.
 
-    partials (N * tiles, 2, count) get the sums of dy * x_hat and of dy over the columns of a tile. A row of a block's
-    threads, `threads` of them, shares these columns.
+    partials (N * tiles, parameters, count) get the sums of dy * x_hat and of dy over the columns of a tile. A row of a
+    block's threads, `threads` of them, shares these columns.
     """
 
     @device
@@ -105,9 +100,10 @@ def columns_backward(dtype, lanes, threads):
         pointer, weight_count = weight
         return _number_at(pointer, row, weight_count, 1.0)
 
-    gradients_of = summed_gradients(lanes, GRADIENT_TERMS, Source(_address, always), factor)
-    of_threads, of_first_row = states(GRADIENT_SUMS, lanes).of_threads, _shared_by_rows(lanes)
-    sum_over = group(threads).sum
+    gradients_of = norm.summed_gradients(lanes, GRADIENT_TERMS, Source(_address, always), factor)
+    of_threads, of_first_row = states(norm.gradient_kind, lanes).of_threads, _shared_by_rows(lanes)
+    load_mean, halved, terms_of, parameters = norm.load_mean(lanes), norm.halved, norm.terms, norm.parameters
+    sum_over, dbias_over, store_dbias = group(threads).sum, norm.of_bias(group(threads).sum), norm.of_bias(store)
     room, row_room = lanes * FIELDS * SLOTS, 4 * 32 * lanes
 
     def kernel(dy, x, mean, rstd, weight, dx, partials, count, L, tiles, weight_count):
@@ -116,13 +112,12 @@ def columns_backward(dtype, lanes, threads):
         start, end = n * count * L + column, count if column < L else 0
         m, r = number(0.0, x, lanes), number(0.0, x, lanes)
         if column < L:
-            m, r = load(mean, n * L + column, lanes), load(rstd, n * L + column, lanes)
+            m, r = load_mean(mean, n * L + column), load(rstd, n * L + column, lanes)
         state = gradients_of(x, dy, x, m, r, (weight, weight_count), x, thread_row, end, step, (start, L))
         slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         state = of_threads(shared(x, room), state, thread_row, step, cuda.blockDim.x, slot)
-        mean_g_x_hat = (state.c + state.c_low) / state.count
-        slope, offset = input_gradient_of_means(state.mean_h, state.low, mean_g_x_hat, r)
-        m_wdy, slope, offset, mean_h = of_first_row(shared(x, row_room), state.mean_g, slope, offset, state.mean_h)
+        m_wdy, slope, offset, mean_h = terms_of(state, r)
+        m_wdy, slope, offset, mean_h = of_first_row(shared(x, row_room), m_wdy, slope, offset, mean_h)
         scale, m, scaled_rstd = halved(m, r)
         first = types.int64(0)
         while first < count:
@@ -134,10 +129,10 @@ def columns_backward(dtype, lanes, threads):
                 sum_dy_x_hat = sum_dy * (h - mean_h)
                 g = shifted_gradient(sum_dy, _number_at(weight, row, weight_count, 1.0), m_wdy)
                 store(dx, place, input_gradient(g, h, r, slope, offset))
-            row_dweight, row_dbias = sum_over(total(sum_dy_x_hat), partials), sum_over(total(sum_dy), partials)
+            row_dweight, row_dbias = sum_over(total(sum_dy_x_hat), partials), dbias_over(total(sum_dy), partials)
             if cuda.threadIdx.x == 0 and row < count:
-                store(partials, 2 * cuda.blockIdx.x * count + row, row_dweight)
-                store(partials, (2 * cuda.blockIdx.x + 1) * count + row, row_dbias)
+                store(partials, parameters * cuda.blockIdx.x * count + row, row_dweight)
+                store_dbias(partials, (parameters * cuda.blockIdx.x + 1) * count + row, row_dbias)
             first += step
 
     return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 4))

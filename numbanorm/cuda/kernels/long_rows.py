@@ -1,26 +1,19 @@
-"""Layer normalization over the columns of x (rows, cols), in rows too long for a block's registers: x is read twice.
+"""Layer and RMS normalization over the columns of x (rows, cols), in rows too long for a block's registers.
 
-A block takes a row, a thread vectors one block's width apart.
+x is read twice. A block takes a row, a thread vectors one block's width apart.
 """
 
 from functools import lru_cache
 
-from numbanorm._math import (
-    affine,
-    input_gradient,
-    input_gradient_of_means,
-    normalize,
-    scaled_difference,
-    shifted_gradient,
-)
+from numbanorm._math import affine, input_gradient, scaled_difference, shifted_gradient
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
-from numbanorm.cuda.kernels.runs import Source, always, summed_gradients, summed_moments
-from numbanorm.cuda.kernels.states import FIELDS, GRADIENT_SUMS, MOMENTS, SLOTS, finished, states
+from numbanorm.cuda.kernels.runs import Source, always
+from numbanorm.cuda.kernels.states import FIELDS, SLOTS, states
 from numbanorm.cuda.vectors.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.vectors.reduce import group
 from numbanorm.cuda.vectors.simd import join, lane
-from numbanorm.cuda.vectors.units import halved, rstd_of, scale_of
+from numbanorm.cuda.vectors.units import rstd_of, scale_of
 
 TERMS, GRADIENT_TERMS, APPLY_TERMS = 8, 4, 4  # vectors that a thread loads before it uses them
 _ROOM = FIELDS * SLOTS
@@ -39,10 +32,12 @@ def source_of(lanes):
 
 
 @factory
-def long_rows_forward(dtype, lanes):
+def long_rows_forward(norm, dtype, lanes):
     """What `rows.rows_forward` does."""
-    moments_of, of_threads = summed_moments(lanes, TERMS, source_of(lanes)), states(MOMENTS, 1).of_threads
-    of_all_lanes, first_of, parameter = states(MOMENTS, lanes).of_all_lanes, group(SLOTS).first, parameter_at(lanes)
+    moments_of, of_threads = norm.summed(lanes, TERMS, source_of(lanes)), states(norm.kind, 1).of_threads
+    of_all_lanes, finished, normalize = states(norm.kind, lanes).of_all_lanes, norm.finished, norm.normalize
+    first_of, store_mean = group(SLOTS).first, norm.of_mean(store)
+    parameter, bias_at = parameter_at(lanes), norm.of_bias(parameter_at(lanes))
 
     def kernel(x, weight, bias, eps, count, y, mean, rstd, rows, cols, weight_count, bias_count, statistic_count):
         row, thread, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
@@ -52,7 +47,7 @@ def long_rows_forward(dtype, lanes):
         m, delta, var, scale = finished(state, eps)
         scaled_rstd, x_rstd = rstd_of(var, eps, scale)
         if thread == 0 and row < statistic_count:
-            store(mean, row, m * scale_of(scale))
+            store_mean(mean, row, m * scale_of(scale))
             store(rstd, row, x_rstd)
         found = first_of(join(m, delta * scaled_rstd, scaled_rstd, scale), shared(x, 4))
         m, mean_h, scaled_rstd, scale = lane(found, 0), lane(found, 1), lane(found, 2), lane(found, 3)
@@ -65,7 +60,7 @@ def long_rows_forward(dtype, lanes):
                 c = (place + k * width) * lanes
                 if c < cols:
                     column_weight = parameter(weight, c, weight_count, 1.0)
-                    column_bias = parameter(bias, c, bias_count, 0.0)
+                    column_bias = bias_at(bias, c, bias_count, 0.0)
                     x_hat = normalize(values[k], m, scaled_rstd, mean_h)
                     store(y, start + c, affine(x_hat, column_weight, column_bias))
             place += APPLY_TERMS * width
@@ -75,32 +70,31 @@ def long_rows_forward(dtype, lanes):
 
 
 @factory
-def long_rows_backward(dtype, lanes):
+def long_rows_backward(norm, dtype, lanes):
     """dx (rows, cols), and mean_h (rows,), the mean of h of each row, which the rounding of its mean leaves."""
-    parameter = parameter_at(lanes)
+    parameter, load_mean, store_mean_h = parameter_at(lanes), norm.load_mean(1), norm.of_mean(store)
 
     @device
     def factor(place, geometry, weight):
         pointer, weight_count = weight
         return parameter(pointer, place * lanes, weight_count, 1.0)
 
-    gradients_of = summed_gradients(lanes, GRADIENT_TERMS, source_of(lanes), factor)
-    of_threads, of_all_lanes = states(GRADIENT_SUMS, 1).of_threads, states(GRADIENT_SUMS, lanes).of_all_lanes
-    first_of = group(SLOTS).first
+    gradients_of, kind = norm.summed_gradients(lanes, GRADIENT_TERMS, source_of(lanes), factor), norm.gradient_kind
+    of_threads, of_all_lanes = states(kind, 1).of_threads, states(kind, lanes).of_all_lanes
+    first_of, terms_of, halved = group(SLOTS).first, norm.terms, norm.halved
 
     def kernel(dy, x, mean, rstd, weight, dx, mean_h, rows, cols, weight_count):
         row, thread, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
         start, vectors = row * cols, cols // lanes
-        m, r = load(mean, row, 1), load(rstd, row, 1)
+        m, r = load_mean(mean, row), load(rstd, row, 1)
         state = gradients_of(x, dy, x, m, r, (weight, weight_count), x, thread, vectors, width, (start,))
         state = of_threads(shared(x, _ROOM), of_all_lanes(state), thread, width, 1, thread)
-        mean_g_x_hat = (state.c + state.c_low) / state.count
-        slope, offset = input_gradient_of_means(state.mean_h, state.low, mean_g_x_hat, r)
+        m_wdy, slope, offset, row_mean_h = terms_of(state, r)
         scale, m, scaled_rstd = halved(m, r)
-        found = first_of(join(state.mean_g, slope, offset, state.mean_h), shared(x, 4))
+        found = first_of(join(m_wdy, slope, offset, row_mean_h), shared(x, 4))
         m_wdy, slope, offset = lane(found, 0), lane(found, 1), lane(found, 2)
         if thread == 0:
-            store(mean_h, row, lane(found, 3))
+            store_mean_h(mean_h, row, lane(found, 3))
         hs, gs, place = registers(x, lanes, APPLY_TERMS), registers(x, lanes, APPLY_TERMS), thread
         while place < vectors:
             for k in each(APPLY_TERMS):

@@ -1,4 +1,4 @@
-"""Layer normalization over the columns of x (rows, cols), a row held in registers: x is read once.
+"""Layer and RMS normalization over the columns of x (rows, cols), a row held in registers: x is read once.
 
 A group of threads shares a row: a part of a warp, a warp, or a block. Threads of a group follow each other on the
 block's x axis, groups on its y axis; in each step, a thread takes a vector of `lanes` values next to its neighbour's.
@@ -7,9 +7,6 @@ block's x axis, groups on its y axis; in each step, a thread takes a vector of `
 from numbanorm._math import (
     affine,
     input_gradient,
-    input_gradient_of_sums,
-    moments,
-    normalize,
     reciprocal_std,
     scaled_difference,
     shifted_gradient,
@@ -19,8 +16,8 @@ from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.vectors.memory import each, load, parameter_at, registers, shared, store
 from numbanorm.cuda.vectors.reduce import MOST_WARPS, group, larger
-from numbanorm.cuda.vectors.simd import any_lane, join, lane, largest, number, select, total
-from numbanorm.cuda.vectors.units import halved, rstd_of, scale_for, scale_of
+from numbanorm.cuda.vectors.simd import any_lane, largest, number, select, total
+from numbanorm.cuda.vectors.units import rstd_of, scale_for, scale_of
 
 BLOCK = 128  # threads, where rows take parts of a warp or a warp
 MOST_THREADS = 512  # that hold a row at most, forward: 64 KB
@@ -29,34 +26,15 @@ TWO_PER_WARP, FOUR_PER_WARP = 2 * MOST_WARPS, 4 * MOST_WARPS
 
 
 @factory
-def rows_forward(dtype, lanes, steps, threads):
+def rows_forward(norm, dtype, lanes, steps, threads):
     """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,); count: cols, as a number of dtype.
 
     Of the weight and the bias, `weight_count` and `bias_count` values are there: cols or none. The statistics are
     stored if `statistic_count` is rows, not 0.
     """
-    over = group(threads)
-    first_of, sum_over, largest_over, parameter = over.first, over.sum, over.largest, parameter_at(lanes)
-
-    @device
-    def moments_of(values, thread, end, count, shared_first, shared_mean, shared_sums):
-        """m, delta and var of the row."""
-        base = first_of(lane(values[0], 0), shared_first)  # so that equal values differ by 0
-        share, sum_d = number(1.0, base, 1) / count, number(0.0, base, lanes)
-        for k in each(steps):
-            if (k * threads + thread) * lanes < end:
-                sum_d += (values[k] - base) * share
-        m = base + sum_over(total(sum_d), shared_mean)
-
-        sum_d, sum_dd = number(0.0, base, lanes), number(0.0, base, lanes)
-        for k in each(steps):
-            if (k * threads + thread) * lanes < end:
-                d = values[k] - m
-                sum_d += d
-                sum_dd += d * d
-        sums = sum_over(join(total(sum_d), total(sum_dd)), shared_sums)
-        delta, var = moments(lane(sums, 0), lane(sums, 1), count)
-        return m, delta, var
+    moments_of, normalize = norm.moments_of_row(lanes, steps, threads), norm.normalize
+    largest_over, store_mean = group(threads).largest, norm.of_mean(store)
+    parameter, bias_at = parameter_at(lanes), norm.of_bias(parameter_at(lanes))
 
     @device
     def peak_of(values):
@@ -93,7 +71,7 @@ def rows_forward(dtype, lanes, steps, threads):
             scaled_rstd, x_rstd = select(exact, scaled_rstd, rstds[0]), select(exact, scaled_rstd, rstds[1])
 
         if thread == 0 and row < statistic_count:
-            store(mean, row, x_mean)
+            store_mean(mean, row, x_mean)
             store(rstd, row, x_rstd)
         mean_h = delta * scaled_rstd
         for k in each(steps):
@@ -101,20 +79,21 @@ def rows_forward(dtype, lanes, steps, threads):
             if c < end:
                 x_hat = normalize(values[k], m, scaled_rstd, mean_h)
                 column_weight = parameter(weight, c, weight_count, 1.0)
-                store(y, start + c, affine(x_hat, column_weight, parameter(bias, c, bias_count, 0.0)))
+                store(y, start + c, affine(x_hat, column_weight, bias_at(bias, c, bias_count, 0.0)))
 
     pointer, size = types.CPointer(dtype), types.int64
     return Kernel(kernel, (*[pointer] * 3, dtype, dtype, *[pointer] * 3, *[size] * 5), max(threads, BLOCK))
 
 
 @factory
-def rows_backward(dtype, lanes, steps, threads):
+def rows_backward(norm, dtype, lanes, steps, threads):
     """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), of which `weight_count` values are there.
 
-    count: cols, as a number of dtype. A group takes `chunk` rows. partials (chunks, 2, cols) get its sums of dy * x_hat
-    and of dy.
+    count: cols, as a number of dtype. A group takes `chunk` rows. partials (chunks, parameters, cols) get its sums of
+    dy * x_hat and of dy.
     """
-    sum_over, parameter = group(threads).sum, parameter_at(lanes)
+    parameter, parameters, load_mean, halved = parameter_at(lanes), norm.parameters, norm.load_mean(1), norm.halved
+    mean_over, terms_of, store_dbias = norm.of_mean(group(threads).sum), norm.terms_of_row(threads), norm.of_bias(store)
 
     def kernel(dy, x, mean, rstd, weight, count, dx, partials, rows, cols, weight_count, chunk, chunks):
         thread = cuda.threadIdx.x
@@ -131,7 +110,7 @@ def rows_backward(dtype, lanes, steps, threads):
             start, end = row * cols, cols if row < rows else 0
             m, r = number(0.0, x, 1), number(0.0, x, 1)
             if row < rows:
-                m, r = load(mean, row, 1), load(rstd, row, 1)
+                m, r = load_mean(mean, row), load(rstd, row, 1)
             scale, m, scaled_rstd = halved(m, r)
             sum_wdy = number(0.0, x, lanes)
             for k in each(steps):
@@ -141,7 +120,7 @@ def rows_backward(dtype, lanes, steps, threads):
                     dys[k] = load(dy, start + c, lanes)
                     h[k] = scaled_difference(load(x, start + c, lanes) * scale, m, scaled_rstd)
                     sum_wdy += dys[k] * parameter(weight, c, weight_count, 1.0) * share
-            m_wdy = sum_over(total(sum_wdy), shared_mean)
+            m_wdy = mean_over(total(sum_wdy), shared_mean)
 
             sum_h, sum_g, sum_gh = number(0.0, x, lanes), number(0.0, x, lanes), number(0.0, x, lanes)
             for k in each(steps):
@@ -151,10 +130,7 @@ def rows_backward(dtype, lanes, steps, threads):
                     sum_h += h[k]
                     sum_g += g
                     sum_gh += g * h[k]
-            sums = sum_over(join(total(sum_h), total(sum_g), total(sum_gh), number(0.0, x, 1)), shared_sums)
-            sum_of_h = lane(sums, 0)
-            slope, offset = input_gradient_of_sums(sum_of_h, lane(sums, 1), lane(sums, 2), r, count)
-            mean_h = sum_of_h * share  # which the rounding of the stored mean leaves
+            slope, offset, mean_h = terms_of(sum_h, sum_g, sum_gh, r, count, shared_sums)
 
             for k in each(steps):
                 c = (k * threads + thread) * lanes
@@ -167,8 +143,8 @@ def rows_backward(dtype, lanes, steps, threads):
         for k in each(steps):
             c = (k * threads + thread) * lanes
             if c < cols and group_index < chunks:
-                store(partials, 2 * group_index * cols + c, dweight[k])
-                store(partials, (2 * group_index + 1) * cols + c, dbias[k])
+                store(partials, parameters * group_index * cols + c, dweight[k])
+                store_dbias(partials, (parameters * group_index + 1) * cols + c, dbias[k])
 
     pointer, size = types.CPointer(dtype), types.int64
     resident = 4 * BLOCK if steps <= 4 else BLOCK  # threads, which fit without spilling

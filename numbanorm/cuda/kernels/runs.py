@@ -5,19 +5,12 @@ from typing import Any, NamedTuple
 
 from numbanorm._math import scaled_difference, two_sum
 from numbanorm.cuda.compiling import device
-from numbanorm.cuda.kernels.states import (
-    GRADIENT_SUMS,
-    MOMENTS,
-    GradientSums,
-    Moments,
-    merge_gradients,
-    merge_moments,
-    states,
-)
+from numbanorm.cuda.kernels.squares import PRODUCTS, SQUARES, products_of_run, squares_of_run
+from numbanorm.cuda.kernels.states import GRADIENT_SUMS, MOMENTS, GradientSums, Moments, states
 from numbanorm.cuda.vectors.memory import each, load, registers
 from numbanorm.cuda.vectors.reduce import larger
 from numbanorm.cuda.vectors.simd import number, select
-from numbanorm.cuda.vectors.units import halved, scale_of, unit_for
+from numbanorm.cuda.vectors.units import halved, scale_of, unit_for, whole
 
 
 class Source(NamedTuple):
@@ -88,9 +81,19 @@ def summed_moments(lanes, terms, source, weight_of=None):
 
     weight_of: a device function of (value, place, geometry, mask). Vectors of weight 0 do not count. None: all are 1.
     """
-    address, counts = source.address, source.counts
     of_run = _moments_of_run(lanes, terms, _weighted if weight_of else _unweighted)
-    nothing, weight_of = states(MOMENTS, lanes).nothing, weight_of or _one
+    return _summed(MOMENTS, of_run, lanes, terms, source, weight_of or _one)
+
+
+@lru_cache(None)
+def summed_squares(lanes, terms, source):
+    """A device function: the squares of x, with the arguments of `summed_moments`."""
+    return _summed(SQUARES, squares_of_run(lanes, terms), lanes, terms, source, _one)
+
+
+def _summed(kind, of_run, lanes, terms, source, weight_of):
+    address, counts = source.address, source.counts
+    nothing, merge = states(kind, lanes).nothing, kind.merge
 
     @device
     def sum_over(like, x, mask, first, end, step, geometry):
@@ -105,7 +108,7 @@ def summed_moments(lanes, terms, source, weight_of=None):
                     value = number(load(x, address(place, geometry), lanes), like, lanes)
                     weights[k] = weight_of(value, place, geometry, mask)
                     values[k] = select(weights[k] > 0.0, value, 0.0)
-            state = merge_moments(state, of_run(like, values, weights))
+            state = merge(state, of_run(like, values, weights))
             start += terms * step
         return state
 
@@ -142,12 +145,22 @@ def summed_gradients(lanes, terms, source, factor):
 
     h = (x - m) * rstd and g = dy * factor(place, geometry, weight).
     """
+    return _summed_pairs(GRADIENT_SUMS, _gradients_of_run(lanes, terms), halved, lanes, terms, source, factor)
+
+
+@lru_cache(None)
+def summed_products(lanes, terms, source, factor):
+    """A device function: the products g * h, with the arguments of `summed_gradients`. m is 0."""
+    return _summed_pairs(PRODUCTS, products_of_run(lanes, terms), whole, lanes, terms, source, factor)
+
+
+def _summed_pairs(kind, of_run, scaled, lanes, terms, source, factor):
     address, counts = source.address, source.counts
-    of_run, nothing = _gradients_of_run(lanes, terms), states(GRADIENT_SUMS, lanes).nothing
+    nothing, merge = states(kind, lanes).nothing, kind.merge
 
     @device
     def sum_over(like, dy, x, m, rstd, weight, mask, first, end, step, geometry):
-        state, (scale, m, rstd) = nothing(like), halved(m, rstd)
+        state, (scale, m, rstd) = nothing(like), scaled(m, rstd)
         hs, gs, weights = registers(like, lanes, terms), registers(like, lanes, terms), registers(like, 1, terms)
         start = first
         while start < end:
@@ -159,7 +172,7 @@ def summed_gradients(lanes, terms, source, factor):
                     hs[k] = scaled_difference(number(load(x, where, lanes), like, lanes) * scale, m, rstd)
                     gs[k] = number(load(dy, where, lanes), like, lanes) * factor(place, geometry, weight)
                     weights[k] = number(1.0, like, 1)
-            state = merge_gradients(state, of_run(like, hs, gs, weights))
+            state = merge(state, of_run(like, hs, gs, weights))
             start += terms * step
         return state
 

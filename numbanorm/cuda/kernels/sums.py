@@ -1,6 +1,6 @@
-"""Gradients of the parameters of layer normalization: sums over rows, by columns."""
+"""Gradients of the parameters of layer and RMS normalization: sums over rows, by columns."""
 
-from numbanorm._math import scaled_difference, two_sum
+from numbanorm._math import two_sum
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.states import SLOTS
@@ -37,37 +37,39 @@ def _of_threads(room, thread_sum):
 
 
 @factory
-def column_sums(dtype):
-    """dweight and dbias (cols,) of partials (pieces, 2, cols)."""
+def column_sums(norm, dtype):
+    """dweight and dbias (cols,) of partials (pieces, parameters, cols)."""
+    parameters, store_dbias = norm.parameters, norm.of_bias(store)
 
     def kernel(partials, dweight, dbias, pieces, cols):
         column = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
         thread_sum, zero = number(0.0, partials, 2), number(0.0, partials, 1)
         values, piece = registers(partials, 1, TERMS), types.int64(cuda.threadIdx.y)
-        while piece < pieces and column < 2 * cols:
+        while piece < pieces and column < parameters * cols:
             for k in each(TERMS):
                 entry = piece + k * cuda.blockDim.y
                 values[k] = zero
                 if entry < pieces:
-                    values[k] = load(partials, entry * 2 * cols + column, 1)
+                    values[k] = load(partials, entry * parameters * cols + column, 1)
             for k in each(TERMS):
                 thread_sum = _added(thread_sum, join(values[k], zero))
             piece += TERMS * cuda.blockDim.y
         result = _of_threads(shared(partials, _ROOM), thread_sum)
         if cuda.threadIdx.y == 0 and column < cols:
             store(dweight, column, result)
-        elif cuda.threadIdx.y == 0 and column < 2 * cols:
-            store(dbias, column - cols, result)
+        elif cuda.threadIdx.y == 0 and column < parameters * cols:
+            store_dbias(dbias, column - cols, result)
 
     return Kernel(kernel, (*[types.CPointer(dtype)] * 3, *[types.int64] * 2))
 
 
 @factory
-def parameter_gradients(dtype):
+def parameter_gradients(norm, dtype):
     """dweight and dbias (cols,) of dy and x (rows, cols), with mean, rstd and mean_h (rows,).
 
     It is for rows too long for registers to hold their sums beside them.
     """
+    x_hat_again, dbias_of_threads, store_dbias = norm.x_hat_again, norm.of_bias(_of_threads), norm.of_bias(store)
 
     def kernel(dy, x, mean, rstd, mean_h, dweight, dbias, rows, cols):
         column = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
@@ -80,17 +82,15 @@ def parameter_gradients(dtype):
                 dys[k] = x_hats[k] = zero
                 if entry < rows:
                     dys[k] = load(dy, entry * cols + column, 1)
-                    # half of h, since the difference may be beyond the range
-                    value, m = load(x, entry * cols + column, 1) * 0.5, load(mean, entry, 1) * 0.5
-                    x_hats[k] = 2.0 * scaled_difference(value, m, load(rstd, entry, 1)) - load(mean_h, entry, 1)
+                    x_hats[k] = x_hat_again(x, entry * cols + column, mean, rstd, mean_h, entry)
             for k in each(TERMS):
                 sum_dy_x_hat = _added(sum_dy_x_hat, join(dys[k] * x_hats[k], zero))
                 sum_dy = _added(sum_dy, join(dys[k], zero))
             row += TERMS * step
         column_dweight = _of_threads(shared(x, _ROOM), sum_dy_x_hat)
-        column_dbias = _of_threads(shared(x, _ROOM), sum_dy)
+        column_dbias = dbias_of_threads(shared(x, _ROOM), sum_dy)
         if cuda.threadIdx.y == 0 and column < cols:
             store(dweight, column, column_dweight)
-            store(dbias, column, column_dbias)
+            store_dbias(dbias, column, column_dbias)
 
     return Kernel(kernel, (*[types.CPointer(dtype)] * 7, *[types.int64] * 2))

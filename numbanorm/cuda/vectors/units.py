@@ -77,3 +77,9 @@ def halved(m, rstd):
     is_small = rstd < 1.0
     scale = select(is_small, 0.5, number(1.0, rstd, rstd))
     return scale, m * scale, rstd * select(is_small, 2.0, number(1.0, rstd, rstd))
+
+
+@device
+def whole(m, rstd):
+    """What `halved` gives where m is 0: x - m is never beyond the range."""
+    return 1.0, m, rstd
