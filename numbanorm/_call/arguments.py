@@ -75,12 +75,6 @@ def no_cuda(name: str, value: Any, error: Exception) -> TypeError:
     return TypeError(f"{name}: {kind_of(value)}, on a GPU: {reason}")
 
 
-def on_the_host_alone(name: str, value: Any, family: str) -> TypeError:
-    """What to raise for an array on a GPU where a family of functions has no kernels for it."""
-    must = f"must be a numpy.ndarray: {family} takes arrays on the host alone for now{copied(name, value)}"
-    return TypeError(f"{name}: {kind_of(value)}, on a GPU, {must}")
-
-
 def other_kind(name: str, value: Any, x: Any) -> TypeError:
     """What to raise for arrays of two kinds in one call."""
     is_array = isinstance(value, np.ndarray) or on_gpu(value)

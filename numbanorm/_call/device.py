@@ -32,11 +32,6 @@ class DeviceCall:
     rmsnorm = rmsnorm
     no_statistic = Run(0, np.dtype(np.float32), 0)
 
-    @property
-    def rmsnorm(self) -> Any:
-        """What no GPU has yet."""
-        raise arguments.on_the_host_alone("x", self._like, "rms_norm")
-
     def __init__(self, x: Any) -> None:
         self._like, self._library, self._kept = x, library_of("x", x), []  # type: Any, Any, list[Any]
         self._device, self._stream = self._library.device(x), self._library.stream(x)
