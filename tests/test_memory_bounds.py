@@ -17,6 +17,9 @@ from numbanorm import (
     layer_norm,
     layer_norm_backward,
     layer_norm_forward,
+    rms_norm,
+    rms_norm_backward,
+    rms_norm_forward,
 )
 from numbanorm._call import host, recycling
 from numbanorm.cpu import batchnorm
@@ -52,22 +55,29 @@ FAMILIES = {  # shapes, and the axis of what is normalised together or of the ch
         + [(300, 64, 49), (2, 3, 70_001), (3, 40, 1000), (1, 1, 300_001)],
     ),
 }
+FAMILIES |= {kind.replace("layer", "rms"): FAMILIES[kind] for kind in ("layer_norm rows", "layer_norm middle axis")}
 
 
 def calls(family, shape, dtype, place):
     """Each function once, on arrays that `place` puts somewhere: its name, and what gives its results."""
     axis, _ = FAMILIES[family]
     x, dy = values(shape, dtype, offset=3), values(shape, dtype, offset=30, seed=2)
-    x.flat[0] = 1e5  # its row or channel is summed once more
+    x.flat[0] = 1e20 if family.startswith("rms") else 1e5  # its row or channel is summed once more
     x, dy = place(x), place(dy)
     affine = [place(values(shape[axis], dtype, seed=seed)) for seed in (1, 4)]
 
     def out():
         return place(np.full(shape, np.nan, dtype))
 
-    if family.startswith("layer"):
+    if not family.startswith("batch"):
         kept = [1 if i == axis % len(shape) else n for i, n in enumerate(shape)]
         statistics = [place(values(kept, dtype, offset=3, seed=seed)) for seed in (5, 6)]
+    if family.startswith("rms"):
+        yield "rms_norm", lambda: (rms_norm(x, affine[0], axis=axis, out=out()),)
+        yield "rms_norm_forward", lambda: rms_norm_forward(x, affine[0], axis=axis, out=out())
+        yield "rms_norm_backward", lambda: rms_norm_backward(dy, x, statistics[1], affine[0], axis=axis, out=out())
+        return
+    if family.startswith("layer"):
         yield "layer_norm", lambda: (layer_norm(x, *affine, axis=axis, out=out()),)
         yield "layer_norm_forward", lambda: layer_norm_forward(x, *affine, axis=axis, out=out())
         yield "layer_norm_backward", lambda: layer_norm_backward(dy, x, *statistics, affine[0], axis=axis, out=out())

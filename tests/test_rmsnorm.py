@@ -77,7 +77,7 @@ def test_without_a_weight(shape, axis, offset):
     check(values(shape, offset=offset), axis)
 
 
-@pytest.mark.parametrize("shape", [(1, 10_000_000), (5_000_000, 2)])
+@pytest.mark.parametrize("shape", [(1, 2_000_000), (500_000, 2)])
 def test_the_error_does_not_grow_with_the_count(shape):
     """Of rstd and dx over one row, and of dweight over many rows, of terms that are all rounded alike."""
     x, dy = two_values(shape)
@@ -230,7 +230,7 @@ def test_the_bits_depend_neither_on_threads_nor_on_streaming(shape, axis):
         ({"rstd": np.ones(3, np.float32)}, ValueError, r"^rstd: shape \(3,\), must be \(3, 1\)"),
         ({"dy": np.ones((3, 4), np.float32)}, ValueError, "^dy: shape"),
         ({"axis": 2}, ValueError, "^axis: 2, must be in"),
-        ({"out": "weight"}, TypeError, "^out: str"),
+        ({"out": "weight"}, TypeError, "^out: .*str, must be"),
     ],
 )
 def test_wrong_arguments(changed, error, match):
