@@ -6,6 +6,7 @@ Each function takes the arrays of a case and returns the call to be timed. `eins
 import numpy as np
 
 EPS = 1e-5
+RMS_EPS = 1e-6
 MOMENTUM = 0.1
 
 
@@ -42,6 +43,43 @@ def layer_norm_backward(dy, x, mean, rstd, weight, axis):
         wdy -= x_hat
         wdy *= rstd
         return wdy, dweight.ravel(), dbias
+
+    return call
+
+
+def rms_norm(x, weight, axis):
+    """y."""
+    forward = rms_norm_forward(x, weight, axis)
+    return lambda: forward()[0]
+
+
+def rms_norm_forward(x, weight, axis):
+    """y, rstd."""
+    shape, over = _along(axis, x), (axis % x.ndim,)
+
+    def call():
+        rstd = 1 / np.sqrt(_sum_of_products(x, x, over) * np.float32(1 / x.shape[axis]) + np.float32(RMS_EPS))
+        y = x * rstd
+        y *= weight.reshape(shape)
+        return y, rstd
+
+    return call
+
+
+def rms_norm_backward(dy, x, rstd, weight, axis):
+    """dx, dweight."""
+    over, others = (axis % x.ndim,), _all_but(axis, x)
+    shape = _along(axis, x)
+
+    def call():
+        x_hat = x * rstd
+        wdy = dy * weight.reshape(shape)
+        mean_wdy_x_hat = _sum_of_products(wdy, x_hat, over) / x.shape[axis]
+        dweight = _sum_of_products(dy, x_hat, others)
+        x_hat *= mean_wdy_x_hat
+        wdy -= x_hat
+        wdy *= rstd
+        return wdy, dweight.ravel()
 
     return call
 

@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from bench import batchnorm, layernorm, peers
+from bench import batchnorm, layernorm, peers, rmsnorm
 from bench.bandwidth import ORDINARY, STREAMING, copies
 from bench.cases import Case, calls, check_agreement
 from bench.environment import append
@@ -56,7 +56,7 @@ def measure(console: Console, quick: bool, dtype: type = np.float32, names: tupl
 
 
 def all_cases(dtype: type = np.float32) -> list[Case]:
-    return layernorm.cases(dtype) + batchnorm.cases(dtype)
+    return layernorm.cases(dtype) + rmsnorm.cases(dtype) + batchnorm.cases(dtype)
 
 
 def _measure_case(case: Case, quick: bool, names: tuple[str, ...]) -> Result:

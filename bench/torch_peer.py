@@ -6,6 +6,7 @@ Each function takes the arrays of a case and returns the call to be timed.
 import torch
 
 EPS = 1e-5
+RMS_EPS = 1e-6
 MOMENTUM = 0.1
 
 _layer_norm_backward = torch.ops.aten.native_layer_norm_backward.default
@@ -49,6 +50,41 @@ def layer_norm_backward(dy, x, mean, rstd, weight, axis):
         views = dy.movedim(axis, -1), x.movedim(axis, -1)
         dx, *gradients = _layer_norm_backward(*views, weight.shape, mean, rstd, weight, bias, wanted)
         return dx.movedim(-1, axis), *gradients
+
+    return call
+
+
+def rms_norm(x, weight, axis):
+    """y."""
+    if axis != -1:
+        forward = rms_norm_forward(x, weight, axis)
+        return lambda: forward()[0]
+    x, weight = _tensors(x, weight)
+    return lambda: torch.rms_norm(x, weight.shape, weight, RMS_EPS)
+
+
+def rms_norm_forward(x, weight, axis):
+    """y, rstd, in the elementary steps that PyTorch takes on the CPU itself."""
+    x, weight = _tensors(x, weight)
+    shape = (-1,) + (1,) * (x.ndim - 1 - axis % x.ndim)
+
+    def call():
+        rstd = x.square().mean(axis, keepdim=True).add_(RMS_EPS).rsqrt_()
+        return (x * rstd).mul_(weight.view(shape)), rstd
+
+    return call
+
+
+def rms_norm_backward(dy, x, rstd, weight, axis):
+    """dx, dweight, in elementary steps: PyTorch has no kernel of it for the CPU."""
+    dy, x, rstd, weight = _tensors(dy, x, rstd, weight)
+    shape = (-1,) + (1,) * (x.ndim - 1 - axis % x.ndim)
+    others = [i for i in range(x.ndim) if i != axis % x.ndim]
+
+    def call():
+        x_hat, wdy = x * rstd, dy * weight.view(shape)
+        dweight = (dy * x_hat).sum(others)
+        return wdy.sub_(x_hat.mul_((wdy * x_hat).mean(axis, keepdim=True))).mul_(rstd), dweight
 
     return call
 

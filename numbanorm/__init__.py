@@ -1,4 +1,4 @@
-"""Batch and layer normalization, forward and backward, fused, for NumPy arrays, compiled with Numba."""
+"""Batch, layer and RMS normalization, forward and backward, fused, for NumPy arrays, compiled with Numba."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -8,8 +8,9 @@ from numbanorm._version import __version__
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, batch_norm_forward
 from numbanorm.batchnorm_halves import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
-from numbanorm.layers import BatchNorm, LayerNorm, no_grad, set_debug
+from numbanorm.layers import BatchNorm, LayerNorm, RMSNorm, no_grad, set_debug
 from numbanorm.moments import Moments
+from numbanorm.rmsnorm import RMSForward, RMSGradients, rms_norm, rms_norm_backward, rms_norm_forward
 from numbanorm.threads import get_num_threads, set_num_threads
 
 if TYPE_CHECKING:
@@ -38,6 +39,9 @@ __all__ = [
     "LayerNorm",
     "MinMaxScaler",
     "Moments",
+    "RMSForward",
+    "RMSGradients",
+    "RMSNorm",
     "StandardScaler",
     "__version__",
     "batch_norm",
@@ -51,6 +55,9 @@ __all__ = [
     "layer_norm_forward",
     "no_grad",
     "recycle_memory",
+    "rms_norm",
+    "rms_norm_backward",
+    "rms_norm_forward",
     "set_debug",
     "set_num_threads",
 ]

@@ -1,4 +1,4 @@
-"""The scalar formulas of both norms, once each. Kernels hold loops and call these, on numbers and on vectors.
+"""The scalar formulas of all norms, once each. Kernels hold loops and call these, on numbers and on vectors.
 
 Notation: m is any value near the mean of x, d = x - m and delta = mean(d). So the mean is m + delta without rounding.
 h = d * rstd and mean_h = mean(h) = delta * rstd, so that x_hat = h - mean_h. Likewise m_wdy is any value near the mean
@@ -13,6 +13,11 @@ Backward: dx = rstd * g + slope * h + offset, by these three steps:
        = rstd * (g - mean_g - (h - mean_h) * mean_g_x_hat)               mean(wdy * x_hat) = mean(g * x_hat), as
                                                                          mean(x_hat) = 0
        = rstd * g - rstd * mean_g_x_hat * h + rstd * (mean_h * mean_g_x_hat - mean_g)
+
+RMS normalization takes the mean of x for 0, and no mean of wdy is subtracted. Its formulas are these with m = 0,
+delta = 0, m_wdy = 0 and bias = 0, and with 0 for the sums of d, h and g: then var is mean(x * x), x_hat is h, and
+
+    dx = rstd * (wdy - x_hat * mean(wdy * x_hat)) = rstd * g - rstd * mean(g * h) * h
 
 Merging: two groups a and b of values, whose means are `apart`, merge by [1]_
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from numbanorm import batchnorm, batchnorm_halves, layernorm
+from numbanorm import batchnorm, batchnorm_halves, layernorm, rmsnorm
 from numbanorm._call import host
 from numbanorm._types import FLOAT64, Array, Shape
 
@@ -49,15 +49,18 @@ class Operation(NamedTuple):
         All that it can be given but `out`, or without what is `optional`.
         """
         names = self.given + (self.optional if optional else ())
-        return {self.axis_name: axis} | {name: _argument(name, x, axis, self.axis_name, values) for name in names}
+        return {self.axis_name: axis} | {name: _argument(self, name, x, axis, values) for name in names}
 
 
-def _argument(name: str, x: Array, axis: int, axis_name: str, values: Callable[[Shape], Array]) -> Any:
-    call = (host.over_axes if axis_name == "axis" else host.over_channels)(x, axis)
-    over, keeps = call.axes.reduced, axis_name == "axis"
+def _argument(operation: Operation, name: str, x: Array, axis: int, values: Callable[[Shape], Array]) -> Any:
+    keeps = operation.axis_name == "axis"
+    call = (host.over_axes if keeps else host.over_channels)(x, axis)
+    over = call.axes.reduced
     if name in ("mean", "var", "rstd"):
-        var = x.var(over, FLOAT64, keepdims=keeps)
-        statistic = {"mean": x.mean(over, FLOAT64, keepdims=keeps), "var": var, "rstd": 1 / np.sqrt(var + 1e-5)}[name]
+        mean, var = x.mean(over, FLOAT64, keepdims=keeps), x.var(over, FLOAT64, keepdims=keeps)
+        about_0 = operation.family == "rmsnorm"  # whose mean is taken for 0
+        rstd = 1 / np.sqrt(var + mean * mean + 1e-6 if about_0 else var + 1e-5)
+        statistic = {"mean": mean, "var": var, "rstd": rstd}[name]
         return statistic.astype(x.dtype)
     if name == "count":
         return call.count
@@ -77,6 +80,9 @@ OPERATIONS = {
         Operation(layernorm.layer_norm, "axis", ("x",), _AFFINE, ("y",)),
         Operation(layernorm.layer_norm_forward, "axis", ("x",), _AFFINE, ("y", "mean", "rstd")),
         Operation(layernorm.layer_norm_backward, "axis", ("dy", "x", "mean", "rstd"), ("weight",), _GRADIENTS),
+        Operation(rmsnorm.rms_norm, "axis", ("x",), ("weight",), ("y",)),
+        Operation(rmsnorm.rms_norm_forward, "axis", ("x",), ("weight",), ("y", "rstd")),
+        Operation(rmsnorm.rms_norm_backward, "axis", ("dy", "x", "rstd"), ("weight",), ("dx", "dweight")),
         Operation(batchnorm.batch_norm, "channel_axis", ("x", "mean", "var"), _AFFINE, ("y",)),
         Operation(
             batchnorm.batch_norm_forward,

@@ -1,4 +1,4 @@
-"""The oracle: both norms straight from their formulas, in NumPy, at a precision above that of what is tested.
+"""The oracle: the norms straight from their formulas, in NumPy, at a precision above that of what is tested.
 
 Everything is float64, or longdouble for float64 input. `test_reference.py` holds the gradients against differences.
 """
@@ -56,6 +56,36 @@ def layer_norm_backward(dy, x, weight, axes, eps=1e-5):
     dx, terms = input_gradient(wdy, x_hat, rstd, axes)
     others = tuple(i for i in range(x.ndim) if i not in {a % x.ndim for a in _tuple(axes)})
     return Gradients(dx, *_parameter_gradients(dy, x_hat, others), terms)
+
+
+class RMSForward(NamedTuple):
+    y: np.ndarray
+    rstd: np.ndarray
+    x_hat: np.ndarray
+
+
+class RMSGradients(NamedTuple):
+    dx: np.ndarray
+    dweight: np.ndarray
+    dweight_terms: np.ndarray
+    dx_terms: np.ndarray
+
+
+def rms_norm_forward(x, weight, axes, eps=1e-6):
+    x = precise(x)
+    rstd = 1 / np.sqrt((x * x).mean(axes, keepdims=True) + x.dtype.type(eps))
+    return RMSForward(x * rstd * _over(weight, axes, x.ndim, 1), rstd, x * rstd)
+
+
+def rms_norm_backward(dy, x, weight, axes, eps=1e-6):
+    _, rstd, x_hat = rms_norm_forward(x, weight, axes, eps)
+    dy = precise(dy)
+    wdy = dy * _over(weight, axes, x.ndim, 1)
+    mean_wdy_x_hat = (wdy * x_hat).mean(axes, keepdims=True)
+    terms = rstd * (np.abs(wdy) + np.abs(x_hat * mean_wdy_x_hat))
+    others = tuple(i for i in range(x.ndim) if i not in {a % x.ndim for a in _tuple(axes)})
+    dweight, dweight_terms = (dy * x_hat).sum(others), np.abs(dy * x_hat).sum(others)
+    return RMSGradients(rstd * (wdy - x_hat * mean_wdy_x_hat), dweight, dweight_terms, _largest(terms, axes))
 
 
 def batch_norm_forward(x, weight, bias, channel_axis, eps=1e-5, mask=None):

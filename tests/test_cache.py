@@ -15,7 +15,7 @@ import pytest
 from numba.extending import is_jitted
 
 import numbanorm
-from numbanorm.cpu.compiling import bytecode, filelock, places
+from numbanorm.cpu.compiling import bytecode, filelock, jit, places
 
 SOURCES = Path(numbanorm.__file__).parent
 # A kernel that compiles quickly, and whose arithmetic is another file's: 0.9 * 1 + 0.1 * 2 * 3 = 1.5.
@@ -314,6 +314,20 @@ def test_every_compiled_function_is_of_a_module_in_the_digest():
     }
     assert {"numbanorm._math", "numbanorm.cpu.kernels.rows", "numbanorm.cpu.vectors.simd"} <= found
     assert found <= bytecode.covered_modules()
+
+
+def test_no_two_kernels_have_a_file_in_common():
+    """Nor is one pickled as another: those that one function makes have names of their own, in its module."""
+    kept = {
+        value: f"{value.__module__}.{value.__qualname__}"
+        for module in list(sys.modules.values())
+        if module.__name__.startswith("numbanorm.cpu.kernels")
+        for value in vars(module).values()
+        if isinstance(value, jit.Kept)
+    }
+    assert "numbanorm.cpu.kernels.rows.rms_norm_rows_forward" in kept.values()
+    assert len({*kept.values()}) == len(kept)
+    assert len({kernel.__reduce__() for kernel in kept}) == len(kept)
 
 
 def test_each_level_of_optimization_keeps_its_own(copy):

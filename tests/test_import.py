@@ -57,7 +57,7 @@ def test_nothing_is_compiled_at_import():
 def test_every_public_name_is_documented(name):
     """With all sections that its kind needs; the examples run as tests of their own."""
     text = getattr(numbanorm, name).__doc__
-    if name in ("Forward", "Gradients", "GradientSums"):
+    if name in ("Forward", "Gradients", "GradientSums", "RMSForward", "RMSGradients"):
         assert text
         return
     function = getattr(numbanorm, name)

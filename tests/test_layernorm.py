@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from numbanorm import layer_norm, layer_norm_backward, layer_norm_forward
-from numbanorm.cpu.kernels import rows as kernels
+from numbanorm.cpu.kernels import row_groups as kernels
 from numbanorm.cpu.vectors.simd import LANES, first_few, put
 from tests import reference
 from tests.arranged import shapes_and_axes
@@ -105,7 +105,7 @@ def test_a_bad_first_guess_at_the_mean_is_made_good(shape, axis, trend):
 @numba.njit
 def _sums_of_narrow_rows(first, count, x, m, sum_d, sum_dd):
     scratch, shifts = np.zeros(2 * kernels.GROUP * LANES), np.zeros(kernels.GROUP, x.dtype)
-    found = kernels._sums_of_narrow_rows(first, count, True, x, scratch, shifts)
+    found = kernels.sums_of_narrow_rows(first, count, True, x, scratch, shifts)
     put(m, first_few(m), found[0])
     put(sum_d, first_few(m), found[1])
     put(sum_dd, first_few(m), found[2])

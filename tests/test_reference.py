@@ -41,6 +41,19 @@ def test_layer_norm_gradients(rng, axes):
     np.testing.assert_allclose(expected.dbias.astype(float), central_difference(loss, bias), atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("axes", [(2,), (1,), (0, 2), (0, 1, 2)])
+def test_rms_norm_gradients(rng, axes):
+    x, dy = rng.standard_normal((2, 2, 3, 4))
+    weight = rng.standard_normal([x.shape[a] for a in axes])
+    expected = reference.rms_norm_backward(dy, x, weight, axes)
+
+    def loss():
+        return float((dy * reference.rms_norm_forward(x, weight, axes).y).sum())
+
+    np.testing.assert_allclose(expected.dx.astype(float), central_difference(loss, x), atol=TOLERANCE)
+    np.testing.assert_allclose(expected.dweight.astype(float), central_difference(loss, weight), atol=TOLERANCE)
+
+
 @pytest.mark.parametrize("channel_axis", [0, 1, -1])
 @pytest.mark.parametrize("masked", [False, True])
 def test_batch_norm_gradients(rng, channel_axis, masked):

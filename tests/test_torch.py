@@ -6,11 +6,14 @@ import pytest
 from numbanorm import (
     BatchNorm,
     LayerNorm,
+    RMSNorm,
     batch_norm,
     batch_norm_backward,
     batch_norm_forward,
     layer_norm_backward,
     layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
 )
 from tests.cases import values
 
@@ -42,8 +45,12 @@ def assert_close(actual, expected, tolerance):
 def assert_sums_close(gradients, dweight, dbias, dy, x_hat, axes):
     """The parameter gradients, sums over axes."""
     for actual, expected, terms in ((gradients.dweight, dweight, dy * x_hat), (gradients.dbias, dbias, dy)):
-        limit = SUM_TOLERANCE * np.abs(terms).sum(axes)
-        assert (np.abs(actual - expected.detach().numpy()) <= limit).all()
+        assert_sum_close(actual, expected, terms, axes)
+
+
+def assert_sum_close(actual, expected, terms, axes):
+    limit = SUM_TOLERANCE * np.abs(terms).sum(axes)
+    assert (np.abs(actual - expected.detach().numpy()) <= limit).all()
 
 
 @pytest.mark.parametrize("case", LAYER_NORM)
@@ -70,6 +77,28 @@ def test_layer_norm(case, affine):
     if affine:
         others = tuple(i for i in range(x.ndim) if i not in {a % x.ndim for a in axes})
         assert_sums_close(gradients, tensors[1].grad, tensors[2].grad, dy, (x - mean) * rstd, others)
+
+
+@pytest.mark.parametrize("case", LAYER_NORM)
+@pytest.mark.parametrize("affine", [True, False])
+def test_rms_norm(case, affine):
+    shape, axis = LAYER_NORM[case]
+    axes = axis if isinstance(axis, tuple) else (axis,)
+    x, dy = values(shape), values(shape, seed=2)
+    weight = values([shape[a] for a in axes], seed=1) if affine else None
+    tensor, tensor_weight = (None if a is None else torch.tensor(a, requires_grad=True) for a in (x, weight))
+    last = tuple(range(-len(axes), 0))
+    moved = tensor.movedim(axes, last).contiguous()
+    expected = torch.nn.functional.rms_norm(moved, [shape[a] for a in axes], tensor_weight, 1e-6).movedim(last, axes)
+    expected.backward(torch.from_numpy(dy))
+
+    y, rstd = rms_norm_forward(x, weight, axis=axis)
+    gradients = rms_norm_backward(dy, x, rstd, weight, axis=axis)
+    assert_close(y, expected, TOLERANCE)
+    assert_close(gradients.dx, tensor.grad, TOLERANCE)
+    if affine:
+        others = tuple(i for i in range(x.ndim) if i not in {a % x.ndim for a in axes})
+        assert_sum_close(gradients.dweight, tensor_weight.grad, dy * x * rstd, others)
 
 
 @pytest.mark.parametrize("case", BATCH_NORM)
@@ -131,5 +160,18 @@ def test_layer_norm_state_goes_both_ways(bias):
     x = values((6, 3, 4))
     assert_close(ours(x), theirs(torch.from_numpy(x)), TOLERANCE)
     fresh = torch.nn.LayerNorm((3, 4), bias=bias)
+    fresh.load_state_dict({key: torch.from_numpy(value) for key, value in ours.state_dict().items()})
+    assert_close(ours(x), fresh(torch.from_numpy(x)), TOLERANCE)
+
+
+@pytest.mark.parametrize("eps", [None, 0.1])
+def test_rms_norm_state_goes_both_ways(eps):
+    theirs, ours = torch.nn.RMSNorm((3, 4), eps), RMSNorm((3, 4), eps)
+    with torch.no_grad():
+        theirs.weight.uniform_()
+    ours.load_state_dict(theirs.state_dict())
+    x = values((6, 3, 4))
+    assert_close(ours(x), theirs(torch.from_numpy(x)), TOLERANCE)
+    fresh = torch.nn.RMSNorm((3, 4), eps)
     fresh.load_state_dict({key: torch.from_numpy(value) for key, value in ours.state_dict().items()})
     assert_close(ours(x), fresh(torch.from_numpy(x)), TOLERANCE)

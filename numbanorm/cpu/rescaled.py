@@ -10,17 +10,19 @@ from numbanorm.cpu.engine.parallel import engine
 from numbanorm.cpu.kernels.ranges import least_rstd
 
 
-def scaled_backward(kernel: Any, arrays: tuple[Array, Array, Array, Array], *rest: Any, dx: Array | None) -> None:
-    """Run a kernel that refused its `arrays` (dy, x, mean, rstd) on copies of x, mean and rstd, times a power of two.
+def scaled_backward(kernel: Any, arrays: tuple[Array, ...], *rest: Any, dx: Array | None) -> None:
+    """Run a kernel that refused its `arrays` on copies of x, mean and rstd, times a power of two.
+
+    The arrays are (dy, x, mean, rstd), or (dy, x, rstd) where the mean is taken for 0.
 
     x_hat is the same then, so are all sums, and dx, which is rstd times something, is multiplied at the end.
     """
-    dy, x, mean, rstd = arrays
+    dy, x, *means, rstd = arrays
     step, _ = dtype_range(x.itemsize)
     far = (rstd > 0) & (rstd < least_rstd(x.itemsize))
     scale = np.where(far, 1 / step, 1.0).astype(rstd.dtype)
     over = np.expand_dims(scale, 1).astype(x.dtype)  # beside x: statistics lack its second axis, or have it alone
     with np.errstate(all="ignore"):
-        kernel(engine(), False, dy, x * over, mean * scale, rstd / scale, *rest)
+        kernel(engine(), False, dy, x * over, *(mean * scale for mean in means), rstd / scale, *rest)
         if dx is not None:
             np.multiply(dx, over, out=dx)

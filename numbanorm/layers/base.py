@@ -108,8 +108,8 @@ class Layer(ABC):
         self._check_grads(waiting.parameters)
         if out is not None:
             self._check_out(out)
-        dx, dweight, dbias = waiting.gradients(dy, out)
-        self._add(waiting, dweight, dbias)
+        dx, *gradients = waiting.gradients(dy, out)
+        self._add(waiting, gradients)
         waiting.use_up()
         if waiting is self._last:
             self._last, self._why_none = None, USED
@@ -144,11 +144,14 @@ class Layer(ABC):
             if isinstance(out, np.ndarray) and overlap.overlap(out, gradient):
                 raise ValueError(f"out: overlaps grads[{name!r}], must have memory of its own")
 
-    def _add(self, waiting: Saved, dweight: Array, dbias: Array) -> None:
-        """Add the gradients, and mark the pass as used: in one step, which no signal interrupts."""
+    def _add(self, waiting: Saved, gradients: list[Array]) -> None:
+        """Add the gradients of weight and bias, or of weight alone, and mark the pass as used.
+
+        This is one step, which no signal interrupts.
+        """
         self._grads_of, totals = waiting.parameters, self._grads.data
         steps: list[tuple[Any, ...]] = [(setattr, waiting, "token", None)]
-        for name, gradient in (("weight", dweight), ("bias", dbias)):
+        for name, gradient in zip(("weight", "bias"), gradients, strict=False):
             if name in totals:
                 steps.append((np.add, totals[name], gradient, totals[name]))
         list(starmap(call, steps))

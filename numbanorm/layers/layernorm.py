@@ -9,14 +9,14 @@ from numpy.typing import DTypeLike
 from numbanorm._call import numbers
 from numbanorm._types import Array
 from numbanorm.layernorm import layer_norm, layer_norm_backward, layer_norm_forward
-from numbanorm.layers import arguments as layer_arguments
-from numbanorm.layers.base import NOT_KEPT, Layer
+from numbanorm.layers.base import NOT_KEPT
+from numbanorm.layers.last_axes import OverLastAxes
 from numbanorm.layers.saved import Saved, is_keeping
 
 _NOT_GIVEN: Any = object()
 
 
-class LayerNorm(Layer):
+class LayerNorm(OverLastAxes):
     """Layer normalization over the last axes: `numbanorm.layer_norm` with a weight and a bias to train.
 
     y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), over the last axes.
@@ -62,9 +62,6 @@ class LayerNorm(Layer):
         dtype: DTypeLike = np.float32,
         weight: bool = _NOT_GIVEN,
     ) -> None:
-        self.normalized_shape = shape = numbers.sizes("normalized_shape", normalized_shape)
-        self._axis = -1 if len(shape) == 1 else tuple(range(-len(shape), 0))  # an int is looked up faster
-        self.eps = eps
         numbers.flag("elementwise_affine", elementwise_affine)
         numbers.flag("bias", bias)
         if weight is _NOT_GIVEN:
@@ -72,7 +69,7 @@ class LayerNorm(Layer):
         else:
             numbers.flag("weight", weight)
             warnings.warn("LayerNorm: weight= is deprecated, pass elementwise_affine=", DeprecationWarning, 2)
-        super().__init__(shape, numbers.dtype(dtype), bool(weight), bool(bias))
+        super().__init__(normalized_shape, eps, dtype, bool(weight), bool(bias))
 
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
         """y; keeps x for `backward`, but under `no_grad`.
@@ -105,18 +102,6 @@ class LayerNorm(Layer):
         saved = self._keep(x, copy, out)
         y, mean, rstd = layer_norm_forward(x, self._weight, self._bias, axis=self._axis, eps=self.eps, out=out)
         return y, self._hand_out(saved, layer_norm_backward, {"mean": mean, "rstd": rstd, "axis": self._axis})
-
-    def _check(self, x: Any) -> None:
-        shape = self.normalized_shape
-        if type(x) is np.ndarray and x.dtype is self.dtype and x.shape[-len(shape) :] == shape:
-            return
-        layer_arguments.of_layer("x", x, self.dtype)
-        layer_arguments.ends_in(x, shape)
-
-    @property
-    def elementwise_affine(self) -> bool:
-        """Whether there is a weight."""
-        return self._weight is not None
 
     def __repr__(self) -> str:
         options = {"eps": self.eps, "elementwise_affine": self.elementwise_affine, "bias": self._bias is not None}

@@ -216,8 +216,8 @@ class Saved:
         if samples(weight) != self.parameters["weight"]:
             raise _changed("weight", WEIGHT_ADVICE)
 
-    def gradients(self, dy: Any, out: Any) -> tuple[Any, Array, Array]:
-        """dx, dweight and dbias."""
+    def gradients(self, dy: Any, out: Any) -> tuple[Any, ...]:
+        """dx, dweight and, where there is one, dbias."""
         return self.pass_back(dy, self.x.value, weight=self.weight, out=out, **self.how)
 
     def use_up(self) -> None:

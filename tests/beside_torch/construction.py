@@ -6,7 +6,7 @@ import warnings
 import numpy as np
 import pytest
 
-from numbanorm import BatchNorm, LayerNorm
+from numbanorm import BatchNorm, LayerNorm, RMSNorm
 from tests.beside_torch.both import DY, X, assert_close, assert_same, flat, run_ours, run_theirs
 from tests.beside_torch.table import topic
 from tests.cases import values
@@ -22,6 +22,24 @@ row = topic("Making a layer")
 def normalized_shape(torch):
     for shape in (5, (3, 5)):
         assert_same(torch, torch.nn.LayerNorm(shape), LayerNorm(shape))
+
+
+@row(
+    "`RMSNorm`: `normalized_shape`, `eps`, `elementwise_affine`",
+    "`RMSNorm(5)`, `RMSNorm((3, 5), 0.1, False)`",
+    "`RMSNorm(5)`, `RMSNorm((3, 5), 0.1, False)`",
+    "the same; `eps=None` is the spacing of the dtype at 1",
+)
+def rms_norm(torch):
+    for arguments in ((5,), ((3, 5), 0.1, False), (5, 1e-6)):
+        assert_same(torch, torch.nn.RMSNorm(*arguments), RMSNorm(*arguments))
+    tiny, dtype = X * 1e-4, {"dtype": torch.float64}  # of which eps is a large part
+    assert_same(torch, torch.nn.RMSNorm(5), RMSNorm(5), tiny)
+    module, layer = torch.nn.RMSNorm(5, **dtype), RMSNorm(5, dtype=np.float64)
+    assert_same(torch, module, layer, tiny.astype(np.float64) * 1e-4, DY.astype(np.float64) * 1e-8)
+    given = [[*inspect.signature(made).parameters.values()] for made in (RMSNorm, torch.nn.RMSNorm)]
+    shared, expected = ([(p.name, p.default) for p in parameters[:3]] for parameters in given)
+    assert shared == expected
 
 
 @row(

@@ -1,9 +1,7 @@
-"""Partial sums of the parameter gradients of layer normalization, and their totals."""
+"""Partial sums of the parameter gradients of layer and RMS normalization."""
 
-from numbanorm.cpu.compiling.jit import block, compact, loop
-from numbanorm.cpu.kernels.statistics import total
+from numbanorm.cpu.compiling.jit import loop
 from numbanorm.cpu.kernels.tiles import PIECE
-from numbanorm.cpu.vectors.elements import copy_row
 from numbanorm.cpu.vectors.loops import TERMS
 
 PARTIALS = 64  # partial sums of the parameter gradients at most
@@ -19,12 +17,3 @@ def partial_count(size, count, most):
     """
     affordable = min(max(2, PARTIAL_BYTES // (16 * count)), max(2, size // count // TERMS))
     return max(1, min(size // (2 * PIECE), PARTIALS, affordable, most))
-
-
-@block
-def store_total(partials, dweight, dbias):
-    """Write the totals of the partial sums."""
-    compact()
-    sums = total(partials)
-    copy_row(dweight.size, dweight, sums[0])
-    copy_row(dbias.size, dbias, sums[1])

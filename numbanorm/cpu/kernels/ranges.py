@@ -9,50 +9,73 @@ import numpy as np
 
 from numbanorm._math import dtype_range, moments, range_scale, reciprocal_std
 from numbanorm.cpu.compiling.jit import block, compact, plain
-from numbanorm.cpu.kernels.statistics import MomentSums, add_channel_sums, channel_shift, moments_of_sums
+from numbanorm.cpu.kernels.statistics import (
+    MomentSums,
+    add_channel_squares,
+    add_channel_sums,
+    channel_shift,
+    moments_of_sums,
+    no_channel_shift,
+)
 from numbanorm.cpu.vectors.elements import scaled_row_sums
 from numbanorm.cpu.vectors.loops import TERMS, checking
+from numbanorm.cpu.vectors.rms import scaled_row_squares
 from numbanorm.cpu.vectors.simd import at, pointer
 
 
-@block
-def far_row_moments(size, row, m, eps, itemsize):
-    """Return m, delta and var of row * scale, and the scale. m is a number near the mean of the row."""
-    compact()
-    delta, var = _row_moments(size, row, m, 1.0)
-    scale = range_scale(m, var + eps, itemsize)
-    if scale != 1.0:
-        m *= scale
-        delta, var = _row_moments(size, row, m, scale)
-    return m, delta, var, scale
+def _far_row_moments(scaled_sums):
+    """Make ``far_row_moments(size, row, m, eps, itemsize)`` from a loop that sums a row times a scale."""
+
+    @block
+    def row_moments(size, row, m, scale):
+        """delta and var of row * scale."""
+        compact()
+        sum_d, sum_dd = scaled_sums(size, row, m, scale)
+        return moments(sum_d, sum_dd, size)
+
+    @block
+    def far_row_moments(size, row, m, eps, itemsize):
+        """Return m, delta and var of row * scale, and the scale. m is a number near the mean of the row."""
+        compact()
+        delta, var = row_moments(size, row, m, 1.0)
+        scale = range_scale(m, var + eps, itemsize)
+        if scale != 1.0:
+            m *= scale
+            delta, var = row_moments(size, row, m, scale)
+        return m, delta, var, scale
+
+    return far_row_moments
 
 
-@block
-def _row_moments(size, row, m, scale):
-    """delta and var of row * scale."""
-    compact()
-    sum_d, sum_dd = scaled_row_sums(size, row, m, scale)
-    return moments(sum_d, sum_dd, size)
+far_row_moments, far_row_squares = _far_row_moments(scaled_row_sums), _far_row_moments(scaled_row_squares)
 
 
-@block
-def add_inexact_sums(x, tile, m, inexact, scale, sums):
-    """`add_channel_sums` in float64, of the inexact channels alone. float64 holds squares that float32 cannot."""
-    compact()
-    (n0, n1), (c0, c1), (l0, l1) = tile
-    C, L = x.shape[1:]
-    for first in range(n0, n1, TERMS):
-        for c in range(c0, c1):
-            j = c - c0
-            if inexact[j]:
-                channel_m, channel_scale = np.float64(m[j]), np.float64(scale[j])
-                all_d = all_dd = 0.0
-                for n in range(first, min(first + TERMS, n1)):
-                    row = pointer(x, (n * C + c) * L + l0)
-                    sum_d, sum_dd = scaled_row_sums(l1 - l0, row, channel_m, channel_scale)
-                    all_d, all_dd = all_d + sum_d, all_dd + sum_dd
-                sums.d[j] += all_d
-                sums.dd[j] += all_dd
+def _adding_inexact(scaled_sums):
+    """Make ``add_inexact_sums(x, tile, m, inexact, scale, sums)`` from a loop that sums a row times a scale."""
+
+    @block
+    def add_inexact_sums(x, tile, m, inexact, scale, sums):
+        """`add_channel_sums` in float64, of the inexact channels alone. float64 holds squares that float32 cannot."""
+        compact()
+        (n0, n1), (c0, c1), (l0, l1) = tile
+        C, L = x.shape[1:]
+        for first in range(n0, n1, TERMS):
+            for c in range(c0, c1):
+                j = c - c0
+                if inexact[j]:
+                    channel_m, channel_scale = np.float64(m[j]), np.float64(scale[j])
+                    all_d = all_dd = 0.0
+                    for n in range(first, min(first + TERMS, n1)):
+                        row = pointer(x, (n * C + c) * L + l0)
+                        sum_d, sum_dd = scaled_sums(l1 - l0, row, channel_m, channel_scale)
+                        all_d, all_dd = all_d + sum_d, all_dd + sum_dd
+                    sums.d[j] += all_d
+                    sums.dd[j] += all_dd
+
+    return add_inexact_sums
+
+
+add_inexact_sums, add_inexact_squares = _adding_inexact(scaled_row_sums), _adding_inexact(scaled_row_squares)
 
 
 @block
@@ -77,26 +100,35 @@ def moments_of_inexact_sums(sums, count, eps, inexact, scale, m, delta, var):
     return again
 
 
-@block
-def channel_moments(x, tile, streams, eps, m, delta, var, scale):
-    """Compute m, delta and var of each channel of a tile that holds whole channels of x (N, C, L).
+def _channel_moments(shift, add_sums, add_inexact):
+    """Make ``channel_moments(x, tile, streams, eps, m, delta, var, scale)`` from what finds shifts and takes sums."""
 
-    Return whether some channels have a scale other than 1. Only then is scale filled.
-    """
-    compact()
-    count = x.shape[0] * x.shape[2]
-    sums, inexact = MomentSums(np.zeros(m.size), np.zeros(m.size)), np.empty(m.size, np.bool_)
-    channel_shift(x, tile.c_range, m)
-    add_channel_sums(x, tile, streams, m, sums)
-    if not moments_of_sums(sums, count, m, delta, var, eps, inexact):
-        return False
-    scale[:] = 1
-    add_inexact_sums(x, tile, m, inexact, scale, sums)
-    if not moments_of_inexact_sums(sums, count, eps, inexact, scale, m, delta, var):
-        return False
-    add_inexact_sums(x, tile, m, inexact, scale, sums)
-    moments_of_inexact_sums(sums, count, eps, inexact, scale, m, delta, var)
-    return True
+    @block
+    def channel_moments(x, tile, streams, eps, m, delta, var, scale):
+        """Compute m, delta and var of each channel of a tile that holds whole channels of x (N, C, L).
+
+        Return whether some channels have a scale other than 1. Only then is scale filled.
+        """
+        compact()
+        count = x.shape[0] * x.shape[2]
+        sums, inexact = MomentSums(np.zeros(m.size), np.zeros(m.size)), np.empty(m.size, np.bool_)
+        shift(x, tile.c_range, m)
+        add_sums(x, tile, streams, m, sums)
+        if not moments_of_sums(sums, count, m, delta, var, eps, inexact):
+            return False
+        scale[:] = 1
+        add_inexact(x, tile, m, inexact, scale, sums)
+        if not moments_of_inexact_sums(sums, count, eps, inexact, scale, m, delta, var):
+            return False
+        add_inexact(x, tile, m, inexact, scale, sums)
+        moments_of_inexact_sums(sums, count, eps, inexact, scale, m, delta, var)
+        return True
+
+    return channel_moments
+
+
+channel_moments = _channel_moments(channel_shift, add_channel_sums, add_inexact_sums)
+channel_squares = _channel_moments(no_channel_shift, add_channel_squares, add_inexact_squares)  # m and delta are 0
 
 
 @checking

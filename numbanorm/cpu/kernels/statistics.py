@@ -24,6 +24,7 @@ from numbanorm.cpu.vectors.elements import (
     row_sums,
 )
 from numbanorm.cpu.vectors.loops import checking, each_vector
+from numbanorm.cpu.vectors.rms import add_square_lines, row_squares
 from numbanorm.cpu.vectors.simd import LANES, at, item, pointer, put
 from numbanorm.cpu.vectors.streaming import expect
 
@@ -75,6 +76,13 @@ def channel_shift(x, channels, m):
     copy_row(m.size, m, total)
 
 
+@block
+def no_channel_shift(x, channels, m):
+    """0, in place of `channel_shift`."""
+    compact()
+    m[:] = 0
+
+
 @each_vector
 def _add_share(j, total, values, share):
     """Add values * share to a total. Each term is a share of the mean, so that no sum overflows."""
@@ -104,10 +112,21 @@ def keep_near(j, m, values):
     put(m, j, choose(abs(shift) <= abs(at(values, j) - shift) * OFFSET, 0.0, shift))
 
 
-def _adding(sums_of_row, add_lines, line):
+@loop
+def _both(sums):
+    return sums.d, sums.dd
+
+
+@loop
+def _squares_alone(sums):
+    return (sums.dd,)
+
+
+def _adding(sums_of_row, add_lines, line, summed=_both):
     """Make ``add(x, tile, streams, m, sums)`` from these loops, for lines of so many bytes.
 
-    It adds to `MomentSums` of float64 each channel's sums over a tile of x (N, C, L).
+    It adds to `MomentSums` of float64 each channel's sums over a tile of x (N, C, L). `add_lines` adds to those that
+    `summed` names.
     """
 
     @block
@@ -123,21 +142,22 @@ def _adding(sums_of_row, add_lines, line):
                 sums.dd[j] += sum_dd
             return
         width = line_width(x, tile, line)
-        m, long_sums = repeat(m, L, width), np.zeros((2, width + LANES))
+        m, long_sums = repeat(m, L, width), np.zeros((len(summed(sums)), width + LANES))
         short_sums = np.zeros(long_sums.shape, m.dtype)
         for start, stride, count, size in cut(x, tile, width):
             for first in range(0, count, LINES):
                 if first > 0:
-                    fold(long_sums, width, L, (sums.d, sums.dd))
+                    fold(long_sums, width, L, summed(sums))
                     long_sums[:] = 0
                 lines = min(LINES, count - first)
                 add_lines(long_sums, short_sums, lines, size, pointer(x, start + first * stride), stride, streams, m)
-        fold(long_sums, width, L, (sums.d, sums.dd))
+        fold(long_sums, width, L, summed(sums))
 
     return add
 
 
 add_channel_sums = _adding(row_sums, add_moment_lines, LINE)  # m of x's dtype
+add_channel_squares = _adding(row_squares, add_square_lines, LINE, _squares_alone)  # about 0
 add_float64_channel_sums = _adding(float64_row_sums, add_float64_moment_lines, PAGE)  # m and all terms of float64
 
 

@@ -102,7 +102,9 @@ def first_few(run):
 
 @intrinsic
 def pointer(typing_context, run, offset):
-    """The run that begins `offset` values after another run or an array does."""
+    """The run that begins `offset` values after another run or an array does. A number stays what it is."""
+    if not _is_run(run):
+        return run(run, types.intp), lambda context, builder, signature, args: args[0]
 
     def codegen(context, builder, signature, args):
         return builder.gep(data(context, builder, run, args[0]), [args[1]])
