@@ -37,7 +37,7 @@ def rms_norm(
 
     Parameters
     ----------
-    x : ndarray of float32 or float64
+    x : ndarray of float32 or float64, or array on a GPU
         Any shape and layout.
     weight : ndarray of x's dtype, optional
         Of the shape of the normalised axes, in ascending order: ``(x.shape[a] for a in sorted(axis))``. Ones if left
@@ -57,7 +57,7 @@ def rms_norm(
     Raises
     ------
     TypeError
-        An argument is of the wrong type or dtype, or on a GPU.
+        An argument is of the wrong type or dtype.
     ValueError
         An argument is of the wrong shape or value, or `out` overlaps an input.
 
@@ -154,7 +154,7 @@ def rms_norm_backward(
     ----------
     dy : ndarray
         The gradient with respect to y, of the shape and dtype of x.
-    x : ndarray of float32 or float64
+    x : ndarray of float32 or float64, or array on a GPU
         What `rms_norm_forward` was given.
     rstd : ndarray
         What `rms_norm_forward` returned.
@@ -175,7 +175,7 @@ def rms_norm_backward(
     Raises
     ------
     TypeError
-        An argument is of the wrong type or dtype, or on a GPU.
+        An argument is of the wrong type or dtype.
     ValueError
         An argument is of the wrong shape or value, or `out` overlaps an input.
 

@@ -249,15 +249,6 @@ def test_eps_is_not_negative():
         rms_norm(np.ones((3, 5), np.float32), eps=-1)
 
 
-@pytest.mark.parametrize("function", [rms_norm, rms_norm_forward])
-def test_arrays_on_a_gpu_are_refused_for_now(function):
-    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
-    from tests import device
-
-    with device.emulated(), pytest.raises(TypeError, match=r"^x: .*on a GPU, must be .*rms_norm takes arrays on the h"):
-        function(device.ones((4, 8)))
-
-
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("normalized_shape", "axes"), [(7, (2,)), ((5, 7), (1, 2))])
 @pytest.mark.parametrize("options", [{}, {"elementwise_affine": False}, {"eps": 0.1}])

@@ -102,7 +102,7 @@ def columns_backward(norm, dtype, lanes, threads):
 
     gradients_of = norm.summed_gradients(lanes, GRADIENT_TERMS, Source(_address, always), factor)
     of_threads, of_first_row = states(norm.gradient_kind, lanes).of_threads, _shared_by_rows(lanes)
-    load_mean, halved, terms_of, parameters = norm.load_mean(lanes), norm.halved, norm.terms, norm.parameters
+    load_mean, halved, terms_of, parameters = norm.of_mean(load), norm.halved, norm.terms, norm.parameters
     sum_over, dbias_over, store_dbias = group(threads).sum, norm.of_bias(group(threads).sum), norm.of_bias(store)
     room, row_room = lanes * FIELDS * SLOTS, 4 * 32 * lanes
 
@@ -112,7 +112,7 @@ def columns_backward(norm, dtype, lanes, threads):
         start, end = n * count * L + column, count if column < L else 0
         m, r = number(0.0, x, lanes), number(0.0, x, lanes)
         if column < L:
-            m, r = load_mean(mean, n * L + column), load(rstd, n * L + column, lanes)
+            m, r = load_mean(mean, n * L + column, lanes), load(rstd, n * L + column, lanes)
         state = gradients_of(x, dy, x, m, r, (weight, weight_count), x, thread_row, end, step, (start, L))
         slot = cuda.threadIdx.y * cuda.blockDim.x + cuda.threadIdx.x
         state = of_threads(shared(x, room), state, thread_row, step, cuda.blockDim.x, slot)

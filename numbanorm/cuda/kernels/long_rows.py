@@ -72,7 +72,7 @@ def long_rows_forward(norm, dtype, lanes):
 @factory
 def long_rows_backward(norm, dtype, lanes):
     """dx (rows, cols), and mean_h (rows,), the mean of h of each row, which the rounding of its mean leaves."""
-    parameter, load_mean, store_mean_h = parameter_at(lanes), norm.load_mean(1), norm.of_mean(store)
+    parameter, load_mean, store_mean_h = parameter_at(lanes), norm.of_mean(load), norm.of_mean(store)
 
     @device
     def factor(place, geometry, weight):
@@ -86,7 +86,7 @@ def long_rows_backward(norm, dtype, lanes):
     def kernel(dy, x, mean, rstd, weight, dx, mean_h, rows, cols, weight_count):
         row, thread, width = types.int64(cuda.blockIdx.x), types.int64(cuda.threadIdx.x), cuda.blockDim.x
         start, vectors = row * cols, cols // lanes
-        m, r = load_mean(mean, row), load(rstd, row, 1)
+        m, r = load_mean(mean, row, 1), load(rstd, row, 1)
         state = gradients_of(x, dy, x, m, r, (weight, weight_count), x, thread, vectors, width, (start,))
         state = of_threads(shared(x, _ROOM), of_all_lanes(state), thread, width, 1, thread)
         m_wdy, slope, offset, row_mean_h = terms_of(state, r)

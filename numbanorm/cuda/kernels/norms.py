@@ -4,7 +4,6 @@ RMS normalization is layer normalization of values whose mean is taken for 0, wi
 bias and dbias: nothing at address 0. Where their functions give the number 0, the compiler leaves out what it adds.
 """
 
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 from numbanorm._math import input_gradient_of_means, normalize, scaled_difference
@@ -14,7 +13,6 @@ from numbanorm.cuda.kernels.runs import summed_gradients, summed_moments, summed
 from numbanorm.cuda.kernels.squares import PRODUCTS, SQUARES, finished_squares, terms_of_products
 from numbanorm.cuda.kernels.states import GRADIENT_SUMS, MOMENTS, Kind, finished
 from numbanorm.cuda.vectors.memory import load
-from numbanorm.cuda.vectors.simd import number
 from numbanorm.cuda.vectors.units import halved, whole
 
 
@@ -30,7 +28,6 @@ class Norm(NamedTuple):
     summed: Any  # (lanes, terms, source): see `runs`
     finished: Any  # (state, eps): m, delta, var and scale
     normalize: Any  # (x, m, rstd, mean_h): x_hat
-    load_mean: Any  # (lanes): a device function of (mean, index)
     halved: Any  # (m, rstd): scale, m and rstd for h = (x * scale - m) * rstd
     terms_of_row: Any  # (threads): see `held_rows`
     gradient_kind: Kind  # of the states of pairs (h, g)
@@ -51,24 +48,6 @@ def _itself(function):
 
 def _left_out(function):
     return nothing
-
-
-@lru_cache(None)
-def _loaded(lanes):
-    @device
-    def load_mean(mean, index):
-        return load(mean, index, lanes)
-
-    return load_mean
-
-
-@lru_cache(None)
-def _zero(lanes):
-    @device
-    def no_mean(mean, index):
-        return number(0.0, mean, lanes)
-
-    return no_mean
 
 
 @device
@@ -106,7 +85,6 @@ LAYER_NORM = Norm(
     summed=summed_moments,
     finished=finished,
     normalize=normalize,
-    load_mean=_loaded,
     halved=halved,
     terms_of_row=terms_of_row,
     gradient_kind=GRADIENT_SUMS,
@@ -125,7 +103,6 @@ RMS_NORM = Norm(
     summed=summed_squares,
     finished=finished_squares,
     normalize=_normalize_about_0,
-    load_mean=_zero,
     halved=whole,
     terms_of_row=slope_of_row,
     gradient_kind=PRODUCTS,

@@ -92,7 +92,7 @@ def rows_backward(norm, dtype, lanes, steps, threads):
     count: cols, as a number of dtype. A group takes `chunk` rows. partials (chunks, parameters, cols) get its sums of
     dy * x_hat and of dy.
     """
-    parameter, parameters, load_mean, halved = parameter_at(lanes), norm.parameters, norm.load_mean(1), norm.halved
+    parameter, parameters, load_mean, halved = parameter_at(lanes), norm.parameters, norm.of_mean(load), norm.halved
     mean_over, terms_of, store_dbias = norm.of_mean(group(threads).sum), norm.terms_of_row(threads), norm.of_bias(store)
 
     def kernel(dy, x, mean, rstd, weight, count, dx, partials, rows, cols, weight_count, chunk, chunks):
@@ -110,7 +110,7 @@ def rows_backward(norm, dtype, lanes, steps, threads):
             start, end = row * cols, cols if row < rows else 0
             m, r = number(0.0, x, 1), number(0.0, x, 1)
             if row < rows:
-                m, r = load_mean(mean, row), load(rstd, row, 1)
+                m, r = load_mean(mean, row, 1), load(rstd, row, 1)
             scale, m, scaled_rstd = halved(m, r)
             sum_wdy = number(0.0, x, lanes)
             for k in each(steps):

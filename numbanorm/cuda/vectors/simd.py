@@ -23,6 +23,10 @@ class Vector(types.Type):
         self.dtype, self.lanes = dtype, lanes
         super().__init__(f"Vector({dtype} x {lanes})")
 
+    def unify(self, context, other):
+        """The type of a variable that is a vector on one way and a number on another."""
+        return self if isinstance(other, types.Number) else None
+
 
 def llvm_type(manager, vector):
     """Of a vector: of one lane, that of a number."""
