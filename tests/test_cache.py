@@ -77,7 +77,7 @@ def change(copy, name, old, new):
 
 
 FORMULA = "_math.py", "(1.0 - momentum) * running", "(2.0 - momentum) * running"
-LOOP = "cpu/channels.py", "at(batch, j) * factor))", "at(batch, j) + factor))"
+LOOP = "cpu/kernels/channel_tiles.py", "at(batch, j) * correction))", "at(batch, j) + correction))"
 
 
 @pytest.mark.parametrize(("cache", "changed", "expected"), [(None, FORMULA, 2.5), ("elsewhere", LOOP, 1.4)])
