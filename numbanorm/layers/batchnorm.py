@@ -9,6 +9,7 @@ from numpy.typing import DTypeLike
 from numbanorm._call import arguments, numbers
 from numbanorm._call.kinds import over_channels
 from numbanorm._call.view import positions
+from numbanorm._states import reciprocal_stds
 from numbanorm._types import Array, Gradients
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, forward_in_training
 from numbanorm.cpu.batchnorm import update_running
@@ -318,9 +319,4 @@ class BatchNorm(TrackingLayer):
 
 def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float, **how: Any) -> Gradients:
     """Where the statistics are constants."""
-    if eps > 0:
-        rstd = 1.0 / np.sqrt(var + eps)
-    else:
-        with np.errstate(divide="ignore"):
-            rstd = 1.0 / np.sqrt(var)
-    return batch_norm_backward(dy, x, mean, rstd, frozen=True, **how)
+    return batch_norm_backward(dy, x, mean, reciprocal_stds(var, eps), frozen=True, **how)

@@ -9,6 +9,7 @@ import numpy as np
 from numbanorm._call import arguments
 from numbanorm._call.advice import kind_of
 from numbanorm._call.view import positions
+from numbanorm._states import reciprocal_stds
 from numbanorm._types import Array
 from numbanorm.batchnorm import batch_norm
 from numbanorm.batchnorm_halves import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
@@ -85,7 +86,7 @@ def statistics(parts: Parts, channels: int, eps: float, all_reduce: Reduce) -> S
         raise ValueError("x: one value per channel in all parts, must be at least two to have a variance")
     var = found.var()
     with np.errstate(divide="ignore", invalid="ignore"):
-        rstd = 1.0 / np.sqrt(var + eps)
+        rstd = reciprocal_stds(var, eps)
         excess = found.mean_rest * rstd if count > 0 else np.zeros(channels)
     return Statistics(count, found.mean, var, rstd, excess)
 
