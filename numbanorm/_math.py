@@ -31,6 +31,7 @@ A product of two differences, sum((h - mean_h) * (g - mean_g)), merges as M2 doe
 
 import math
 
+import numpy as np
 from numba.extending import intrinsic
 
 from numbanorm.cpu.compiling.jit import Formula, inner, plain
@@ -166,6 +167,14 @@ def unscaled(m, delta, rstd, scale):
 def reciprocal_std(var, eps):
     """rstd = 1 / sqrt(var + eps)."""
     return 1.0 / math.sqrt(var + eps)
+
+
+def reciprocal_stds(var, eps):
+    """`reciprocal_std` of an array of NumPy's. 1 / 0 is infinity."""
+    if eps > 0:
+        return 1.0 / np.sqrt(var + eps)
+    with np.errstate(divide="ignore"):
+        return 1.0 / np.sqrt(var)
 
 
 @scalar

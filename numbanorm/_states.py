@@ -11,14 +11,6 @@ from numbanorm._types import Array
 SMALL_UNIT, LARGE_UNIT = 2.0**-600, 2.0**600
 
 
-def reciprocal_stds(var: Array, eps: float) -> Array:
-    """1 / sqrt(var + eps) of each channel, infinity where that is 1 / 0: `numbanorm._math.reciprocal_std` of an array."""
-    if eps > 0:
-        return 1.0 / np.sqrt(var + eps)
-    with np.errstate(divide="ignore"):
-        return 1.0 / np.sqrt(var)
-
-
 class State(NamedTuple):
     """The statistics of each channel, as arrays (C,) of float64.
 

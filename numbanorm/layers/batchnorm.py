@@ -9,7 +9,7 @@ from numpy.typing import DTypeLike
 from numbanorm._call import arguments, numbers
 from numbanorm._call.kinds import over_channels
 from numbanorm._call.view import positions
-from numbanorm._states import reciprocal_stds
+from numbanorm._math import reciprocal_stds
 from numbanorm._types import Array, Gradients
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, forward_in_training
 from numbanorm.cpu.batchnorm import update_running

@@ -9,7 +9,7 @@ import numpy as np
 from numbanorm._call import arguments
 from numbanorm._call.advice import kind_of
 from numbanorm._call.view import positions
-from numbanorm._states import reciprocal_stds
+from numbanorm._math import reciprocal_stds
 from numbanorm._types import Array
 from numbanorm.batchnorm import batch_norm
 from numbanorm.batchnorm_halves import GradientSums, batch_norm_backward_apply, batch_norm_backward_reduce
