@@ -5,7 +5,7 @@ NaN in the results, not as an error.
 """
 
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from math import prod
 from typing import Any
 
@@ -37,7 +37,9 @@ class DeviceCall:
         self._device, self._stream = self._library.device(x), self._library.stream(x)
         self._seen: dict[str, Seen] = {"x": seen_from_here("x", x, self._library)}
         self._others: set[int] = set()  # streams of other arrays, which must wait for this call
-        self._first: list[Callable[[], None]] = []  # what comes before the first kernel, once all is checked
+        # What comes before the first kernel, once all is checked. Methods are not bound: a call that fails must free
+        # its memory at once, and not wait for the garbage collector.
+        self._first: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._updated: list[tuple[str, Run, Shape]] = []
         self.x = self._seen["x"].array
         self.view: View
@@ -60,7 +62,7 @@ class DeviceCall:
             self._seen[name] = self._beside_x(name, value)
             other = self._library.stream(value) if self._library.has_streams else self._stream
             if other != self._stream and other not in self._others:
-                self._first.append(partial(launch.wait, self._device, self._stream, {other}))
+                self._first.append((DeviceCall._wait, (other,)))
                 self._others.add(other)
         return self._seen[name]
 
@@ -199,8 +201,8 @@ class DeviceCall:
     def launch(self, kernel: launch.Kernel, grid: int, block: tuple[int, int], *arguments: Any) -> None:
         """Runs among the arguments stand for their addresses. Nothing is done for no blocks."""
         first, self._first = self._first, []
-        for step in first:
-            step()
+        for step, given in first:
+            step(self, *given)
         if grid > 0:
             values = tuple(a.address if isinstance(a, Run) else a for a in arguments)
             launch.launch(kernel, grid, block, values, self._stream, self._device)
@@ -226,7 +228,7 @@ class DeviceCall:
         if seen.array.dtype == dtype and _lies_so(seen.array, strides):
             return Run(seen.address, dtype, seen.array.size)
         (run,) = self.scratch(dtype, seen.array.size)
-        self._first.append(partial(self._copy, seen.address, seen.array, run.address, dtype, strides))
+        self._first.append((DeviceCall._copy, (seen.address, seen.array, run.address, dtype, strides)))
         return run
 
     def _put_back(self, name: str, run: Run, strides: Shape) -> None:
@@ -256,6 +258,10 @@ class DeviceCall:
         size = source.size
         kernel = copies.strided_copy(type_of(source.dtype), type_of(target.dtype), 1)
         self.launch(kernel, -(-size // copies.THREADS), (copies.THREADS, 1), source, target, size, (size,), (1,), (1,))
+
+    def _wait(self, other: int) -> None:
+        """Have this call's stream wait for another one."""
+        launch.wait(self._device, self._stream, {other})
 
     def _copy(
         self, source: int, like: Array, target: int, dtype: np.dtype[Any], strides: Shape, source_strides: Shape = ()
