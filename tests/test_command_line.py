@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from numba.core.registry import cpu_target
 
 from numbanorm import __main__, _warmup, get_num_threads
 from numbanorm.cpu.compiling import cache, places
+from numbanorm.cpu.compiling.numba_internals import this_machine
 from numbanorm.cpu.engine import engines
 
 # Before a script: the files of the cache that it asks for are listed in one that its first argument names.
@@ -79,7 +79,7 @@ def test_nothing_is_compiled_after_a_warmup(warm, tmp_path):
 
 def test_a_warmup_shows_what_it_does(warm):
     _, output = warm
-    assert "float32 scalers" in output
+    assert "float32 statistics and scalers" in output
     directory = next(path for path in places.directories() if cache.contents(path)[0])
     assert f"kernels in {directory}" in output.replace("\n", "")
 
@@ -126,7 +126,7 @@ def test_info_tells_why_the_cuda_package_cannot_be_used(tmp_path):
 
 
 def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
-    maker = cache._maker(cpu_target.target_context.codegen())
+    maker = cache._maker(this_machine())
     good, damaged = tmp_path / f"a-{maker}.numbanorm", tmp_path / f"b-{maker}.numbanorm"
     payload = b"what a kernel would be"
     good.write_bytes(cache._digest(payload) + payload)
@@ -141,7 +141,7 @@ def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):
 @pytest.mark.skipif(not hasattr(os, "geteuid"), reason="no owners of files")
 def test_info_tells_what_is_not_used(tmp_path):
     """Since others can write it: kernels there count as none."""
-    name = f"a-{cache._maker(cpu_target.target_context.codegen())}.numbanorm"
+    name = f"a-{cache._maker(this_machine())}.numbanorm"
     (tmp_path / name).write_bytes(cache._digest(b"kernel") + b"kernel")
     assert (cache.contents(tmp_path)[:2], cache.state(tmp_path)) == ((1, 0), "writable")
     tmp_path.chmod(0o777)

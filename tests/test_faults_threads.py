@@ -38,7 +38,7 @@ def test_large_results_are_shared_out(shapes, monkeypatch):
         call_kernel(kernel, context, 0, items)
 
     pool = faults.np.array([entry.address, 0])
-    for module in (numbanorm.layernorm, numbanorm.batchnorm):
+    for module in (numbanorm.cpu.layernorm, numbanorm.cpu.batchnorm):
         monkeypatch.setattr(module, "engine", lambda: pool.ctypes.data)
     for shape in shapes:
         pool[1] = 0

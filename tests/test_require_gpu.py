@@ -20,7 +20,9 @@ def test_other(): pass
 def test_of_the_cpu(): pass
 """
 SETTINGS = "[pytest]\naddopts = -ra -p no:cacheprovider\nmarkers = gpu\n"
+ROOT = Path(__file__).parents[1]
 WITHOUT_PLUGINS = os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # which take longer than all else
+WITHOUT_PLUGINS |= {"PYTHONPATH": str(ROOT)}  # where `conftest` finds what it imports
 
 
 def run(directory, on_a_gpu, *options):
