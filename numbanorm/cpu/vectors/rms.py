@@ -68,7 +68,8 @@ def scaled_row_squares(size, x, m, scale):
 
 @loop
 def _gradient_term(j, x, dy, weight, rstd):
-    return scaled_difference(at(x, j), 0.0, at(rstd, j)) * shifted_gradient(at(dy, j), at(weight, j), 0.0)
+    h, g = scaled_difference(at(x, j), 0.0, at(rstd, j)), shifted_gradient(at(dy, j), at(weight, j), 0.0)
+    return g * h
 
 
 @summing(1)
