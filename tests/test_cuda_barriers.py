@@ -16,6 +16,8 @@ from numbanorm import (
     batch_norm_forward,
     layer_norm_backward,
     layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
 )
 from tests import compiled, device
 from tests.cases import values
@@ -23,6 +25,7 @@ from tests.on_device import on_device
 from tests.ptx import Fault
 
 FORWARD, BACKWARD = on_device(layer_norm_forward), on_device(layer_norm_backward)
+RMS_FORWARD, RMS_BACKWARD = on_device(rms_norm_forward), on_device(rms_norm_backward)
 BN_FORWARD, BN_BACKWARD = on_device(batch_norm_forward), on_device(batch_norm_backward)
 
 
@@ -33,6 +36,18 @@ def of_layer_norm(shape, axis=-1, scale=1.0):
         _, mean, rstd = FORWARD(x, axis=axis, eps=0.0)
         launched = list(device.launches)
         BACKWARD(values(shape, seed=2), x, mean, rstd, axis=axis)
+        return launched + device.launches
+
+    return run
+
+
+def of_rms_norm(shape, axis=-1, scale=1.0):
+    x = values(shape) * np.float32(scale)
+
+    def run():
+        rstd = RMS_FORWARD(x, axis=axis, eps=0.0).rstd
+        launched = list(device.launches)
+        RMS_BACKWARD(values(shape, seed=2), x, rstd, axis=axis)
         return launched + device.launches
 
     return run
@@ -71,6 +86,9 @@ SCENARIOS = {  # each kernel that has barriers; squares beyond float32 for those
     "rows held by a block": of_layer_norm((70, 2000), scale=1e25),
     "long rows": of_layer_norm((70, 20001)),
     "columns": of_layer_norm((2, 300, 40), axis=1),
+    "rows of RMS normalization": of_rms_norm((70, 2000), scale=1e25),
+    "long rows of RMS normalization": of_rms_norm((9, 20001)),
+    "columns of RMS normalization": of_rms_norm((2, 300, 40), axis=1),
     "channels last": of_batch_norm((3000, 40)),
     "channels first": of_batch_norm((16, 3, 900)),
     "statistics": of_statistics((700, 6)),

@@ -1,4 +1,4 @@
-"""The shapes that the default run takes to the emulated GPU launch each kernel of layer and batch normalization."""
+"""The shapes that the default run takes to the emulated GPU launch each kernel of the three norms."""
 
 import re
 from types import SimpleNamespace
@@ -11,7 +11,15 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from numba import types
 
-from numbanorm import batch_norm, batch_norm_backward, batch_norm_forward, layer_norm_backward, layer_norm_forward
+from numbanorm import (
+    batch_norm,
+    batch_norm_backward,
+    batch_norm_forward,
+    layer_norm_backward,
+    layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
+)
 from tests import compiled, device, test_cuda_range, tiers
 from tests.cases import BATCH_NORM_CASES, LAYER_NORM_CASES, values
 from tests.kernels import every_kernel
@@ -22,7 +30,7 @@ OTHERS = r"piece_extremes|scale_pieces|weighted_piece_moments|whole_states|.* ke
 
 def default_shapes(cases, file):
     """Of float32, those that `test_every_shape` has without the markers slow and nightly."""
-    patterns = [table[file].get("test_every_shape") for table in (tiers.SLOW, tiers.NIGHTLY)]
+    patterns = [table.get(file, {}).get("test_every_shape") for table in (tiers.SLOW, tiers.NIGHTLY)]
     for shape, axis in cases:
         if not any(pattern and re.search(pattern, f"{shape}-{axis}-float32") for pattern in patterns):
             yield shape, axis
@@ -32,6 +40,11 @@ def launch_layer_norm(shape, axis):
     x = device.to_device(values(shape))
     _, mean, rstd = layer_norm_forward(x, axis=axis)
     layer_norm_backward(x, x, mean, rstd, axis=axis)
+
+
+def launch_rms_norm(shape, axis):
+    x = device.to_device(values(shape))
+    rms_norm_backward(x, x, rms_norm_forward(x, axis=axis).rstd, axis=axis)
 
 
 def launch_batch_norm(shape, axis, masked):
@@ -54,6 +67,8 @@ def test_each_kernel_is_launched():
     ):
         for case in (*default_shapes(LAYER_NORM_CASES, "test_cuda_layernorm"), *test_cuda_range.LAYER_NORM_CASES):
             launch_layer_norm(*case)
+        for case in (*default_shapes(LAYER_NORM_CASES, "test_cuda_rmsnorm"), *test_cuda_range.LAYER_NORM_CASES):
+            launch_rms_norm(*case)
         for case in default_shapes(BATCH_NORM_CASES, "test_cuda_batchnorm"):
             for masked in (False, True):
                 launch_batch_norm(*case, masked)

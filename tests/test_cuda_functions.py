@@ -21,6 +21,8 @@ from numbanorm import (
     layer_norm,
     layer_norm_backward,
     layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
 )
 from numbanorm.cuda import cuda, launch
 from numbanorm.cuda.kernels import ways
@@ -276,7 +278,9 @@ def test_results_do_not_depend_on_the_order_of_blocks_and_threads(shape, order):
             x, dy = to_device(values(shape)), to_device(values(shape, seed=2))
             forward, bn_forward = layer_norm_forward(x, axis=1), batch_norm_forward(x)
             backward = layer_norm_backward(dy, x, *forward[1:], axis=1), batch_norm_backward(dy, x, *bn_forward[1:])
-            return [to_host(a).copy() for result in (forward, bn_forward, *backward) for a in result]
+            about_0 = rms_norm_forward(x, axis=1)
+            backward += (rms_norm_backward(dy, x, about_0.rstd, axis=1),)
+            return [to_host(a).copy() for result in (forward, bn_forward, about_0, *backward) for a in result]
 
     for one, other in zip(results(), results(order=order), strict=True):
         np.testing.assert_array_equal(one, other)

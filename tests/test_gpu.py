@@ -15,7 +15,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 import numbanorm
 from bench.gpu_device import no_gpu
 from numbanorm.cuda import cuda
-from tests import reference, test_batchnorm, test_layernorm
+from tests import reference, test_batchnorm, test_layernorm, test_rmsnorm
 from tests.calls import assert_updated
 from tests.cases import assert_gradients, assert_normalized, assert_statistics, values
 from tests.gpu_arrays import LIBRARIES, fill_late, on_gpu, to_device
@@ -27,15 +27,18 @@ pytestmark = pytest.mark.gpu
 
 _NOT_HERE = {
     "test_sums_of_narrow_rows",  # of the CPU's own
+    "test_the_bits_depend_neither_on_threads_nor_on_streaming",
+    "test_the_layer",
     "test_any_shape_axis_mask_and_layout",  # what a mask leaves is not counted before a launch
 }
-for _module, _stem in ((test_layernorm, "layer_norm"), (test_batchnorm, "batch_norm")):
+for _module, _stem in ((test_layernorm, "layer_norm"), (test_rmsnorm, "rms_norm"), (test_batchnorm, "batch_norm")):
     for _name, _test in list(vars(_module).items()):
         if _name.startswith("test_") and _name not in _NOT_HERE:
             globals()[f"test_{_stem}_{_name.removeprefix('test_')}"] = _test
 
 FUNCTIONS = {
     test_layernorm: ("layer_norm", "layer_norm_forward", "layer_norm_backward"),
+    test_rmsnorm: ("rms_norm", "rms_norm_forward", "rms_norm_backward"),
     test_batchnorm: ("batch_norm", "batch_norm_forward", "batch_norm_backward"),
 }
 SHAPES = [(64, 768), (257, 1001), (3, 70001), (5000, 6)]
@@ -60,7 +63,7 @@ def library(request):
 
 @pytest.fixture(autouse=True, scope="module")
 def _on_gpu(library):
-    """The tests of the two modules call the functions through their names there."""
+    """The tests of these modules call the functions through their names there."""
     with pytest.MonkeyPatch.context() as patch:
         for module, names in FUNCTIONS.items():
             for name in names:

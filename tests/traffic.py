@@ -22,6 +22,8 @@ from numbanorm import (
     layer_norm,
     layer_norm_backward,
     layer_norm_forward,
+    rms_norm_backward,
+    rms_norm_forward,
 )
 from tests import device
 
@@ -54,6 +56,8 @@ OPERATIONS = {  # on x and a statistic of it; and how many arrays of x's size mu
     "layer_norm": (lambda x, one: layer_norm(x), 2),
     "layer_norm_forward": (lambda x, one: layer_norm_forward(x), 2),
     "layer_norm_backward": (lambda x, one: layer_norm_backward(x, x, one, one), 3),
+    "rms_norm_forward": (lambda x, one: rms_norm_forward(x), 2),
+    "rms_norm_backward": (lambda x, one: rms_norm_backward(x, x, one), 3),
     "batch_norm_forward": (lambda x, one, **axis: batch_norm_forward(x, **axis), 3),
     "batch_norm_backward": (lambda x, one, **axis: batch_norm_backward(x, x, one, one, **axis), 5),
     "batch_norm_backward_reduce": (lambda x, one, **axis: batch_norm_backward_reduce(x, x, one, one, **axis), 2),
@@ -73,10 +77,12 @@ CASES = [
     *(Case("layer_norm_backward", (16384, cols)) for cols in (64, 256, 768, 1024)),
     *(Case("layer_norm_backward", (rows, cols)) for rows, cols in ((4096, 4096), (2048, 8192))),
     Case("layer_norm_backward", (512, 16384)),
+    Case("rms_norm_forward", (1024, 4096)),
+    Case("rms_norm_backward", (4096, 4096)),
     *(Case(f"batch_norm_{way}", (N, C), 1) for way in ("forward", "backward") for N, C in ((65536, 64), (16384, 512))),
     *(Case(f"batch_norm_{way}", (32, 28, 28, 128), -1) for way in ("forward", "backward")),
     *(Case(f"batch_norm_{way}", (32, 128, 28, 28), 1) for way in ("forward", "backward")),
     *(Case(f"batch_norm_{way}", (32, 512, 7, 7), 1) for way in ("forward", "backward")),
-    *(Case(name, (16384, 512), 1) for name in list(OPERATIONS)[5:]),
-    *(Case(name, (32, 128, 28, 28), 1) for name in list(OPERATIONS)[5:-1]),
+    *(Case(name, (16384, 512), 1) for name in list(OPERATIONS)[7:]),
+    *(Case(name, (32, 128, 28, 28), 1) for name in list(OPERATIONS)[7:-1]),
 ]
