@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from numbanorm._call import numbers
 from numbanorm._call.kinds import over_channels
 from numbanorm._types import Array, Forward, Gradients, Running
@@ -157,12 +159,15 @@ def batch_norm_forward(
     """
     call = over_channels(x, channel_axis)
     affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
-    running, given = Running(running_mean, running_var, numbers.momentum(momentum)), {"weight": weight, "bias": bias}
+    eps, momentum, counted = numbers.eps(eps), numbers.momentum(momentum), call.mask(mask)
+    if out is not None:
+        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
     if running_mean is not None or running_var is not None:
-        apart = given | {"mask": mask, "x": x, "out": out}
+        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
         call.check_updated("running_mean", running_mean, apart)
         call.check_updated("running_var", running_var, apart | {"running_mean": running_mean})
-    return forward_in_training(call, x, affine, running, eps, mask, out, given)[0]
+    call.check_several_values(x, mask)
+    return forward_in_training(call, x, affine, Running(running_mean, running_var, momentum), eps, counted, out)[0]
 
 
 def batch_norm_backward(
@@ -229,16 +234,18 @@ def batch_norm_backward(
     array([2., 2.], dtype=float32)
     """
     call = over_channels(x, channel_axis)
-    numbers.flag("frozen", frozen)
-    statistic = call.exact_statistic if frozen else call.statistic
+    is_frozen = isinstance(frozen, bool | np.bool_) and bool(frozen)  # anything else is refused below
+    statistic = call.exact_statistic if is_frozen else call.statistic
     given = call.like_x("dy", dy, x), call.load_x(x), statistic("mean", mean), statistic("rstd", rstd)
-    rest = call.parameter("weight", weight, 1), call.mask(mask)
+    scale = call.parameter("weight", weight, 1)
+    numbers.flag("frozen", frozen)
+    counted = call.mask(mask)
     if out is not None:
         call.check_out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
     dx, dweight, dbias = call.target(out, x), call.new_parameter(), call.new_parameter()
     launchers = call.batchnorm
-    launch = launchers.batch_norm_backward_frozen if frozen else launchers.batch_norm_backward
-    launch(call, *given, *rest, dx, dweight, dbias)
+    launch = launchers.batch_norm_backward_frozen if is_frozen else launchers.batch_norm_backward
+    launch(call, *given, scale, counted, dx, dweight, dbias)
     return Gradients(call.deliver(dx, out), call.deliver_parameter(dweight), call.deliver_parameter(dbias))
 
 
@@ -248,20 +255,16 @@ def forward_in_training(
     affine: tuple[Any, Any],
     running: Running,
     eps: float,
-    mask: Array | None,
+    counted: Any,
     out: Array | None,
-    parameters: dict[str, Array | None],
 ) -> tuple[Forward, bool]:
-    """`batch_norm_forward` with running statistics that have been checked, and whether those of the batch are finite.
+    """`batch_norm_forward` of what has been checked, and whether the statistics of the batch are finite.
 
-    affine: weight and bias as the call made them of `parameters`, with which `out` may not overlap.
+    affine: weight and bias; counted: the mask; both as methods of the call return them.
     """
-    eps, counted = numbers.eps(eps), call.mask(mask)
-    if out is not None:
-        call.check_out(out, x, {"x": x}, parameters | {"mask": mask})
-    call.check_several_values(x, mask)
-    moved = call.moved(running)
-    y, mean, rstd = call.target(out, x), call.new_statistic(), call.new_statistic()
+    moved, y = call.moved(running), call.target(out, x)
+    mean, rstd = call.new_statistic(), call.new_statistic()
     given = call.load_x(x), *affine, moved, eps, counted
-    finite = call.batchnorm.batch_norm_forward(call, *given, y, mean, rstd)
-    return Forward(call.deliver(y, out), call.deliver_statistic(mean), call.deliver_statistic(rstd)), finite
+    update = call.batchnorm.batch_norm_forward(call, *given, y, mean, rstd)
+    delivered = Forward(call.deliver(y, out), call.deliver_statistic(mean), call.deliver_statistic(rstd))
+    return delivered, update()  # after y: an interruption leaves no statistics of a batch without its y

@@ -126,20 +126,20 @@ def _cast(text: str, given: Any, dtype: Any) -> str | None:
 
 
 def _of_array(name: str, value: Any, dtype: Any) -> str | None:
-    own = np.dtype(dtype or np.float32)
+    wanted = np.dtype(dtype or np.float32)
     if value.dtype.kind in "OUST":
-        return None if _converted(value, own) is None else f"np.asarray({name}, np.{own})"
+        return None if _converted(value, wanted) is None else f"np.asarray({name}, np.{wanted})"
     return _cast(name, value.dtype, dtype)
 
 
 def _of_numbers(name: str, value: Any, dtype: Any, shape: Shape | None) -> str | None:
-    own = np.dtype(dtype or np.float32)
-    found = _converted(value, own)
+    wanted = np.dtype(dtype or np.float32)
+    found = _converted(value, wanted)
     if found is None or (found.ndim == 0 and not shape):
         return None
     if shape is None or found.shape == shape:
-        return f"np.asarray({name}, np.{own})"
-    return f"np.full({shape}, {name}, np.{own})" if isinstance(value, Real) else None
+        return f"np.asarray({name}, np.{wanted})"
+    return f"np.full({shape}, {name}, np.{wanted})" if isinstance(value, Real) else None
 
 
 def _converted(value: Any, dtype: Any) -> Any:

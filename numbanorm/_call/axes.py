@@ -56,8 +56,3 @@ def channel_axis(axis: Any, x: Array, name: str = "x") -> int:
         raise TypeError(f"channel_axis: {shown(axis)}, must be an int") from None
     except (AxisError, OverflowError):
         raise _no_axis("channel_axis", axis, x, name) from None
-
-
-def channel_axes(axis: Any, x: Array) -> Shape:
-    """`channel_axis`, as a tuple."""
-    return (channel_axis(axis, x),)

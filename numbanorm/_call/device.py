@@ -277,7 +277,7 @@ class DeviceCall:
 def _lies_so(array: Array, strides: Shape) -> bool:
     """Of axes of one value, strides say nothing."""
     return array.strides == strides or all(
-        own == other for own, other, size in zip(array.strides, strides, array.shape, strict=True) if size > 1
+        one == other for one, other, size in zip(array.strides, strides, array.shape, strict=True) if size > 1
     )
 
 

@@ -67,11 +67,11 @@ class HostCall(View):
         """A weight or bias, checked, as a kernel reads it: (middle,). Where there is none, a number takes its place."""
         if a is None:
             return _numbers(self.planes[1], otherwise, self.arithmetic)
-        usual = type(a) is np.ndarray and a.dtype is self.arithmetic and a.shape == self.parameter_shape
-        if not (usual and a.flags.carray):
+        if type(a) is np.ndarray and a.dtype is self.arithmetic and a.shape == self.parameter_shape and a.flags.carray:
+            if a.ndim == 1:
+                return a
+        else:
             arguments.parameter(name, a, self.parameter_shape, self.arithmetic)
-        elif a.ndim == 1:
-            return a
         ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
         return behaved(ordered, self.arithmetic).reshape(self.planes[1])
 
@@ -85,6 +85,8 @@ class HostCall(View):
 
     def exact_statistic(self, name: str, a: Any) -> Array:
         """A statistic of each channel, checked, of which no digit may be lost: as float64."""
+        if type(a) is np.ndarray and a.dtype is FLOAT64 and a.shape == self.statistic_shape and a.flags.carray:
+            return a
         arguments.statistic(name, a, self.statistic_shape, self.storage)
         return behaved(a, FLOAT64)
 

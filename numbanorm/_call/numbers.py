@@ -49,7 +49,7 @@ def number(name: str, value: Any, least: float = 0.0) -> float:
 
 def count(value: Any, C: int, of_none: bool) -> float:
     """A number of values that all channels have, said once or for each of them; 0 may be that of no values."""
-    own = value
+    single = value
     if isinstance(value, np.ndarray):
         if value.shape not in ((C,), ()):
             raise ValueError(f"count: shape {value.shape}, must be a number or of shape ({C},)")
@@ -57,8 +57,8 @@ def count(value: Any, C: int, of_none: bool) -> float:
             raise TypeError(f"count: dtype {value.dtype}, must be of real numbers")
         if np.unique(value).size > 1:
             raise ValueError(f"count: {value}, must be the same for all channels")
-        own = float(value.flat[0]) if value.size else 1.0
-    found = _number("count", own, 0.0, math.inf)
+        single = float(value.flat[0]) if value.size else 1.0
+    found = _number("count", single, 0.0, math.inf)
     if found == 0 and not of_none:
         raise ValueError("count: 0, must be positive: that of all values of a channel")
     return found
@@ -69,20 +69,20 @@ def per_channel(given: Mapping[str, Any], not_negative: Sequence[str]) -> list[A
     found = {}
     for name, value in given.items():
         try:
-            own = np.asarray(value)
+            array = np.asarray(value)
         except ValueError:  # lists of several lengths
-            own = np.empty(0, object)
-        if own.dtype.kind not in "biuf":
+            array = np.empty(0, object)
+        if array.dtype.kind not in "biuf":
             raise TypeError(f"{name}: {shown(value)}, must be a number or an array of one for each channel")
-        if own.ndim > 1:
-            raise ValueError(f"{name}: shape {own.shape}, must be a number or an array of shape (C,)")
-        if name in not_negative and (own < 0).any():
-            raise negative(name, own)
-        found[name] = own
+        if array.ndim > 1:
+            raise ValueError(f"{name}: shape {array.shape}, must be a number or an array of shape (C,)")
+        if name in not_negative and (array < 0).any():
+            raise negative(name, array)
+        found[name] = array
     C = max((a.size for a in found.values() if a.ndim > 0), default=1)
-    for name, own in found.items():
-        if own.ndim > 0 and own.size != C:
-            raise ValueError(f"{name}: shape {own.shape}, must be ({C},), as that of the others")
+    for name, array in found.items():
+        if array.ndim > 0 and array.size != C:
+            raise ValueError(f"{name}: shape {array.shape}, must be ({C},), as that of the others")
     return [np.array(np.broadcast_to(a, C), np.float64) for a in found.values()]
 
 

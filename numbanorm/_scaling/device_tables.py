@@ -20,9 +20,9 @@ from numbanorm.cuda.libraries import library_of, seen_from_here
 
 def table(scaler: Any, X: Any, reset: bool = False) -> Any:
     """X, of float32 or float64 and two axes, whose columns are those of the scaler, or become so."""
-    own = seen_from_here("X", X, library_of("X", X)).array
-    arguments.array("X", own)
-    table_arguments.set_columns(scaler, table_arguments.filled_table(own), None, reset)
+    seen = seen_from_here("X", X, library_of("X", X)).array
+    arguments.array("X", seen)
+    table_arguments.set_columns(scaler, table_arguments.filled_table(seen), None, reset)
     return X
 
 

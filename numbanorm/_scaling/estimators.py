@@ -81,10 +81,12 @@ except ImportError:
             if not hasattr(self, "n_features_in_"):
                 raise not_fitted(self)
             names = [f"x{i}" for i in range(self.n_features_in_)]
-            own = getattr(self, "feature_names_in_", np.asarray(names, object))
+            known_names = getattr(self, "feature_names_in_", np.asarray(names, object))
             if input_features is None:
-                return own
-            table_arguments.same_names("input_features", input_features, own, hasattr(self, "feature_names_in_"))
+                return known_names
+            table_arguments.same_names(
+                "input_features", input_features, known_names, hasattr(self, "feature_names_in_")
+            )
             return np.asarray(input_features, object)
 
         def __repr__(self) -> str:

@@ -36,15 +36,15 @@ def column_extremes(X: Array) -> Extremes:
     """Of each column, in X's dtype."""
     low, high = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
     for _, block, call in _blocks(X, working_dtype(X)):
-        own = _extremes(call, block)
-        low, high = np.minimum(low, own.low), np.maximum(high, own.high)
+        found = _extremes(call, block)
+        low, high = np.minimum(low, found.low), np.maximum(high, found.high)
     return Extremes(*(np.where(low > high, np.nan, a).astype(result_dtype(X)) for a in (low, high)))
 
 
 def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
     """The table that `linear` makes of X: X itself where it can be, if so asked for, of whatever strides."""
-    own = in_place and arguments.is_floating(X.dtype) and X.flags.writeable
-    if own:
+    into_x = in_place and arguments.is_floating(X.dtype) and X.flags.writeable
+    if into_x:
         for _, block, call in _blocks(X, working_dtype(X)):
             _extremes(call, block)  # raises if there is an infinity
     result = result_dtype(X)
@@ -53,8 +53,8 @@ def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
     low, high = linear.limits(result)
     linear = linear._replace(low=low, high=high)
     if linear.is_plain() and (lies := _where_it_lies(X, dtype)):
-        return _scaled(lies, X, linear, X if own else None)
-    y = X if own else recycling.empty(X.shape, result, X)
+        return _scaled(lies, X, linear, X if into_x else None)
+    y = X if into_x else recycling.empty(X.shape, result, X)
     if not linear.is_plain():
         return _scaled_in_units(X, linear, y)
     for rows, block, call in _blocks(X, dtype):

@@ -63,10 +63,10 @@ def measured(call: HostCall, x: Array, omit_nan: bool = False, weights: Array | 
     return rescued(state, lambda which, unit: _weighted(planes, which, unit, _ONES if weights is None else weights))
 
 
-def _plain(planes: Array, far: bool) -> State:
+def _plain(planes: Array, streamed: bool) -> State:
     N, C, L = planes.shape
     mean, low, m2 = np.zeros((3, C))
-    moments.float64_channel_moments(engine(), far, planes, mean, low, m2)
+    moments.float64_channel_moments(engine(), streamed, planes, mean, low, m2)
     return State(np.full(C, float(N * L)), mean, low, m2, np.zeros(C))
 
 

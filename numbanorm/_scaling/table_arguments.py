@@ -108,23 +108,23 @@ def same_columns(scaler: Any, other: Any) -> None:
     """Those that another scaler has been fitted to."""
     if scaler._columns() != other._columns():
         raise ValueError(f"other: fitted to {other._columns()} features, must be {scaler._columns()}")
-    own, names = (getattr(s, "feature_names_in_", None) for s in (scaler, other))
-    if own is not None and names is not None and list(own) != list(names):
-        raise ValueError(f"other: fitted to features {list(names)}, must be {list(own)}")
+    fitted, names = (getattr(s, "feature_names_in_", None) for s in (scaler, other))
+    if fitted is not None and names is not None and list(fitted) != list(names):
+        raise ValueError(f"other: fitted to features {list(names)}, must be {list(fitted)}")
 
 
 def weights(value: Any, count: int) -> Array:
     """A weight for each of so many samples, or one for all."""
-    own = _real("sample_weight", value)
-    if own.ndim == 0:
-        own = np.full(count, own)
-    if own.shape != (count,):
-        raise ValueError(f"sample_weight: shape {own.shape}, must be ({count},), one for each sample of X")
-    if not np.isfinite(own).all() or (own < 0).any():
+    weights = _real("sample_weight", value)
+    if weights.ndim == 0:
+        weights = np.full(count, weights)
+    if weights.shape != (count,):
+        raise ValueError(f"sample_weight: shape {weights.shape}, must be ({count},), one for each sample of X")
+    if not np.isfinite(weights).all() or (weights < 0).any():
         raise ValueError("sample_weight: must be finite and not negative")
-    if not own.any():
+    if not weights.any():
         raise ValueError("sample_weight: zero for all samples, must be positive for one at least")
-    return own.astype(np.float64)
+    return weights.astype(np.float64)
 
 
 def interval(name: str, value: Any) -> None:

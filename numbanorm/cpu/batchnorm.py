@@ -3,7 +3,8 @@
 x is (N, C, L), a mask (N, L) or None, and what each channel has (C,).
 """
 
-from functools import lru_cache
+from collections.abc import Callable
+from functools import lru_cache, partial
 from itertools import starmap
 from operator import setitem
 from typing import Any
@@ -38,12 +39,12 @@ def batch_norm_forward(
     y: Array,
     mean: Array,
     rstd: Array,
-) -> bool:
-    """Fill y, mean and rstd, and update the running statistics; whether those of the batch are finite."""
+) -> Callable[[], bool]:
+    """Fill y, mean and rstd. What is returned moves the running statistics, as `update_running` does, when called."""
     if x.size == 0:
         mean.fill(np.nan)
         rstd.fill(np.nan)
-        return True
+        return _move_nothing
     exact_mean, var = np.empty(mean.size), np.empty(mean.size)
     if mask is None:
         count = call.count
@@ -54,7 +55,13 @@ def batch_norm_forward(
         _forward(call, rows, weight, bias, eps, values, exact_mean, rstd, var)
         unpack(values, mask, y)
     mean[:] = exact_mean
-    return update_running(running, exact_mean, var, count)
+    if running.mean is None and running.var is None:
+        return _move_nothing
+    return partial(update_running, running, exact_mean, var, count)
+
+
+def _move_nothing() -> bool:
+    return True
 
 
 def _forward(

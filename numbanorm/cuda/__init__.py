@@ -32,7 +32,10 @@ try:
     if getattr(_cuda, "implementation", None) != "NVIDIA":  # Numba's own, which is no longer kept up
         raise ImportError("Numba's own numba.cuda was imported instead")
 
-    import cuda.core as _core  # numba-cuda brings it
+    import cuda.core as _core  # numba-cuda brings it, also versions before 1.0, which lack some of these names
+
+    for _name in ("launch", "LaunchConfig", "Linker", "LinkerOptions", "ObjectCode", "Stream"):
+        getattr(_core, _name)
     from cuda.bindings import driver as _driver
     from cuda.bindings import nvjitlink as _nvjitlink
     from cuda.bindings import nvvm as _nvvm

@@ -32,36 +32,36 @@ def channels(name: str, x: Array, axis: int, count: int) -> None:
         raise ValueError(f"{name}: shape {x.shape} has {found} channels on axis {axis}, must have {count}{advice}")
 
 
-def converted(name: str, value: Any, own: Array) -> Array:
+def converted(name: str, value: Any, current: Array) -> Array:
     """An array of the shape and dtype of the layer's own."""
     if isinstance(value, np.ma.MaskedArray):
-        raise TypeError(f"{name}: MaskedArray, must be a plain array{instead(name, value, own.dtype.type)}")
+        raise TypeError(f"{name}: MaskedArray, must be a plain array{instead(name, value, current.dtype.type)}")
     try:
         given = np.asarray(value)
     except Exception as error:  # as of a tensor that requires a gradient, or of lists of several lengths
-        advice = instead(name, value, own.dtype.type)
+        advice = instead(name, value, current.dtype.type)
         raise TypeError(f"{name}: {type(value).__qualname__}, must be an array{advice}: {error}") from error
-    if given.dtype.kind in "mM" or not np.can_cast(given.dtype, own.dtype, "same_kind"):
-        raise TypeError(f"{name}: dtype {given.dtype}, must be one that casts to {own.dtype}")
-    if given.shape != own.shape:
-        raise ValueError(f"{name}: shape {given.shape}, must be {own.shape}")
+    if given.dtype.kind in "mM" or not np.can_cast(given.dtype, current.dtype, "same_kind"):
+        raise TypeError(f"{name}: dtype {given.dtype}, must be one that casts to {current.dtype}")
+    if given.shape != current.shape:
+        raise ValueError(f"{name}: shape {given.shape}, must be {current.shape}")
     with np.errstate(over="ignore"):
-        copy = given.astype(own.dtype)
-    if own.dtype.kind == "f" and not np.array_equal(np.isinf(copy), np.isinf(given)):
-        raise ValueError(f"{name}: {np.abs(given).max()} in it, must fit into {own.dtype}")
-    if own.dtype.kind == "i" and not (given.astype(object) == np.abs(copy)).all():
+        copy = given.astype(current.dtype)
+    if current.dtype.kind == "f" and not np.array_equal(np.isinf(copy), np.isinf(given)):
+        raise ValueError(f"{name}: {np.abs(given).max()} in it, must fit into {current.dtype}")
+    if current.dtype.kind == "i" and not (given.astype(object) == np.abs(copy)).all():
         raise ValueError(f"{name}: {given}, must be a number of batches")
     return copy
 
 
-def replacement(name: str, value: Any, own: Array) -> None:
+def replacement(name: str, value: Any, current: Array) -> None:
     """A writable array of the shape and dtype of a layer's own."""
     if type(value) is not np.ndarray:
-        arguments.array_type(name, value, own.dtype.type, own.shape)
-    if value.dtype.type is not own.dtype.type:
-        advice = f"; assign {name}.astype(np.{own.dtype})" if arguments.is_real(value.dtype) else ""
-        raise TypeError(f"{name}: dtype {value.dtype}, must be {own.dtype}{advice}")
-    arguments.shape_of(name, value, own.shape)
+        arguments.array_type(name, value, current.dtype.type, current.shape)
+    if value.dtype.type is not current.dtype.type:
+        advice = f"; assign {name}.astype(np.{current.dtype})" if arguments.is_real(value.dtype) else ""
+        raise TypeError(f"{name}: dtype {value.dtype}, must be {current.dtype}{advice}")
+    arguments.shape_of(name, value, current.shape)
     arguments.written(name, value)
 
 

@@ -1,4 +1,4 @@
-"""What both layers have: a mode, parameters with gradients, forward and backward passes, and a state."""
+"""What all layers have: a mode, parameters with gradients, forward and backward passes, and a state."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping

@@ -1,5 +1,6 @@
 """What layers have that normalise over the last axes."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,17 @@ class OverLastAxes(Layer):
     """A layer for every x whose last axes have the sizes `normalized_shape`."""
 
     def __init__(
-        self, normalized_shape: int | tuple[int, ...], eps: Any, dtype: DTypeLike, weight: bool, bias: bool
+        self,
+        normalized_shape: int | tuple[int, ...],
+        eps: Any,
+        dtype: DTypeLike,
+        parameters: Callable[[], tuple[bool, bool]],
     ) -> None:
+        """`parameters` checks and tells whether there are a weight and a bias, once shape and eps have been checked."""
         self.normalized_shape = shape = numbers.sizes("normalized_shape", normalized_shape)
         self._axis = -1 if len(shape) == 1 else tuple(range(-len(shape), 0))  # an int is looked up faster
         self.eps = eps
+        weight, bias = parameters()
         super().__init__(shape, numbers.dtype(dtype), weight, bias)
 
     def _check(self, x: Any) -> None:

@@ -62,14 +62,16 @@ class LayerNorm(OverLastAxes):
         dtype: DTypeLike = np.float32,
         weight: bool = _NOT_GIVEN,
     ) -> None:
-        numbers.flag("elementwise_affine", elementwise_affine)
-        numbers.flag("bias", bias)
-        if weight is _NOT_GIVEN:
-            weight, bias = elementwise_affine, elementwise_affine and bias
-        else:
+        def parameters() -> tuple[bool, bool]:
+            numbers.flag("elementwise_affine", elementwise_affine)
+            numbers.flag("bias", bias)
+            if weight is _NOT_GIVEN:
+                return bool(elementwise_affine), bool(elementwise_affine and bias)
             numbers.flag("weight", weight)
-            warnings.warn("LayerNorm: weight= is deprecated, pass elementwise_affine=", DeprecationWarning, 2)
-        super().__init__(normalized_shape, eps, dtype, bool(weight), bool(bias))
+            warnings.warn("LayerNorm: weight= is deprecated, pass elementwise_affine=", DeprecationWarning, 4)
+            return bool(weight), bool(bias)
+
+        super().__init__(normalized_shape, eps, dtype, parameters)
 
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
         """y; keeps x for `backward`, but under `no_grad`.

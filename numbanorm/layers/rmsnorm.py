@@ -59,8 +59,11 @@ class RMSNorm(OverLastAxes):
         *,
         dtype: DTypeLike = np.float32,
     ) -> None:
-        numbers.flag("elementwise_affine", elementwise_affine)
-        super().__init__(normalized_shape, eps, dtype, weight=bool(elementwise_affine), bias=False)
+        def parameters() -> tuple[bool, bool]:
+            numbers.flag("elementwise_affine", elementwise_affine)
+            return bool(elementwise_affine), False
+
+        super().__init__(normalized_shape, eps, dtype, parameters)
         self._eps_of_dtype = float(np.finfo(self.dtype).eps)
 
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
