@@ -6,9 +6,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
+from numbanorm.cuda import rows_and_columns
 from tests import test_cuda_range, test_rmsnorm
 from tests.arranged import shapes_and_axes
-from tests.cases import LAYOUTS
+from tests.cases import LAYOUTS, values
 from tests.on_device import on_device
 from tests.test_range import SIZES
 
@@ -46,6 +47,13 @@ def test_any_shape_axes_and_layout(shape_and_axes, layout, with_weight):
 )
 def test_the_error_does_not_grow_with_the_count(shape):
     test_rmsnorm.test_the_error_does_not_grow_with_the_count(shape)
+
+
+@pytest.mark.parametrize("shape", [(20, 2000), (40, 300)])
+def test_several_rows_to_a_group_of_threads(shape, monkeypatch):
+    """As in arrays of thousands of rows: their sums share a place in memory, one after the other."""
+    monkeypatch.setattr(rows_and_columns, "_BUSY", 1)
+    test_rmsnorm.check(values(shape), -1)
 
 
 @pytest.mark.parametrize(("dtype", "size"), SIZES)

@@ -6,9 +6,10 @@ For layer normalization, and for RMS normalization, whose mean is 0.
 from functools import lru_cache
 
 from numbanorm._math import input_gradient_of_means, input_gradient_of_sums, moments
+from numbanorm.cuda import cuda
 from numbanorm.cuda.compiling import device
 from numbanorm.cuda.vectors.memory import each
-from numbanorm.cuda.vectors.reduce import group
+from numbanorm.cuda.vectors.reduce import WARP, group
 from numbanorm.cuda.vectors.simd import join, lane, number, total
 
 
@@ -71,13 +72,27 @@ def terms_of_row(threads):
     return terms_of
 
 
+@device
+def _barrier():
+    cuda.syncthreads()
+
+
+@device
+def _no_barrier():
+    pass
+
+
 @lru_cache(None)
 def slope_of_row(threads):
-    """A device function: the slope of the row, 0 and 0."""
-    sum_over = group(threads).sum
+    """A device function: the slope of the row, 0 and 0.
+
+    Rows follow each other in a loop. A block must not write its sum before all threads have read that of the last row.
+    """
+    sum_over, all_have_read = group(threads).sum, _barrier if threads > WARP else _no_barrier
 
     @device
     def slope_of(sum_h, sum_g, sum_gh, rstd, count, shared_sums):
+        all_have_read()
         mean_g_x_hat = sum_over(total(sum_gh), shared_sums) / count
         slope, _ = input_gradient_of_means(0.0, 0.0, mean_g_x_hat, rstd)
         return slope, 0.0, 0.0
