@@ -85,7 +85,7 @@ class DeviceCall:
         return self._run(name, value, self._dense(self.view.shape), self.view.storage)
 
     def parameter(self, name: str, value: Any, otherwise: float) -> Run:
-        """A weight or bias, checked; without one, nothing, which kernels take for `otherwise`."""
+        """A weight or bias, checked; without one, nothing, for which kernels take `otherwise`, 1 or 0, by themselves."""
         if value is None:
             return Run(0, self.view.arithmetic, 0)
         arguments.parameter(name, self.array(name, value), self.view.parameter_shape, self.view.arithmetic)
@@ -103,7 +103,7 @@ class DeviceCall:
         return self.statistic(name, value, None if array is None else array.dtype)
 
     def mask(self, mask: Any, may_be_empty: bool = False) -> Run:
-        """The positions that count, checked, as (outer, inner); nothing if all do."""
+        """The positions that count, checked, as (outer, inner); nothing if all do. An empty one cannot be told here."""
         if mask is None:
             return Run(0, _BOOL, 0)
         (axis,), shape = self.view.axes.statistic, self.view.shape
