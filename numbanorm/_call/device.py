@@ -85,7 +85,7 @@ class DeviceCall:
         return self._run(name, value, self._dense(self.view.shape), self.view.storage)
 
     def parameter(self, name: str, value: Any, otherwise: float) -> Run:
-        """A weight or bias, checked; without one, nothing, for which kernels take `otherwise`, 1 or 0, by themselves."""
+        """A weight or bias, checked; without one, nothing, and kernels take `otherwise`, 1 or 0, by themselves."""
         if value is None:
             return Run(0, self.view.arithmetic, 0)
         arguments.parameter(name, self.array(name, value), self.view.parameter_shape, self.view.arithmetic)
