@@ -104,8 +104,8 @@ def test_arrays_of_the_host_and_of_a_device_in_one_call(name, argument):
     value = CALLS[name][1][argument].copy()
     if argument == "x":
         kinds = "DeviceArray, on a GPU, must be a numpy.ndarray"
-        other = next(key for key in CALLS[name][1] if key != "x")
-        arguments = {**sent(name), "x": value}
+        arguments = {**sent(name), "out": to_device(X.copy()), "x": value}
+        other = next(key for key in arguments if key != "x")
         with pytest.raises(TypeError, match=rf"^{other}: tests.device.{kinds}"):
             CALLS[name][0](**arguments)
     else:
