@@ -7,8 +7,7 @@ For x of n values of 4 bytes (weight and rstd are small beside it)::
     rms_norm_backward   reads dy, x,  writes dx   12 n bytes
 """
 
-import numbanorm
-from bench.cases import Case, Operation, Shape, random
+from bench.cases import Case, Shape, operations
 
 SHAPES = (
     Shape("Llama", (2048, 4096), -1, quick=True),
@@ -23,23 +22,7 @@ SHAPES = (
     Shape("tiny", (1, 768), -1, quick=True),
 )
 
-
-def _forward_arrays(shape: Shape):
-    """x, weight."""
-    return random(0, *shape.sizes), random(1, shape.sizes[shape.axis])
-
-
-def _backward_arrays(shape: Shape):
-    """dy, x, rstd, weight."""
-    x, weight = _forward_arrays(shape)
-    return random(3, *shape.sizes), x, numbanorm.rms_norm_forward(x, axis=shape.axis).rstd, weight
-
-
-OPERATIONS = (
-    Operation("rms_norm", "axis", 1, _forward_arrays),
-    Operation("rms_norm_forward", "axis", 1, _forward_arrays),
-    Operation("rms_norm_backward", "axis", 2, _backward_arrays),
-)
+OPERATIONS = operations("rmsnorm")
 
 
 def cases(dtype: type) -> list[Case]:
