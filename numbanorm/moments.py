@@ -6,7 +6,8 @@ from typing import Any, Self
 import numpy as np
 
 from numbanorm._call import arguments, numbers
-from numbanorm._scaling.devices import measured_by
+from numbanorm._call.kinds import for_device
+from numbanorm._scaling import ON_DEVICE, measured
 from numbanorm._states import State, in_one_unit, merged
 from numbanorm._types import Array
 
@@ -105,10 +106,10 @@ class Moments:
         """
         omit = _omits(nan_policy)
         if isinstance(x, np.ndarray) or not arguments.is_iterable_of_arrays(x):
-            return cls._of_state(measured_by("x", x).state_of(x, channel_axis, mask, omit))
+            return cls._of_state(_measured_by(x).state_of(x, channel_axis, mask, omit))
         if mask is not None:
             raise TypeError("mask: beside an iterable of blocks, must be None; pass each block and its mask to update")
-        states = (measured_by("x", block).state_of(block, channel_axis, None, omit) for block in x)
+        states = (_measured_by(block).state_of(block, channel_axis, None, omit) for block in x)
         first = next(states, None)
         if first is None:
             raise ValueError("x: no blocks, must be at least one, which may have no values")
@@ -206,3 +207,8 @@ def _omits(nan_policy: Any) -> bool:
     if nan_policy not in ("propagate", "omit"):
         raise ValueError(f"nan_policy: {nan_policy!r}, must be 'propagate' or 'omit'")
     return bool(nan_policy == "omit")
+
+
+def _measured_by(x: Any) -> Any:
+    """The module that measures the channels of an array."""
+    return for_device("x", x, ON_DEVICE) or measured

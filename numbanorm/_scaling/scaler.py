@@ -5,8 +5,8 @@ from typing import Any, Self
 import numpy as np
 
 from numbanorm._call import numbers
-from numbanorm._scaling import table_arguments
-from numbanorm._scaling.devices import tables_for
+from numbanorm._call.kinds import for_device
+from numbanorm._scaling import ON_DEVICE, host_tables, table_arguments
 from numbanorm._scaling.estimators import Estimator, not_fitted
 from numbanorm._states import Linear
 from numbanorm._types import Array
@@ -81,7 +81,7 @@ class Scaler(Estimator):
         def fit() -> None:
             self._check_parameters()
             first = anew or not hasattr(self, "n_samples_seen_")
-            where = tables_for("X", X)
+            where = for_device("X", X, ON_DEVICE) or host_tables
             table = where.table(self, X, first)
             self.n_features_in_ = table.shape[1]
             seen = self._look(where, table, sample_weight)
@@ -100,7 +100,7 @@ class Scaler(Estimator):
         self._check_parameters()
         if copy is not None:
             numbers.flag("copy", copy)
-        where = tables_for("X", X)
+        where = for_device("X", X, ON_DEVICE) or host_tables
         table = where.table(self, X)
         linear = self._linear(table.shape[1])
         if inverse:
