@@ -37,7 +37,7 @@ from numba.extending import intrinsic
 from numbanorm.cpu.compiling.jit import Formula, inner, plain
 
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
-scalar = inner(Formula, fastmath={"contract"})
+scalar = inner(kind=Formula, fastmath={"contract"})
 
 LEAST = 1e-36  # float32 cannot hold the squares of a smaller variance to their last digit
 SMALL, LARGE = 2.0**-400, 2.0**400  # beyond, float64 may not hold squares and their sums to their last digit
