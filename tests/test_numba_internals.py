@@ -130,7 +130,7 @@ def test_a_compiled_function_has_what_is_read_of_it():
 
 
 def test_an_inner_function_is_compiled_with_its_caller_alone():
-    twice = inner(lambda x: x + x)
+    twice = inner()(lambda x: x + x)
     caller = numba.njit(lambda x: twice(x) + 1.0)
     assert caller(2.0) == 5.0
     (compiled,) = twice.overloads.values()
