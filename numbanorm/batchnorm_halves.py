@@ -147,7 +147,7 @@ def batch_norm_backward_apply(
     *given, counted = _checked(call, dy, x, mean, rstd, mask)
     given += [call.parameter("weight", weight, 1)]
     given += [call.statistic("sum_dy", sum_dy, FLOAT64), call.statistic("sum_dy_xhat", sum_dy_xhat, FLOAT64)]
-    given += [numbers.count(count, call.planes[1], of_none=0 in call.planes)]
+    given += [numbers.count(count, call.planes.middle, of_none=0 in call.planes)]
     if out is not None:
         statistics = {"mean": mean, "rstd": rstd, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
         call.check_out(out, x, {"dy": dy, "x": x}, statistics | {"weight": weight, "mask": mask})

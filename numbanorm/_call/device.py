@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from numbanorm._call import arguments, axes
-from numbanorm._call.view import Layout, View, dense_strides, layout_of, reordered
+from numbanorm._call.view import Axes, Layout, Planes, View, dense_strides, layout_of, reordered
 from numbanorm._types import Array, Running, Shape
 from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm, rmsnorm
 from numbanorm.cuda.grids import Run, type_of
@@ -45,7 +45,7 @@ class DeviceCall:
         self.view: View
 
     @property
-    def planes(self) -> tuple[int, int, int]:
+    def planes(self) -> Planes:
         """The sizes of x for kernels: outer, middle, inner."""
         return self.view.planes
 
@@ -285,7 +285,7 @@ def over_axes(x: Any, axis: Any) -> DeviceCall:
     """A call on an x, checked, that is normalised over `axis`."""
     call = DeviceCall(x)
     arguments.array("x", call.x)
-    call.view = _view(layout_of(call.x), axes.axes(axis, call.x), False)
+    call.view = _over_axes(layout_of(call.x), axes.axes(axis, call.x))
     return call
 
 
@@ -295,10 +295,15 @@ def over_channels(x: Any, channel_axis: Any, one_axis_is_one_channel: bool = Fal
     if one_axis_is_one_channel and call.x.ndim == 1:
         call.see_x_as(call.x[:, None])
     arguments.array("x", call.x)
-    call.view = _view(layout_of(call.x), (axes.channel_axis(channel_axis, call.x),), True)
+    call.view = _over_channels(layout_of(call.x), axes.channel_axis(channel_axis, call.x))
     return call
 
 
 @lru_cache(1 << 10)
-def _view(layout: Layout, middle_axes: Shape, per_channel: bool) -> View:
-    return View.of(layout, middle_axes, per_channel)
+def _over_axes(layout: Layout, normalised: Shape) -> View:
+    return View.of(layout, Axes.over(normalised, len(layout.shape)))
+
+
+@lru_cache(1 << 10)
+def _over_channels(layout: Layout, channel_axis: int) -> View:
+    return View.of(layout, Axes.channels(channel_axis, len(layout.shape)))

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from numbanorm._call import arguments, axes, recycling
-from numbanorm._call.view import Layout, View, layout_of
+from numbanorm._call.view import Axes, Layout, View, layout_of
 from numbanorm._types import FLOAT64, FLOATS, Array, Running, Shape
 from numbanorm.cpu import batchnorm, batchnorm_halves, layernorm, rmsnorm
 from numbanorm.cpu.engine import machine
@@ -66,14 +66,14 @@ class HostCall(View):
     def parameter(self, name: str, a: Any, otherwise: float) -> Array:
         """A weight or bias, checked, as a kernel reads it: (middle,). Where there is none, a number takes its place."""
         if a is None:
-            return _numbers(self.planes[1], otherwise, self.arithmetic)
+            return _numbers(self.planes.middle, otherwise, self.arithmetic)
         if type(a) is np.ndarray and a.dtype is self.arithmetic and a.shape == self.parameter_shape and a.flags.carray:
             if a.ndim == 1:
                 return a
         else:
             arguments.parameter(name, a, self.parameter_shape, self.arithmetic)
         ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
-        return behaved(ordered, self.arithmetic).reshape(self.planes[1])
+        return behaved(ordered, self.arithmetic).reshape(self.planes.middle)
 
     def statistic(self, name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
         """A mean or the like, checked, as a kernel reads it: of the arithmetic's dtype, or of another."""
@@ -99,7 +99,7 @@ class HostCall(View):
         check(mask, self.shape[:axis] + self.shape[axis + 1 :])
         if self.order is not None:
             mask = mask.transpose([i - (i > axis) for i in self.order if i != axis])
-        return mask.reshape(self.planes[0], self.planes[2])
+        return mask.reshape(self.planes.outer, self.planes.inner)
 
     def check_several_values(self, x: Array, mask: Any) -> None:
         """Check that each channel has two values or more, and so a variance."""
@@ -135,7 +135,7 @@ class HostCall(View):
 
     def new_parameter(self) -> Array:
         """Room for the gradient of a parameter."""
-        return np.empty(self.planes[1], self.arithmetic)
+        return np.empty(self.planes.middle, self.arithmetic)
 
     def deliver(self, result: Array, out: Array | None) -> Array:
         """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
@@ -157,31 +157,50 @@ class HostCall(View):
 
 
 def over_axes(x: Any, axis: Any) -> HostCall:
-    """A call on an x, checked, that is normalised over `axis`."""
+    """Check x, and make a call that normalises it over `axis`."""
     arguments.array("x", x)
-    return _call(layout_of(x), axes.axes(axis, x), False)
+    return _over_axes(layout_of(x), axes.axes(axis, x))
 
 
 def over_channels(x: Any, channel_axis: Any) -> HostCall:
-    """A call on an x, checked, of which each channel is normalised."""
+    """Check x, and make a call that normalises each of its channels."""
     arguments.array("x", x)
-    return _call(layout_of(x), (axes.channel_axis(channel_axis, x),), True)
+    return _over_channels(layout_of(x), axes.channel_axis(channel_axis, x))
 
 
 @lru_cache(256)
-def usual_call(shape: Shape, dtype: np.dtype[Any], axis: int, per_channel: bool) -> HostCall | None:
-    """A call on a C-ordered array of several axes, if there is nothing to complain of."""
+def _over_axes(layout: Layout, normalised: Shape) -> HostCall:
+    return HostCall.of(layout, Axes.over(normalised, len(layout.shape)))
+
+
+@lru_cache(256)
+def _over_channels(layout: Layout, channel_axis: int) -> HostCall:
+    return HostCall.of(layout, Axes.channels(channel_axis, len(layout.shape)))
+
+
+@lru_cache(256)
+def usual_over_axis(shape: Shape, dtype: np.dtype[Any], axis: int) -> HostCall | None:
+    """Make `over_axes` of a C-ordered array and one axis. Return None if it has one axis, or anything is wrong."""
+    ndim = len(shape)
+    return _usual(shape, dtype, Axes.over((axis % ndim,), ndim)) if _is_usual(shape, dtype, axis) else None
+
+
+@lru_cache(256)
+def usual_over_channels(shape: Shape, dtype: np.dtype[Any], axis: int) -> HostCall | None:
+    """Make `over_channels` of a C-ordered array, or return None, as `usual_over_axis` does."""
+    ndim = len(shape)
+    return _usual(shape, dtype, Axes.channels(axis % ndim, ndim)) if _is_usual(shape, dtype, axis) else None
+
+
+def _is_usual(shape: Shape, dtype: np.dtype[Any], axis: int) -> bool:
     known = dtype.isnative and dtype.type in FLOATS
-    if not (known and len(shape) > 1 and -len(shape) <= axis < len(shape)):
-        return None
-    call = HostCall.of(Layout(shape, (), True, dtype), (axis % len(shape),), per_channel)
+    return known and len(shape) > 1 and -len(shape) <= axis < len(shape)
+
+
+def _usual(shape: Shape, dtype: np.dtype[Any], over: Axes) -> HostCall:
+    call = HostCall.of(Layout(shape, (), True, dtype), over)
     call.is_usual = True
     return call
-
-
-@lru_cache(256)
-def _call(layout: Layout, middle_axes: Shape, per_channel: bool) -> HostCall:
-    return HostCall.of(layout, middle_axes, per_channel)
 
 
 def _numbers(size: int, number: float, dtype: np.dtype[Any]) -> Array:

@@ -11,7 +11,7 @@ from numbanorm._call import arguments, host
 def over_axes(x: Any, axis: Any) -> Any:
     """A call on an x, checked, that is normalised over `axis`."""
     if type(x) is np.ndarray and type(axis) is int and x.flags.carray:
-        call = host.usual_call(x.shape, x.dtype, axis, False)
+        call = host.usual_over_axis(x.shape, x.dtype, axis)
         if call is not None:
             return call
     return _made_for(x).over_axes(x, axis)
@@ -20,7 +20,7 @@ def over_axes(x: Any, axis: Any) -> Any:
 def over_channels(x: Any, channel_axis: Any) -> Any:
     """A call on an x, checked, of which each channel is normalised."""
     if type(x) is np.ndarray and type(channel_axis) is int and x.flags.carray:
-        call = host.usual_call(x.shape, x.dtype, channel_axis, True)
+        call = host.usual_over_channels(x.shape, x.dtype, channel_axis)
         if call is not None:
             return call
     return _made_for(x).over_channels(x, channel_axis)

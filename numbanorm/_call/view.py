@@ -12,11 +12,38 @@ from numbanorm._types import Array, Shape
 
 
 class Axes(NamedTuple):
-    """What the axes of x are for. An axis may be in two of these: a channel axis has statistics and parameters."""
+    """What each axis of x is for. One axis may be in two of these: a channel axis has statistics and parameters.
+
+    These sets alone decide how kernels see x. Each way to normalise has a constructor. One for groups of channels, with
+    x as (samples, groups, channels of a group, positions), would reduce the last two axes, and have statistics along
+    the first two and parameters along the middle two. It would need a case of its own in `_kernel_shapes`.
+    """
 
     reduced: Shape  # values along these share a mean and a variance
     statistic: Shape  # the axes of arrays of statistics
     parameter: Shape  # the axes of weight and bias
+
+    @classmethod
+    def over(cls, axes: Shape, ndim: int) -> Self:
+        """Normalise over `axes`, ascending. These are the axes of weight and bias, too."""
+        return cls(axes, _all_but(axes, ndim), axes)
+
+    @classmethod
+    def channels(cls, axis: int, ndim: int) -> Self:
+        """Normalise each channel along `axis` over all other axes."""
+        return cls(_all_but((axis,), ndim), (axis,), (axis,))
+
+
+def _all_but(axes: Shape, ndim: int) -> Shape:
+    return tuple(i for i in range(ndim) if i not in axes)
+
+
+class Planes(NamedTuple):
+    """The sizes of x as kernels see it."""
+
+    outer: int
+    middle: int  # how many values a parameter has
+    inner: int
 
 
 @dataclass(slots=True)
@@ -29,7 +56,7 @@ class View:
     """
 
     axes: Axes
-    planes: tuple[int, int, int]  # outer, middle, inner
+    planes: Planes
     storage: np.dtype[Any]  # of x and of what has its shape, in native byte order
     arithmetic: np.dtype[Any]  # of statistics, parameters and their gradients
     shape: Shape  # of x
@@ -42,49 +69,46 @@ class View:
     count: int  # how many values share a mean and a variance
 
     @classmethod
-    def of(cls, layout: "Layout", axes: Shape, per_channel: bool) -> Self:
-        """Of arrays of a layout with `axes`, ascending, in the middle.
-
-        They are normalised over these axes or, `per_channel`, over all others.
-        """
+    def of(cls, layout: "Layout", axes: Axes) -> Self:
+        """See arrays of a layout with their parameter axes in the middle."""
         shape, strides, is_c, dtype = layout
-        others = tuple(i for i in range(len(shape)) if i not in axes)
-        order, (first, end) = (None, (axes[0], axes[-1] + 1))
-        if not (is_c and end - first == len(axes)):
-            order, first = _order_in_memory(strides, axes)
-            end = first + len(axes)
+        middle = axes.parameter
+        order, (first, end) = (None, (middle[0], middle[-1] + 1))
+        if not (is_c and end - first == len(middle)):
+            order, first = _order_in_memory(strides, middle)
+            end = first + len(middle)
         sizes = shape if order is None else tuple(shape[i] for i in order)
-        outer, middle, inner = planes = prod(sizes[:first]), prod(sizes[first:end]), prod(sizes[end:])
-        parameter_shape = tuple(shape[i] for i in axes)
-        kernel_shape: Shape
-        kernel_statistic_shape: Shape
-        if per_channel:
-            statistic_shape, kernel_shape, kernel_statistic_shape = parameter_shape, planes, (middle,)
-        else:
-            statistic_shape = tuple(1 if i in axes else n for i, n in enumerate(shape))
-            kernel_shape, kernel_statistic_shape = (
-                ((outer, middle), (outer,)) if inner == 1 else (planes, (outer, inner))
-            )
+        planes = Planes(prod(sizes[:first]), prod(sizes[first:end]), prod(sizes[end:]))
         native = dtype if dtype.isnative else dtype.newbyteorder("=")
         return cls(
-            Axes(others, axes, axes) if per_channel else Axes(axes, others, axes),
+            axes,
             planes,
             native,
             native,
             shape,
-            statistic_shape,
-            parameter_shape,
+            _statistic_shape(shape, axes),
+            tuple(shape[i] for i in middle),
             order,
-            None if order is None else reordered(axes, order),
-            kernel_shape,
-            kernel_statistic_shape,
-            outer * inner if per_channel else middle,
+            None if order is None else reordered(middle, order),
+            *_kernel_shapes(planes, axes),
+            prod(shape[i] for i in axes.reduced),
         )
 
-    @property
-    def middle(self) -> int:
-        """How many values a parameter has."""
-        return self.planes[1]
+
+def _statistic_shape(shape: Shape, axes: Axes) -> Shape:
+    """The shape of statistics as callers have them. It broadcasts to x where x is normalised over parameter axes."""
+    if axes.reduced == axes.parameter:
+        return tuple(n if i in axes.statistic else 1 for i, n in enumerate(shape))
+    return tuple(shape[i] for i in axes.statistic)
+
+
+def _kernel_shapes(planes: Planes, axes: Axes) -> tuple[Shape, Shape]:
+    """The shapes of x and of statistics as kernels take them."""
+    if axes.statistic == axes.parameter:
+        return planes, (planes.middle,)
+    if planes.inner == 1:
+        return planes[:2], planes[:1]
+    return planes, (planes.outer, planes.inner)
 
 
 class Layout(NamedTuple):

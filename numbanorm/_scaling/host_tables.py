@@ -89,7 +89,7 @@ def _where_it_lies(X: Array, dtype: np.dtype[Any]) -> HostCall | None:
 
 def _extremes(call: HostCall, X: Array) -> Extremes:
     """The least and the greatest of each column, inf and -inf where it has no value. An error if one is infinite."""
-    found = Extremes(*np.empty((2, call.middle), call.storage))
+    found = Extremes(*np.empty((2, call.planes.middle), call.storage))
     kernels.channel_extremes(engine(), call.load_x(X), *found)
     if (np.isinf(found).any(0) & (found.low <= found.high)).any():
         raise table_arguments.infinity("X")

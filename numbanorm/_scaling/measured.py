@@ -50,8 +50,8 @@ def state_of(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
 def measured(call: HostCall, x: Array, omit_nan: bool = False, weights: Array | None = None) -> State:
     """The state of the channels of x; with `omit_nan`, or with weights for its rows, of what is not NaN."""
     if x.size == 0:
-        return nothing(call.middle)
-    planes, every = call.load_x(x), np.ones(call.middle, np.bool_)
+        return nothing(call.planes.middle)
+    planes, every = call.load_x(x), np.ones(call.planes.middle, np.bool_)
     if weights is not None:
         state, omit_nan = _weighted(planes, every, 1.0, weights), True
     else:
