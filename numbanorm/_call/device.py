@@ -14,8 +14,8 @@ import numpy as np
 from numbanorm._call import arguments, axes
 from numbanorm._call.view import Axes, Layout, Planes, View, dense_strides, layout_of, reordered
 from numbanorm._types import Array, Running, Shape
-from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm, rmsnorm
-from numbanorm.cuda.grids import Run, type_of
+from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm, moments, rmsnorm, scalers
+from numbanorm.cuda.grids import NONE, Run, type_of
 from numbanorm.cuda.kernels import copies
 from numbanorm.cuda.libraries import Seen, library_of, seen_from_here
 
@@ -29,8 +29,10 @@ class DeviceCall:
     batchnorm = batchnorm
     batchnorm_halves = batchnorm_halves
     layernorm = layernorm
+    moments = moments
     rmsnorm = rmsnorm
-    no_statistic = Run(0, np.dtype(np.float32), 0)
+    scalers = scalers
+    no_statistic = NONE
 
     def __init__(self, x: Any) -> None:
         self._like, self._library, self._kept = x, library_of("x", x), []  # type: Any, Any, list[Any]

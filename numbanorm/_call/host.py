@@ -10,7 +10,7 @@ import numpy as np
 from numbanorm._call import arguments, axes, recycling
 from numbanorm._call.view import Axes, Layout, View, layout_of
 from numbanorm._types import FLOAT64, FLOATS, Array, Running, Shape
-from numbanorm.cpu import batchnorm, batchnorm_halves, layernorm, rmsnorm
+from numbanorm.cpu import batchnorm, batchnorm_halves, layernorm, moments, rmsnorm, scalers
 from numbanorm.cpu.engine import machine
 from numbanorm.cpu.layouts import behaved
 
@@ -30,7 +30,9 @@ class HostCall(View):
     batchnorm = batchnorm
     batchnorm_halves = batchnorm_halves
     layernorm = layernorm
+    moments = moments
     rmsnorm = rmsnorm
+    scalers = scalers
 
     def __post_init__(self) -> None:
         self.no_statistic = np.empty([0] * len(self.kernel_statistic_shape), self.arithmetic)

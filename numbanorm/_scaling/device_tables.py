@@ -12,9 +12,7 @@ from numbanorm._call.device import DeviceCall, over_channels
 from numbanorm._scaling import table_arguments
 from numbanorm._states import Extremes, Linear, State
 from numbanorm._types import Array
-from numbanorm.cuda import moments, scalers
-from numbanorm.cuda.batchnorm import NONE
-from numbanorm.cuda.grids import FLOAT64, Run
+from numbanorm.cuda.grids import FLOAT64, NONE, Run
 from numbanorm.cuda.libraries import library_of, seen_from_here
 
 
@@ -30,7 +28,7 @@ def state_of(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
     """The state of each channel, on the host; of an array of one axis, of one channel."""
     call = over_channels(x, channel_axis, one_axis_is_one_channel=True)
     counted = call.mask(mask, may_be_empty=True)
-    state: State = moments.measured(call, call.load_x(x), call.planes, counted, omit_nan)
+    state: State = call.moments.measured(call, call.load_x(x), counted, omit_nan)
     return state
 
 
@@ -42,7 +40,7 @@ def column_moments(X: Any, sample_weight: Any) -> State:
     if weights is not None:
         _extremes(call, x)  # raises if there is an infinity, also of weight 0
     (sent,) = [NONE] if weights is None else call.send(FLOAT64, weights)
-    state: State = moments.measured(call, x, call.planes, sent, omit_nan=True)
+    state: State = call.moments.measured(call, x, sent, omit_nan=True)
     table_arguments.finite_moments(state, weights)
     return state
 
@@ -62,7 +60,7 @@ def scaled(X: Any, linear: Linear, in_place: bool) -> Any:
     y = call.target(out, X)
     if linear.fits(dtype):
         m, scale, offset = call.send(dtype, *linear.factors(dtype))
-        scalers.scale_channels(call, call.load_x(X), m, scale, offset, low, high, y, *call.planes)
+        call.scalers.scale_channels(call, call.load_x(X), m, scale, offset, low, high, y)
     else:
         call.copy(_in_float64(call, call.load_x(X, FLOAT64), linear, low, high), y)
     return call.deliver(y, out)
@@ -77,7 +75,7 @@ def _in_float64(call: DeviceCall, x: Run, linear: Linear, low: float, high: floa
     y_unit = np.broadcast_to(linear.y_unit, linear.scale.shape)
     plain = bool((y_unit == 1).all())
     given = x, m, scale, offset, *((low, high) if plain else (-np.inf, np.inf)), y
-    scalers.scale_channels(call, *given, *call.planes)
+    call.scalers.scale_channels(call, *given)
     return y if plain else _multiplied(call, y, y, y_unit, low, high)
 
 
@@ -86,13 +84,13 @@ def _multiplied(call: DeviceCall, x: Run, y: Run, factor: Array, low: float = -n
     zeros = np.zeros(factor.size)
     m, scale, offset = call.send(FLOAT64, zeros, factor, zeros)
     given = x, m, scale, offset, low, high, y
-    scalers.scale_channels(call, *given, *call.planes)
+    call.scalers.scale_channels(call, *given)
     return y
 
 
 def _extremes(call: DeviceCall, x: Run) -> tuple[Array, Array]:
     """As `host_tables` has them; an error if one is infinite."""
-    low, high = moments.channel_extremes(call, x, *call.planes)
+    low, high = call.moments.channel_extremes(call, x)
     if ((np.isinf(low) | np.isinf(high)) & (low <= high)).any():
         raise table_arguments.infinity("X")
     return low, high

@@ -10,11 +10,9 @@ from numbanorm._call.host import HostCall
 from numbanorm._call.view import blocks
 from numbanorm._scaling import table_arguments
 from numbanorm._scaling.estimators import table
-from numbanorm._scaling.measured import BLOCK, measured, working_dtype
+from numbanorm._scaling.measured import BLOCK, working_dtype
 from numbanorm._states import Extremes, Linear, State, merged, nothing
 from numbanorm._types import FLOAT64, FLOATS, Array
-from numbanorm.cpu.engine.parallel import engine
-from numbanorm.cpu.kernels import scalers as kernels
 
 __all__ = ["column_extremes", "column_moments", "scaled", "table"]
 
@@ -26,7 +24,8 @@ def column_moments(X: Array, sample_weight: Any) -> State:
     for rows, block, call in _blocks(X, working_dtype(X)):
         if weights is not None:
             _extremes(call, block)  # raises if there is an infinity, also of weight 0
-        found = measured(call, block, omit_nan=True, weights=None if weights is None else weights[rows])
+        of_rows = None if weights is None else weights[rows]
+        found = call.moments.measured(call, call.load_x(block), of_rows, omit_nan=True)
         table_arguments.finite_moments(found, weights)
         state = found if state is None else merged(state, found)
     return nothing(X.shape[1]) if state is None else state
@@ -89,8 +88,7 @@ def _where_it_lies(X: Array, dtype: np.dtype[Any]) -> HostCall | None:
 
 def _extremes(call: HostCall, X: Array) -> Extremes:
     """The least and the greatest of each column, inf and -inf where it has no value. An error if one is infinite."""
-    found = Extremes(*np.empty((2, call.planes.middle), call.storage))
-    kernels.channel_extremes(engine(), call.load_x(X), *found)
+    found = Extremes(*call.moments.channel_extremes(call, call.load_x(X)))
     if (np.isinf(found).any(0) & (found.low <= found.high)).any():
         raise table_arguments.infinity("X")
     return found
@@ -116,6 +114,6 @@ def _scaled_in_units(X: Array, linear: Linear, y: Array) -> Array:
 
 
 def _scale(call: HostCall, X: Array, linear: Linear, y: Array) -> bool:
-    """Fill y; whether X has an infinity in it."""
-    given = call.load_x(X), *linear.factors(call.storage), linear.low, linear.high
-    return bool(kernels.scale_channels(engine(), call.streams(2), *given, y))
+    """Fill y. Return whether X has an infinity in it."""
+    factors = linear.factors(call.storage)
+    return call.scalers.scale_channels(call, call.load_x(X), *factors, linear.low, linear.high, y)
