@@ -2,6 +2,7 @@
 
 import ast
 from fnmatch import fnmatchcase
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def floor_of(name):
     return max((len(place), i) for i, floor in enumerate(FLOORS) for place in floor if fnmatchcase(name, place))[1]
 
 
+@cache
 def graph():
     names = dict(modules())
     return {name: {other for other in imported(path, names) if other != name} for name, path in names.items()}

@@ -15,7 +15,7 @@ from numbanorm._math import unbiased_factor
 from numbanorm._types import Array, Running, Shape
 from numbanorm.cpu.engine.parallel import engine
 from numbanorm.cpu.kernels import batches
-from numbanorm.cpu.kernels.tiles import whole_steps
+from numbanorm.cpu.kernels.tiles import whole_channels
 from numbanorm.cpu.layouts import behaved, packed, unpack
 from numbanorm.cpu.rescaled import scaled_backward
 
@@ -135,7 +135,7 @@ def _backward(
 
 @lru_cache(256)
 def _backward_kernel(shape: Shape, itemsize: int) -> Any:
-    return batches.batch_norm_backward_whole if whole_steps(shape, itemsize)[1] else batches.batch_norm_backward_parts
+    return batches.batch_norm_backward_whole if whole_channels(shape, itemsize) else batches.batch_norm_backward_parts
 
 
 def _frozen_kernel(shape: Shape, itemsize: int) -> Any:
@@ -144,7 +144,7 @@ def _frozen_kernel(shape: Shape, itemsize: int) -> Any:
 
 @lru_cache(256)
 def _forward_kernel(shape: Shape, itemsize: int) -> Any:
-    return batches.batch_norm_forward_whole if whole_steps(shape, itemsize)[1] else batches.batch_norm_forward_parts
+    return batches.batch_norm_forward_whole if whole_channels(shape, itemsize) else batches.batch_norm_forward_parts
 
 
 def update_running(call: Any, running: Running, mean: Array, var: Array, count: float) -> bool:

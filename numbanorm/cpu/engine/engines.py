@@ -7,10 +7,12 @@ import threading
 from abc import abstractmethod
 
 from numba import typeof, types
+from numba.extending import overload
 
 from numbanorm.cpu.compiling.jit import c_address, starting, uninterrupted
 from numbanorm.cpu.compiling.numba_internals import fork_locks, global_compiler_lock
-from numbanorm.cpu.engine import portable, workers
+from numbanorm.cpu.engine import cells, portable, workers
+from numbanorm.cpu.engine.atomic import load
 from numbanorm.cpu.engine.forks import forking, hold_across_forks
 from numbanorm.cpu.engine.threads import is_multiprocessing_child, limits, processors, thread_count
 
@@ -107,11 +109,22 @@ _PATIENCE = 0.01  # seconds to wait for the guard, before looking whether the th
 
 
 def engine() -> int:
-    """Start the engine in use and return its address. Return SERIAL while another thread forks."""
+    """Start the engine in use and return its address. Return SERIAL while another thread forks.
+
+    In compiled code, return SERIAL until Python code has started the engine.
+    """
     if _address:
         return _address
     used = _started()
     return used.address if used else SERIAL
+
+
+@overload(engine)
+def _compiled_engine():
+    def engine():
+        return load(cells.address(), cells.ENGINE)
+
+    return engine
 
 
 def _started() -> Engine | None:
@@ -146,6 +159,7 @@ def _start(used: Engine) -> Engine:
         asked = _asked
         used.set_threads(1 if _ending else thread_count(_asked_here()))
         _address = used.address
+        cells.cells[cells.ENGINE] = _address
         if asked is _asked:  # `ask_for` sets it without the guard
             return used
 
@@ -178,6 +192,7 @@ def _asked_here() -> int | None:
 def ask_for(number: int | None) -> None:
     """Use at most so many threads from now on. None means as many as the other limits allow."""
     global _address, _asked
+    cells.cells[cells.ENGINE] = SERIAL  # first: if `_start` comes between, Python's next call sets both anew
     _asked, _address = None if number is None else (number, os.getpid()), 0
 
 
@@ -188,7 +203,10 @@ def thread_count_in_use() -> int:
 
 
 def _rest() -> None:
-    """End all threads before the process forks. Calls then do their work in the thread that calls."""
+    """End all threads before the process forks. Calls then do their work in the thread that calls.
+
+    So do those of compiled code, which keeps the address of the engine: `_resume` gives them their threads back.
+    """
     global _address
     _address = 0
     _resting[:] = [(made, made.threads) for made in list(_made.values())]
@@ -210,6 +228,7 @@ def _begin_anew() -> None:
     """Forget the parent's threads in a child. Calls there start new ones."""
     global _address, _is_forked
     _address, _is_forked = 0, True
+    cells.cells[cells.ENGINE] = SERIAL
     _resting.clear()
     for made in _made.values():
         made.forked()
@@ -225,6 +244,7 @@ def _end() -> None:
     global _address, _ending
     with _guard:
         _ending, _address = True, 0
+        cells.cells[cells.ENGINE] = SERIAL
         for made in list(_made.values()):
             made.set_threads(1)
 
