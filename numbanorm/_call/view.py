@@ -48,11 +48,11 @@ class Planes(NamedTuple):
 
 @dataclass(slots=True)
 class View:
-    """How arrays of one shape and layout are seen as (outer, middle, inner).
+    """How kernels see arrays of one shape and layout as (outer, middle, inner).
 
-    The middle runs over the parameter axes, the others over what lies before and after these in memory. An array whose
-    axes lie densely in memory, in whatever order, is seen so without a copy; others are copied once. Calls share views:
-    nothing in one changes.
+    The middle runs over the parameter axes. The outer and the inner plane run over the axes before and after these in
+    memory. An array whose axes lie densely in memory, in whatever order, is seen without a copy; others are copied
+    once. Calls share views, so nothing in a view changes.
     """
 
     axes: Axes
@@ -113,7 +113,7 @@ def _kernel_shapes(planes: Planes, axes: Axes) -> tuple[Shape, Shape]:
 
 
 class Layout(NamedTuple):
-    """What a view depends on."""
+    """The properties of an array that its view depends on."""
 
     shape: Shape
     strides: Shape
@@ -122,12 +122,12 @@ class Layout(NamedTuple):
 
 
 def layout_of(x: Array) -> Layout:
-    """That of an array."""
+    """Return the layout of an array."""
     return Layout(x.shape, x.strides, x.flags.c_contiguous, x.dtype)
 
 
 def _order_in_memory(strides: Shape, axes: Shape) -> tuple[Shape, int]:
-    """The axes from the longest step to the shortest, `axes` together, and where these begin."""
+    """Return the axes from the longest step to the shortest, with `axes` together, and the place where these begin."""
     order = sorted(range(len(strides)), key=lambda i: -abs(strides[i]))
     first = min(order.index(i) for i in axes)
     if {*order[first : first + len(axes)]} != {*axes}:
@@ -138,7 +138,7 @@ def _order_in_memory(strides: Shape, axes: Shape) -> tuple[Shape, int]:
 
 @lru_cache(1 << 10)
 def dense_strides(shape: Shape, order: Shape | None, itemsize: int) -> Shape:
-    """Those of an array whose values follow each other in memory, with its axes in this order."""
+    """Return the strides of an array whose values follow each other in memory, with its axes in this order."""
     strides, step = [0] * len(shape), itemsize
     for i in reversed(order or range(len(shape))):
         strides[i] = step
@@ -147,17 +147,17 @@ def dense_strides(shape: Shape, order: Shape | None, itemsize: int) -> Shape:
 
 
 def reordered(axes: Shape, order: Shape) -> Shape:
-    """Where in `axes` those axes stand as they follow each other in the order of all."""
+    """Return the places in `axes` of these axes, as they follow each other in the order of all axes."""
     return tuple(axes.index(i) for i in order if i in axes)
 
 
 def positions(a: Array, channel_axis: int) -> Array:
-    """A view with the channels last."""
+    """Return a view of an array with its channels last."""
     return np.moveaxis(a, channel_axis, -1)
 
 
 def blocks(a: Array, most: int) -> Iterator[tuple[slice, ...]]:
-    """Indices that cut an array into blocks of up to so many values, along the axes whose steps in memory are long."""
+    """Yield indices that cut an array into blocks of at most so many values, along the axes of the longest steps."""
     order = sorted(range(a.ndim), key=lambda i: -abs(a.strides[i]))
     yield from _halved(tuple(slice(0, n) for n in a.shape), order, max(1, most))
 

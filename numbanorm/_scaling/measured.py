@@ -1,4 +1,4 @@
-"""The states of arrays on the host: what `Moments` and `StandardScaler` keep of values."""
+"""Measure arrays on the host: make the states that `Moments` and `StandardScaler` keep."""
 
 from typing import Any
 
@@ -13,13 +13,13 @@ BLOCK = 1 << 18  # values of an array that is read by way of copies, to each of 
 
 
 def working_dtype(x: Array) -> np.dtype[Any]:
-    """float32 or float64, to which values convert without loss if to any."""
+    """Return float32 or float64: that to which all values convert without loss, or float64 if there is none."""
     dtype = np.result_type(x.dtype, np.float32)
     return dtype if dtype.type in FLOATS else FLOAT64
 
 
 def state_of(x: Any, channel_axis: Any, mask: Any, omit_nan: bool) -> State:
-    """The state of each channel of an array of real numbers, where the mask is True; of one axis, of one channel."""
+    """Measure each channel of an array of real numbers where the mask is True. An array of one axis has one channel."""
     arguments.numbers("x", x)
     x = np.asarray(x)  # not a subclass
     if x.ndim == 0:

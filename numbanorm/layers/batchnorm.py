@@ -103,7 +103,7 @@ class BatchNorm(LayerOfParts):
             self._track(self.num_features)
 
     def forward(self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None) -> Array:
-        """y; keeps x for `backward`, but under `no_grad`, and in training updates the running statistics.
+        """Return y. Keep x for `backward`, except under `no_grad`. In training, move the running statistics.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class BatchNorm(LayerOfParts):
     def forward_saved(
         self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None
     ) -> tuple[Array, Saved]:
-        """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
+        """Return y, and what `backward` takes as `saved`. So several passes may wait for `backward`, in any order."""
         self._check("x", x)
         saved = self._keep(x, copy, out)
         mask = mask.copy() if isinstance(mask, np.ndarray) else mask  # which loaders use again
@@ -149,7 +149,7 @@ class BatchNorm(LayerOfParts):
         layer_arguments.channels(name, x, self.channel_axis, self.num_features)
 
     def _run(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Callable[..., Any], dict[str, Any]]:
-        """y, and the function that gives the gradients with what it must be given."""
+        """Return y, the function that computes the gradients, and the keyword arguments that it needs."""
         if self.training and self.all_reduce is not None:
             if out is not None:
                 arguments.out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
@@ -172,7 +172,7 @@ class BatchNorm(LayerOfParts):
         return y, _backward_frozen, statistics | {"mask": mask, "channel_axis": axis}
 
     def _evaluate(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
-        """y, mean, variance: copies, since another batch in training may come before `backward`."""
+        """Return y, and copies of mean and variance: a batch in training may come before `backward`."""
         if mask is not None:
             arguments.mask(mask, positions(x, self.channel_axis).shape[:-1])
         mean, var, how = self._running_mean.copy(), self._running_var.copy(), {"channel_axis": self.channel_axis}
@@ -196,5 +196,5 @@ class BatchNorm(LayerOfParts):
 
 
 def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float, **how: Any) -> Gradients:
-    """Where the statistics are constants."""
+    """Compute the gradients if the statistics are constants."""
     return batch_norm_backward(dy, x, mean, reciprocal_stds(var, eps), frozen=True, **how)

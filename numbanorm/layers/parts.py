@@ -1,4 +1,7 @@
-"""Layers of channels whose batch may come in parts, or be spread over processes, and whose data come in batches."""
+"""Layers that take statistics from several arrays: the parts of a batch, or the batches of a data set.
+
+The parts of a batch may lie in several processes.
+"""
 
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
@@ -39,7 +42,7 @@ class LayerOfParts(TrackingLayer):
     def forward_parts(
         self, xs: Sequence[Array], masks: Sequence[Array | None] | None = None, *, copy: bool = False
     ) -> tuple[list[Array], Saved]:
-        """Several parts of one batch (micro-batches), normalised with the statistics of all of them; for training.
+        """Normalise several parts of one batch (micro-batches) with the statistics of all of them, in training.
 
         Parameters
         ----------
@@ -70,7 +73,7 @@ class LayerOfParts(TrackingLayer):
         return ys, self._hand_out(saved, synchronised.backward, how)
 
     def _masks(self, masks: Any, xs: list[Array]) -> list[Array | None]:
-        """A copy of that of each part, since loaders use them again."""
+        """Check a mask for each part, and copy it, since loaders use their arrays again."""
         if masks is None:
             return [None] * len(xs)
         masks = synchronised.one_for_each("masks", masks, len(xs))
@@ -80,7 +83,7 @@ class LayerOfParts(TrackingLayer):
         return [None if mask is None else mask.copy() for mask in masks]
 
     def _synchronised(self, parts: Parts, out: Array | None) -> tuple[list[Array], dict[str, Any]]:
-        """y of each part, and what `synchronised.backward` must be given."""
+        """Return y of each part, and the keyword arguments that `synchronised.backward` needs."""
         all_reduce = self.all_reduce if self.all_reduce is not None and self.training else synchronised.alone
         running, call = self._moved(), over_channels(parts.xs[0], parts.channel_axis)
         found = synchronised.statistics(parts, self.num_features, self.eps, all_reduce)
