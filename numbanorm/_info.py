@@ -16,7 +16,7 @@ _CUDA_DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
 
 
 def lines() -> Iterator[tuple[str, str]]:
-    """Return names and values."""
+    """Yield names and values."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "llvmlite"))
     yield "numbanorm", f"{__version__}; {packages}; {platform.python_implementation()} {platform.python_version()}"
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"

@@ -169,7 +169,7 @@ def _of_tensor(name: str, value: Any, dtype: Any) -> str | None:
 
 
 def _tensor_steps(value: Any, wanted: tuple[str, ...]) -> list[str]:
-    """Yield the method calls that rid a PyTorch tensor of each property that NumPy or a kernel does not know."""
+    """Return the names of the methods that rid a PyTorch tensor of what NumPy or a kernel does not know."""
     steps = [
         (value.requires_grad, "detach"),
         (value.is_quantized, "dequantize"),
