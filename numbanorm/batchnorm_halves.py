@@ -22,7 +22,7 @@ class GradientSums(NamedTuple):
         return GradientSums(self.sum_dy + other.sum_dy, self.sum_dy_xhat + other.sum_dy_xhat)
 
     def __radd__(self, other: object) -> "GradientSums":
-        """0 + sums, with which `sum` begins."""
+        """Add sums to 0, with which `sum` begins."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
 
@@ -157,7 +157,7 @@ def batch_norm_backward_apply(
 
 
 def _checked(call: Any, dy: Any, x: Any, mean: Any, rstd: Any, mask: Any) -> tuple[Any, ...]:
-    """What both halves are given, for their kernels."""
+    """Check what both halves are given, and return it for their kernels."""
     arrays = call.like_x("dy", dy, x), call.load_x(x)
     statistics = call.statistic("mean", mean, FLOAT64), call.statistic("rstd", rstd, FLOAT64)
     return *arrays, *statistics, call.mask(mask, may_be_empty=True)

@@ -1,4 +1,4 @@
-"""x (N, C, L) scaled, each channel by its own numbers, and clipped."""
+"""Scale x (N, C, L), each channel by its own numbers, and limit the result."""
 
 from typing import Any
 

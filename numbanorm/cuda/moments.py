@@ -18,9 +18,9 @@ from numbanorm.cuda.kernels.states import EXTREMES, FIELDS, MOMENTS, Extremes, M
 
 
 def measured(call, x, weights, omit_nan):
-    """The state of x (N, C, L), on the host, with weights (N, L), which are float64 or a mask, or none.
+    """Measure x (N, C, L) with weights (N, L), which are float64 or a mask, or none. Return the state on the host.
 
-    With `omit_nan`, NaNs do not count. Beside weights of float64, it must be given.
+    With `omit_nan`, which must be given beside weights of float64, NaNs do not count.
     """
     if weights.size and weights.dtype == FLOAT64:
         return weighted_channel_moments(call, x, weights)
@@ -31,21 +31,21 @@ def measured(call, x, weights, omit_nan):
 
 
 def channel_moments(call, x, mask):
-    """The state of x (N, C, L), on the host; mask: (N, L), or none."""
+    """Measure all values of x (N, C, L) where the mask (N, L), if there is one, is True."""
     plan = plan_of(*call.planes, mask, x, most_lanes=FLOAT64_LANES)
     kernel = piece_moments(type_of(x.dtype), plan.lanes, plan.way, types.float64)
     return _state_of(Moments(*_wholes(call, kernel, plan, MOMENTS, FLOAT64, (x, mask))))
 
 
 def weighted_channel_moments(call, x, weights):
-    """`channel_moments` of what is not NaN, with weights (N, L), which may be a mask, or none: all are 1."""
+    """Measure what is not NaN in x (N, C, L), with weights (N, L), which may be a mask, or none."""
     plan = plan_of(*call.planes, NONE, x, most_lanes=1)
     kernel = weighted_piece_moments(type_of(x.dtype), plan.way, type_of(weights.dtype) if weights.size else None)
     return _state_of(Moments(*_wholes(call, kernel, plan, MOMENTS, FLOAT64, (x, weights))))
 
 
 def channel_extremes(call, x):
-    """The least and the greatest value of each channel of x (N, C, L), on the host; inf and -inf where all are NaN."""
+    """Find the least and the greatest value of each channel of x (N, C, L). They are inf and -inf where all are NaN."""
     plan = plan_of(*call.planes, NONE, x)
     kernel = piece_extremes(type_of(x.dtype), plan.lanes, plan.way)
     found = Extremes(*_wholes(call, kernel, plan, EXTREMES, x.dtype, (x,)))
@@ -53,7 +53,7 @@ def channel_extremes(call, x):
 
 
 def _wholes(call, kernel, plan, kind, dtype, given):
-    """The states of channels (FIELDS, C), on the host, by a kernel that makes those of pieces."""
+    """Return the states of channels (FIELDS, C) on the host, by a kernel that makes those of pieces."""
     N, C, L = call.planes
     partials, wholes = call.scratch(dtype, plan.pieces * FIELDS * plan.columns, FIELDS * C)
     call.launch(kernel, plan.grid, plan.block, *given, partials, N, C, L, plan.chunk, plan.tiles)
@@ -64,7 +64,10 @@ def _wholes(call, kernel, plan, kind, dtype, given):
 
 
 def _state_of(found):
-    """Moments of the device as a state of the host, whose unit is 1 except where float64 might not hold squares."""
+    """Make a state of the host of moments of the device.
+
+    Its unit is 1, except where float64 might not hold squares.
+    """
     unit = np.where((found.m2 > 0) & ((found.unit > LARGE) | (found.unit < SMALL)), found.unit, 1.0)
     with np.errstate(all="ignore"):
         square = (found.unit / unit) ** 2

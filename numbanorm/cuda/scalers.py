@@ -1,4 +1,4 @@
-"""x (N, C, L) scaled, each channel by its own numbers, and clipped."""
+"""Scale x (N, C, L), each channel by its own numbers, and limit the result."""
 
 from numbanorm.cuda.batchnorm import plan_of
 from numbanorm.cuda.grids import NONE, type_of
@@ -6,7 +6,7 @@ from numbanorm.cuda.kernels.scalers import scale_pieces
 
 
 def scale_channels(call, x, m, scale, offset, low, high, y):
-    """x, y: (N, C, L); m, scale, offset: (C,); all of one dtype."""
+    """Fill y. x, y: (N, C, L); m, scale, offset: (C,); all of one dtype."""
     N, C, L = call.planes
     plan = plan_of(N, C, L, NONE, x, m, scale, offset, y)
     arguments = x, m, scale, offset, low, high, y, N, C, L, plan.chunk, plan.tiles
