@@ -158,8 +158,7 @@ def _start(used: Engine) -> Engine:
     while True:
         asked = _asked
         used.set_threads(1 if _ending else thread_count(_asked_here()))
-        _address = used.address
-        cells.cells[cells.ENGINE] = _address
+        _address = cells.cells[cells.ENGINE] = used.address  # in this order: see `ask_for`
         if asked is _asked:  # `ask_for` sets it without the guard
             return used
 
@@ -192,8 +191,9 @@ def _asked_here() -> int | None:
 def ask_for(number: int | None) -> None:
     """Use at most so many threads from now on. None means as many as the other limits allow."""
     global _address, _asked
-    cells.cells[cells.ENGINE] = SERIAL  # first: if `_start` comes between, Python's next call sets both anew
-    _asked, _address = None if number is None else (number, os.getpid()), 0
+    _asked = None if number is None else (number, os.getpid())
+    # In this order: if `_start` sets both in another thread meanwhile, the cell is not left at 0 beside an address.
+    cells.cells[cells.ENGINE] = _address = SERIAL
 
 
 def thread_count_in_use() -> int:
@@ -227,8 +227,8 @@ def _resume() -> None:
 def _begin_anew() -> None:
     """Forget the parent's threads in a child. Calls there start new ones."""
     global _address, _is_forked
-    _address, _is_forked = 0, True
-    cells.cells[cells.ENGINE] = SERIAL
+    cells.cells[cells.ENGINE] = _address = SERIAL
+    _is_forked = True
     _resting.clear()
     for made in _made.values():
         made.forked()
@@ -243,8 +243,8 @@ def _end() -> None:
     """End all threads before the interpreter frees the code that they run."""
     global _address, _ending
     with _guard:
-        _ending, _address = True, 0
-        cells.cells[cells.ENGINE] = SERIAL
+        _ending = True
+        cells.cells[cells.ENGINE] = _address = SERIAL
         for made in list(_made.values()):
             made.set_threads(1)
 
