@@ -35,6 +35,7 @@ def test_channels_of_arrays_in_other_orders_are_in_the_middle():
     x = np.moveaxis(np.zeros((2, 5, 7, 3)), -1, 1)  # channels last in memory
     view = seen(Axes.channels(1, 4), x)
     assert (view.order, view.planes, view.count) == ((0, 2, 3, 1), (70, 3, 1), 70)
+    assert (view.statistic_order, view.parameter_order) == (None, (0,))
 
 
 def test_groups_of_channels_fit():
@@ -42,3 +43,11 @@ def test_groups_of_channels_fit():
     view = seen(Axes(reduced=(2, 3), statistic=(0, 1), parameter=(1, 2)))
     assert (view.planes, view.count) == ((2, 15, 7), 35)
     assert (view.statistic_shape, view.parameter_shape) == ((2, 3), (3, 5))
+
+
+def test_statistics_lie_as_x_does():
+    """Also those of groups of channels, where samples come last in memory."""
+    groups, x = Axes(reduced=(2, 3), statistic=(0, 1), parameter=(1, 2)), np.zeros((3, 5, 7, 2)).transpose(3, 0, 1, 2)
+    assert (seen(groups, x).statistic_order, seen(groups, x).statistic_shape) == ((1, 0), (2, 3))
+    rows = seen(Axes.over((1,), 2), np.zeros((4, 6)).T)
+    assert (rows.statistic_order, rows.statistic_shape) == ((1, 0), (6, 1))

@@ -200,8 +200,7 @@ class DeviceCall:
         return dense_strides(shape, self.view.order, self.view.storage.itemsize)
 
     def _statistic_strides(self, dtype: np.dtype[Any]) -> Shape:
-        keeps_axes = len(self.view.statistic_shape) == len(self.view.shape)
-        return dense_strides(self.view.statistic_shape, self.view.order if keeps_axes else None, dtype.itemsize)
+        return dense_strides(self.view.statistic_shape, self.view.statistic_order, dtype.itemsize)
 
     def _parameter_strides(self) -> Shape:
         return dense_strides(self.view.parameter_shape, self.view.parameter_order, self.view.arithmetic.itemsize)

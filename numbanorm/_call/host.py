@@ -80,8 +80,8 @@ class HostCall(View):
     def statistic(self, name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
         """Check a mean or the like, and return it as a kernel reads it, in the dtype of the arithmetic or another."""
         arguments.statistic(name, a, self.statistic_shape, self.storage)
-        if self.order is not None and len(self.statistic_shape) == len(self.shape):
-            a = a.transpose(self.order)
+        if self.statistic_order is not None:
+            a = a.transpose(self.statistic_order)
         read = behaved(a, dtype or self.arithmetic)
         return read if read.shape == self.kernel_statistic_shape else read.reshape(self.kernel_statistic_shape)
 
@@ -149,9 +149,7 @@ class HostCall(View):
 
     def deliver_statistic(self, a: Array) -> Array:
         """Return a filled `new_statistic` as the caller gets it."""
-        if len(self.statistic_shape) != len(self.shape):
-            return a
-        return _back(a, self.statistic_shape, self.order)
+        return _back(a, self.statistic_shape, self.statistic_order)
 
     def deliver_parameter(self, a: Array) -> Array:
         """Return a filled `new_parameter` as the caller gets it."""

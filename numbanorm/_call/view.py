@@ -63,7 +63,8 @@ class View:
     statistic_shape: Shape  # of statistics as callers have them
     parameter_shape: Shape  # of weight and bias as callers have them
     order: Shape | None  # the axes of x as they follow in (outer, middle, inner); None: as they are
-    parameter_order: Shape | None  # the same of the parameter axes alone
+    statistic_order: Shape | None  # the same of the axes of statistics
+    parameter_order: Shape | None  # the same of the axes of parameters
     kernel_shape: Shape  # of x as kernels take it: `planes`, or without an inner axis of 1
     kernel_statistic_shape: Shape  # of statistics as kernels take them
     count: int  # how many values share a mean and a variance
@@ -80,30 +81,36 @@ class View:
         sizes = shape if order is None else tuple(shape[i] for i in order)
         planes = Planes(prod(sizes[:first]), prod(sizes[first:end]), prod(sizes[end:]))
         native = dtype if dtype.isnative else dtype.newbyteorder("=")
+        statistic_shape, statistic_order = _statistics(shape, axes, order)
         return cls(
             axes,
             planes,
             native,
             native,
             shape,
-            _statistic_shape(shape, axes),
+            statistic_shape,
             tuple(shape[i] for i in middle),
             order,
+            statistic_order,
             None if order is None else reordered(middle, order),
             *_kernel_shapes(planes, axes),
             prod(shape[i] for i in axes.reduced),
         )
 
 
-def _statistic_shape(shape: Shape, axes: Axes) -> Shape:
-    """The shape of statistics as callers have them. It broadcasts to x where x is normalised over parameter axes."""
+def _statistics(shape: Shape, axes: Axes, order: Shape | None) -> tuple[Shape, Shape | None]:
+    """Return the shape of statistics as callers have them, and the order of its axes in memory.
+
+    Where x is normalised over its parameter axes, statistics keep these as axes of 1, and broadcast to x.
+    """
     if axes.reduced == axes.parameter:
-        return tuple(n if i in axes.statistic else 1 for i, n in enumerate(shape))
-    return tuple(shape[i] for i in axes.statistic)
+        return tuple(n if i in axes.statistic else 1 for i, n in enumerate(shape)), order
+    found = () if order is None else reordered(axes.statistic, order)
+    return tuple(shape[i] for i in axes.statistic), None if found == tuple(range(len(found))) else found
 
 
 def _kernel_shapes(planes: Planes, axes: Axes) -> tuple[Shape, Shape]:
-    """The shapes of x and of statistics as kernels take them."""
+    """Return the shapes of x and of statistics as kernels take them."""
     whole = tuple(planes)  # NumPy takes a plain tuple 0.2 us sooner than a named one
     if axes.statistic == axes.parameter:
         return whole, (planes.middle,)
