@@ -19,9 +19,9 @@ STREAMED = 1  # results are streamed past the caches if all arrays of a call tak
 
 _SYMBOL = "numbanorm_cells"
 
-cells = np.zeros(2, np.intp)
-ctypes.pythonapi.Py_IncRef(ctypes.py_object(cells))  # never freed: compiled code may run until the process ends
-define_symbol(_SYMBOL, cells.ctypes.data)
+words = np.zeros(2, np.intp)
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(words))  # never freed: compiled code may run until the process ends
+define_symbol(_SYMBOL, words.ctypes.data)
 
 
 @intrinsic

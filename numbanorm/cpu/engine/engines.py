@@ -158,7 +158,7 @@ def _start(used: Engine) -> Engine:
     while True:
         asked = _asked
         used.set_threads(1 if _ending else thread_count(_asked_here()))
-        _address = cells.cells[cells.ENGINE] = used.address  # in this order: see `ask_for`
+        _address = cells.words[cells.ENGINE] = used.address  # in this order: see `ask_for`
         if asked is _asked:  # `ask_for` sets it without the guard
             return used
 
@@ -193,7 +193,7 @@ def ask_for(number: int | None) -> None:
     global _address, _asked
     _asked = None if number is None else (number, os.getpid())
     # In this order: if `_start` sets both in another thread meanwhile, the cell is not left at 0 beside an address.
-    cells.cells[cells.ENGINE] = _address = SERIAL
+    cells.words[cells.ENGINE] = _address = SERIAL
 
 
 def thread_count_in_use() -> int:
@@ -227,7 +227,7 @@ def _resume() -> None:
 def _begin_anew() -> None:
     """Forget the parent's threads in a child. Calls there start new ones."""
     global _address, _is_forked
-    cells.cells[cells.ENGINE] = _address = SERIAL
+    cells.words[cells.ENGINE] = _address = SERIAL
     _is_forked = True
     _resting.clear()
     for made in _made.values():
@@ -244,7 +244,7 @@ def _end() -> None:
     global _address, _ending
     with _guard:
         _ending = True
-        cells.cells[cells.ENGINE] = _address = SERIAL
+        cells.words[cells.ENGINE] = _address = SERIAL
         for made in list(_made.values()):
             made.set_threads(1)
 

@@ -40,7 +40,7 @@ def _bytes(text: str) -> int:
 
 
 # This is set at the import, since compiled code may run before any Python code asks.
-cells.cells[cells.STREAMED] = last_level_cache() // 2
+cells.words[cells.STREAMED] = last_level_cache() // 2
 
 
 @overload(streams)
