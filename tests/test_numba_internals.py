@@ -19,6 +19,7 @@ WHERE = f"Numba {version('numba')}, llvmlite {version('llvmlite')}"
 
 # Each thing by the path to it, and the arguments that it takes, or None where it is not called.
 USED = {
+    "llvmlite.binding.add_symbol": ["name", "address"],
     "llvmlite.binding.ffi.lib._lock._lock.acquire": None,
     "numba.core.caching.NullCache.load_overload": ["self", "sig", "target_context"],
     "numba.core.caching.NullCache.save_overload": ["self", "sig", "*"],

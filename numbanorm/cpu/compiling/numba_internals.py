@@ -8,7 +8,7 @@ has moved.
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.binding import ffi
+from llvmlite.binding import add_symbol, ffi
 from numba import types
 from numba.core import cgutils, config
 from numba.core.caching import NullCache
@@ -28,6 +28,7 @@ __all__ = [
     "cgutils",
     "compile_and_link",
     "config",
+    "define_symbol",
     "deserialize",
     "fork_locks",
     "global_compiler_lock",
@@ -81,6 +82,11 @@ def fork_locks() -> list[Any]:
     starter = getattr(threading_layer, "_backend_init_thread_lock", None)
     llvm = getattr(getattr(ffi.lib, "_lock", None), "_lock", None)
     return [lock for lock in (compiler, starter, llvm) if lock is not None]
+
+
+def define_symbol(name: str, address: int) -> None:
+    """Let compiled code find an address by a name, also code that is read from a file in another process."""
+    add_symbol(name, address)
 
 
 def pointer_to_c_function(dispatcher: Any, argument_types: tuple[Any, ...]) -> int:
