@@ -13,7 +13,7 @@ from numbanorm.cuda.vectors.memory import load, shared, store
 from numbanorm.cuda.vectors.reduce import MOST_WARPS, group, larger
 from numbanorm.cuda.vectors.simd import number
 from tests import compiled
-from tests.device import MEMORY
+from tests.emulator import MEMORY
 from tests.ptx import run
 
 
