@@ -59,11 +59,24 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
 def pytest_collection_modifyitems(config, items):
     for item in items:
-        item.add_marker(pytest.mark.xdist_group(tiers.part(item)))
         if marker := tiers.marked(item):
             item.add_marker(marker)
     items.sort(key=tiers.place)
     config.stash[tiers.COLLECTED] = list(items)
+
+
+@pytest.hookimpl(optionalhook=True)  # of pytest-xdist
+def pytest_xdist_make_scheduler(config, log):
+    """With ``--dist loadfile`` one worker runs a part of the tests (`tests.tiers`): a file, or a file on a device."""
+    if config.getvalue("dist") != "loadfile":
+        return None
+    from xdist.scheduler import LoadFileScheduling
+
+    class Parts(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return tiers.part_of(nodeid)
+
+    return Parts(config, log)
 
 
 def pytest_configure(config):

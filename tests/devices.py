@@ -168,3 +168,4 @@ class Gpu(Device):
 
 HOST, EMULATED = Host(), Emulated()
 REAL = [Gpu("numba"), Gpu("cupy"), Gpu("torch")]
+DEVICES = [HOST, EMULATED, *REAL]

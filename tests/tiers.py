@@ -7,16 +7,18 @@ GPU, other processors' vectors). `-m ''` adds those marked `nightly`: more of th
 A whole test, or a parameter that has its line anyway, is marked where it stands. The other variants are marked here:
 for a part of the tests and a test, by a pattern of what pytest writes in brackets after the device. A part is a file
 or, of tests that run on several devices, a file and a device: "test_layernorm on emulated". pytest-xdist gives a part
-to one worker (`--dist loadgroup`). `tests/test_tiers.py` holds that each pattern marks some variants and leaves some to
+to one worker (`--dist loadfile`). `tests/test_tiers.py` holds that each pattern marks some variants and leaves some to
 another tier.
 """
 
 import re
+from pathlib import PurePath
 
 import pytest
 
-from tests.devices import Device, Host
+from tests.devices import DEVICES
 
+_DEVICE = re.compile(rf"({'|'.join(device.name for device in DEVICES)})(?:-|]|$)")  # where a variant begins
 COLLECTED = pytest.StashKey[list[pytest.Item]]()  # of a session, before pytest has chosen by markers
 
 # Those that compile most, then those that take longest: one worker compiles for the GPU, the other for the CPU, and
@@ -210,19 +212,20 @@ def name(item):
 
 def variant(item):
     """What pytest writes in brackets, but for the device."""
-    return item.callspec.id.removeprefix(f"{_device(item)}-")
+    found = _DEVICE.match(item.callspec.id)
+    return item.callspec.id[found.end() :] if found else item.callspec.id
 
 
 def part(item):
     """The file and, where tests run on several devices, the device."""
-    device = _device(item)
-    return f"{item.path.stem} on {device}" if device else item.path.stem
+    return part_of(item.nodeid)
 
 
-def _device(item):
-    given = item.callspec.params if hasattr(item, "callspec") else {}
-    found = given.get("device", given.get("gpu"))
-    return found.name if isinstance(found, Host | Device) else None
+def part_of(nodeid):
+    """The part of a test, by what pytest writes for it."""
+    path, _, name = nodeid.partition("::")
+    stem, found = PurePath(path).stem, _DEVICE.match(name.partition("[")[2])
+    return f"{stem} on {found[1]}" if found else stem
 
 
 def place(item):
