@@ -22,6 +22,8 @@ class Operation(NamedTuple):
     optional: tuple[str, ...]  # arrays that it may be given
     results: tuple[str, ...]
     updated: tuple[str, ...] = ()  # arrays that it updates in place
+    read_twice: tuple[str, ...] = ()  # arrays of x's size of which it sums all before it can use any
+    switches: tuple[str, ...] = ()  # flags that it takes
 
     @property
     def name(self) -> str:
@@ -37,6 +39,16 @@ class Operation(NamedTuple):
     def moves(self) -> int:
         """How many arrays of x's size it must read and write at least."""
         return sum(name in ("x", "dy", "y", "dx") for name in self.given + self.results)
+
+    @property
+    def moves_uncached(self) -> int:
+        """The same where no cache keeps what it reads twice."""
+        return self.moves + len(self.read_twice)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Those that it is given. Beside x of float32 they may be float64."""
+        return tuple(name for name in self.given if name in ("mean", "var", "rstd", "sum_dy", "sum_dy_xhat"))
 
     @property
     def takes_out(self) -> bool:
@@ -91,6 +103,7 @@ OPERATIONS = {
             (*_AFFINE, *_RUNNING, "mask"),
             ("y", "mean", "rstd"),
             updated=_RUNNING,
+            read_twice=("x",),
         ),
         Operation(
             batchnorm.batch_norm_backward,
@@ -98,6 +111,8 @@ OPERATIONS = {
             ("dy", "x", "mean", "rstd"),
             ("weight", "mask"),
             _GRADIENTS,
+            read_twice=("dy", "x"),
+            switches=("frozen",),
         ),
         Operation(
             batchnorm_halves.batch_norm_backward_reduce,
