@@ -9,12 +9,15 @@ import pytest
 from hypothesis import settings
 
 from tests import tiers
+from tests.devices import EMULATED, HOST, REAL
 
 settings.register_profile("same", max_examples=100, derandomize=True, deadline=None)
 settings.register_profile("nightly", max_examples=10_000, deadline=None, print_blob=True)
 settings.load_profile("same")
 
 _REQUIRED = "--require-gpu"
+_REAL = [pytest.param(gpu, id=gpu.name, marks=pytest.mark.gpu) for gpu in REAL]
+_GPUS = [pytest.param(EMULATED, id=EMULATED.name), *_REAL]
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -24,6 +27,25 @@ def _shared_by_the_workers(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TESTS_SHARED_DIRECTORY", str(own.parent if "PYTEST_XDIST_WORKER" in os.environ else own))
         yield
+
+
+@pytest.fixture(scope="module", params=[pytest.param(HOST, id=HOST.name), *_GPUS])
+def device(request):
+    """Each device in turn (`tests/devices.py`), on which calls run."""
+    yield from _running(request.param)
+
+
+@pytest.fixture(scope="module", params=_GPUS)
+def gpu(request):
+    """Each device but the host."""
+    yield from _running(request.param)
+
+
+def _running(device):
+    if reason := device.lacking():
+        pytest.skip(reason)
+    with device.running():
+        yield device
 
 
 def pytest_addoption(parser):
@@ -37,6 +59,7 @@ def pytest_addoption(parser):
 @pytest.hookimpl(tryfirst=True)  # before pytest chooses by markers
 def pytest_collection_modifyitems(config, items):
     for item in items:
+        item.add_marker(pytest.mark.xdist_group(tiers.part(item)))
         if marker := tiers.marked(item):
             item.add_marker(marker)
     items.sort(key=tiers.place)
@@ -44,7 +67,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def pytest_configure(config):
-    config.option.loadscopereorder = False  # pytest-xdist takes files in their order here, not by their count of tests
+    config.option.loadscopereorder = False  # pytest-xdist takes parts in their order here, not by their count of tests
     if config.getoption(_REQUIRED) and not hasattr(config, "workerinput"):  # of pytest-xdist
         config.pluginmanager.register(_RequiredGpu())
 

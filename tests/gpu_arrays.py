@@ -1,4 +1,4 @@
-"""Arrays on a real GPU, of each library whose arrays numbanorm takes; and its functions with NumPy's in their place.
+"""Arrays on a real GPU, of each library whose arrays numbanorm takes.
 
 A library is imported when a test first asks for it, so that this module can be imported anywhere.
 """
@@ -6,15 +6,13 @@ A library is imported when a test first asks for it, so that this module can be 
 import ctypes
 import warnings
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import cache
 from importlib.util import find_spec
-from inspect import signature
 from unittest.mock import patch
 
 import numpy as np
 from numpy.lib.array_utils import byte_bounds
 
-from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import cuda
 
 ALIGNMENT = 256  # bytes: an array begins as far from a multiple of it as on the host
@@ -151,7 +149,7 @@ class PyTorch(Library):
             self.torch.cuda.set_sync_debug_mode("default")
 
 
-LIBRARIES = [Numba(), CuPy(), PyTorch()]
+LIBRARIES = {"numba": Numba(), "cupy": CuPy(), "torch": PyTorch()}
 
 
 class Sent:
@@ -173,54 +171,13 @@ class Sent:
     def values(self):
         return np.ndarray(self.shape, self.dtype, self.bytes(), self.first, self.strides)
 
+    def assert_kept(self):
+        """No byte has changed, of values or between them."""
+        np.testing.assert_array_equal(self.bytes(), self.memory)
+
 
 def to_device(library, a):
     return Sent(library, a).array
-
-
-def on_gpu(library, function):
-    """A public function with NumPy's arrays, whose copies are on the GPU.
-
-    Arrays that it writes are written, and of all others no byte may have changed; results are of the type and on the
-    device of x. Byte order, addresses that are not aligned, and what the library's arrays cannot be, are left out.
-    """
-
-    bound, operation = signature(function), OPERATIONS.get(function.__name__)
-
-    @wraps(function)
-    def call(*args, **kwargs):
-        sent, here = {}, {}
-
-        def send(a):
-            if not isinstance(a, np.ndarray):
-                return a
-            if id(a) not in sent:
-                sent[id(a)], here[id(a)] = Sent(library, a), a
-            return sent[id(a)].array
-
-        result = function(*map(send, args), **{name: send(value) for name, value in kwargs.items()})
-        given = bound.bind(*args, **kwargs).arguments
-        written = {
-            id(given[name])
-            for name in ("out", *(operation.updated if operation else ()))
-            if given.get(name) is not None
-        }
-        for key, a in here.items():
-            if key in written:
-                a[...] = sent[key].values()
-            else:
-                np.testing.assert_array_equal(sent[key].bytes(), sent[key].memory)
-        owners = {id(copy.array): here[key] for key, copy in sent.items()}
-        like = next(iter(sent.values())).array
-
-        def back(array):
-            assert type(array) is type(like)
-            assert library.device_of(array) == library.device_of(like)
-            return owners[id(array)] if id(array) in owners else np.array(library.to_host(array))
-
-        return type(result)(*map(back, result)) if isinstance(result, tuple) else back(result)
-
-    return call
 
 
 @cache

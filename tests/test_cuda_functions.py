@@ -24,11 +24,12 @@ from numbanorm import (
     rms_norm_backward,
     rms_norm_forward,
 )
-from numbanorm.cuda import cuda, launch
+from numbanorm.cuda import cuda, launch, rows_and_columns
 from numbanorm.cuda.kernels import ways
-from tests import device, reference
+from tests import emulator, reference, test_layernorm, test_rmsnorm
 from tests.cases import assert_gradients, assert_normalized, values
-from tests.device import DeviceArray, to_device, to_host
+from tests.devices import EMULATED
+from tests.emulator import DeviceArray, to_device, to_host
 from tests.examples import example_calls
 
 X, C = values((6, 8)), np.ones(8, np.float32)
@@ -38,7 +39,7 @@ EACH_ARGUMENT = [(name, argument) for name, (_, arguments) in CALLS.items() for 
 
 @pytest.fixture(autouse=True)
 def _emulated():
-    with device.emulated():
+    with emulator.emulated():
         yield
 
 
@@ -52,7 +53,7 @@ def refused(name, error, message, **changes):
     before = {key: to_host(a).copy() for key, a in arguments.items() if isinstance(a, DeviceArray)}
     with pytest.raises(error, match=message):
         function(**arguments)
-    assert not device.launches
+    assert not emulator.launches
     for key, value in before.items():
         np.testing.assert_array_equal(to_host(arguments[key]), value)
 
@@ -67,7 +68,7 @@ def test_results_are_of_the_callers_type(name):
 @pytest.mark.parametrize("name", CALLS)
 def test_everything_runs_on_the_device_and_the_stream_of_x(name):
     CALLS[name][0](**sent(name, stream=77, device=3))
-    assert {launch[3:] for launch in device.launches} == {(77, 3)}
+    assert {launch[3:] for launch in emulator.launches} == {(77, 3)}
 
 
 @pytest.mark.parametrize(
@@ -96,7 +97,7 @@ def test_few_launches(name, launches, shape):
         "batch_norm_backward": (x, x, own, own, own),
     }[name]
     function(*arguments, **axis)
-    assert len(device.launches) == launches
+    assert len(emulator.launches) == launches
 
 
 @pytest.mark.parametrize(("name", "argument"), EACH_ARGUMENT)
@@ -106,15 +107,15 @@ def test_arrays_of_the_host_and_of_a_device_in_one_call(name, argument):
         kinds = "DeviceArray, on a GPU, must be a numpy.ndarray"
         arguments = {**sent(name), "out": to_device(X.copy()), "x": value}
         other = next(key for key in arguments if key != "x")
-        with pytest.raises(TypeError, match=rf"^{other}: tests.device.{kinds}"):
+        with pytest.raises(TypeError, match=rf"^{other}: tests.emulator.{kinds}"):
             CALLS[name][0](**arguments)
     else:
-        message = f"^{argument}: numpy.ndarray, must be tests.device.DeviceArray as x is"
+        message = f"^{argument}: numpy.ndarray, must be tests.emulator.DeviceArray as x is"
         refused(name, TypeError, message, **{argument: value})
 
 
 def test_out_of_the_host():
-    refused("layer_norm", TypeError, "^out: numpy.ndarray, must be tests.device.DeviceArray", out=X.copy())
+    refused("layer_norm", TypeError, "^out: numpy.ndarray, must be tests.emulator.DeviceArray", out=X.copy())
 
 
 def test_an_array_on_another_device():
@@ -127,7 +128,9 @@ def test_an_array_on_another_device():
 @pytest.mark.parametrize(("sizes", "axes"), [((8,), "-1"), (8, "-1"), ((6, 8), r"\(-2, -1\)")])
 def test_sizes_where_pytorch_has_them(sizes, axes):
     """What they say to pass instead is passed on the host, in `test_advice.py`."""
-    message = f"^weight: builtins.*, must be tests.device.DeviceArray as x is, not the size of axes: .*as axis={axes}$"
+    message = (
+        f"^weight: builtins.*, must be tests.emulator.DeviceArray as x is, not the size of axes: .*as axis={axes}$"
+    )
     refused("layer_norm", TypeError, message, weight=sizes)
 
 
@@ -255,6 +258,14 @@ def test_sums_of_many_squares_that_float32_can_just_hold(shape):
     np.testing.assert_allclose(to_host(y).ravel(), np.sign(x).ravel(), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shape", [(20, 2000), (40, 300)])
+def test_several_rows_to_a_block_of_threads(shape, monkeypatch):
+    """As in arrays of thousands of rows: their sums share a place in memory, one after the other."""
+    monkeypatch.setattr(rows_and_columns, "_BUSY", 1)
+    test_layernorm.check(EMULATED, values(shape), -1)
+    test_rmsnorm.check(EMULATED, values(shape), -1)
+
+
 def test_runs_too_long_for_32_bits():
     """Of a channel: where its vectors lie, as the kernels reckon."""
     L, C, first = 2**32 + 4096, 2, 2**32 + 4094
@@ -274,7 +285,7 @@ def test_runs_too_long_for_32_bits():
 @pytest.mark.parametrize("shape", [(3000, 40), (300, 2000), (40, 20001), (2, 300, 40), (16, 3, 900)])
 def test_results_do_not_depend_on_the_order_of_blocks_and_threads(shape, order):
     def results(**how):
-        with device.emulated(**how):
+        with emulator.emulated(**how):
             x, dy = to_device(values(shape)), to_device(values(shape, seed=2))
             forward, bn_forward = layer_norm_forward(x, axis=1), batch_norm_forward(x)
             backward = layer_norm_backward(dy, x, *forward[1:], axis=1), batch_norm_backward(dy, x, *bn_forward[1:])

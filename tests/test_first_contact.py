@@ -141,6 +141,7 @@ def test_the_command_probes_and_needs_no_other_packages(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
     modules = [stage.module for stage in command.STAGES] + [
         "bench.first_contact.tables",
+        "tests.devices",
         "tests.gpu_arrays",
         "tests.cases",
         "tests.reference",

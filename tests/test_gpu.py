@@ -1,10 +1,10 @@
 """On a real GPU, with arrays of Numba, CuPy and PyTorch: ``pytest -m gpu``.
 
-The tests of the CPU's results, and what only hardware shows: streams, devices, graphs, waiting, time.
+What only hardware shows: streams, devices, graphs, waiting, time. Tests that take the fixture `device` or `gpu` run
+there as well.
 """
 
 import time
-import warnings
 from typing import NamedTuple
 
 import numpy as np
@@ -13,34 +13,15 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 import numbanorm
-from bench.gpu_device import no_gpu
 from numbanorm.cuda import cuda
-from tests import reference, test_batchnorm, test_layernorm, test_rmsnorm
+from tests import reference
 from tests.calls import assert_updated
 from tests.cases import assert_gradients, assert_normalized, assert_statistics, values
-from tests.gpu_arrays import LIBRARIES, fill_late, on_gpu, to_device
-from tests.test_moments import assert_moments
-from tests.test_moments import expected as expected_moments
-from tests.test_scalers import SCALERS, assert_same_fit, assert_scaled, new
+from tests.devices import REAL
+from tests.gpu_arrays import fill_late, to_device
 
 pytestmark = pytest.mark.gpu
 
-_NOT_HERE = {
-    "test_sums_of_narrow_rows",  # of the CPU's own
-    "test_the_bits_depend_neither_on_threads_nor_on_streaming",
-    "test_the_layer",
-    "test_any_shape_axis_mask_and_layout",  # what a mask leaves is not counted before a launch
-}
-for _module, _stem in ((test_layernorm, "layer_norm"), (test_rmsnorm, "rms_norm"), (test_batchnorm, "batch_norm")):
-    for _name, _test in list(vars(_module).items()):
-        if _name.startswith("test_") and _name not in _NOT_HERE:
-            globals()[f"test_{_stem}_{_name.removeprefix('test_')}"] = _test
-
-FUNCTIONS = {
-    test_layernorm: ("layer_norm", "layer_norm_forward", "layer_norm_backward"),
-    test_rmsnorm: ("rms_norm", "rms_norm_forward", "rms_norm_backward"),
-    test_batchnorm: ("batch_norm", "batch_norm_forward", "batch_norm_backward"),
-}
 SHAPES = [(64, 768), (257, 1001), (3, 70001), (5000, 6)]
 REPEATS = 20
 CALLS = 1000
@@ -51,24 +32,11 @@ class Running(NamedTuple):
     var: object
 
 
-@pytest.fixture(scope="module", params=LIBRARIES, ids=lambda library: type(library).__name__)
+@pytest.fixture(scope="module", params=REAL, ids=lambda gpu: gpu.name)
 def library(request):
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of imports and of the first use of a GPU: not ours
-        if reason := no_gpu() or request.param.lacking():
-            pytest.skip(reason)
-        to_device(request.param, np.zeros((1, 1)))
-    return request.param
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _on_gpu(library):
-    """The tests of these modules call the functions through their names there."""
-    with pytest.MonkeyPatch.context() as patch:
-        for module, names in FUNCTIONS.items():
-            for name in names:
-                patch.setattr(module, name, on_gpu(library, getattr(numbanorm, name)))
-        yield
+    if reason := request.param.lacking():
+        pytest.skip(reason)
+    return request.param.library
 
 
 def some(shape):
@@ -155,37 +123,6 @@ def test_the_callers_stream_is_used(library, shape):
         if type(library).__name__ != "Numba":  # which frees memory in calls, and so waits
             assert not done.query(), "the calls waited for the device"
         check(to_host(library, results), *host)
-
-
-@pytest.mark.parametrize("shape", [*SHAPES, (40, 6, 5, 7)])
-@pytest.mark.parametrize("offset", [0.0, 1e6])
-def test_moments_and_halves(library, shape, offset):
-    x, dy = values(shape, offset=offset), values(shape, seed=2)
-    moments = numbanorm.Moments.of(to_device(library, x))
-    assert_moments(moments, expected_moments(x))
-    mean, rstd = moments.mean, 1 / np.sqrt(moments.var() + 1e-5)
-    there = [to_device(library, a) for a in (dy, x, mean, rstd)]
-    sums = numbanorm.batch_norm_backward_reduce(*there)
-    dx = numbanorm.batch_norm_backward_apply(*there, None, *sums, moments.count)
-    expected = reference.batch_norm_backward(dy, x, None, 1)
-    found = (library.to_host(a) for a in (dx, sums.sum_dy_xhat, sums.sum_dy))
-    assert_gradients(reference.Gradients(*found, *expected[3:]), expected)
-
-
-@pytest.mark.parametrize("scaler", SCALERS, ids=repr)
-@pytest.mark.parametrize("missing", [False, True])
-def test_scalers(library, scaler, missing):
-    X = values((5000, 6), offset=1e4)
-    if missing:
-        X[values(X.shape, seed=1) < 0] = np.nan
-    there = new(scaler).fit(to_device(library, X))
-    assert_same_fit(there, new(scaler).fit(X))
-    y = there.transform(to_device(library, X))
-    assert_scaled(library.to_host(y), X, scaler)
-    np.testing.assert_allclose(library.to_host(there.inverse_transform(y)), X, rtol=1e-6)
-    in_place = to_device(library, X)
-    assert there.transform(in_place, copy=False) is in_place
-    np.testing.assert_array_equal(library.to_host(in_place), library.to_host(y))
 
 
 def test_arrays_of_several_streams(library):

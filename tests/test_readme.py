@@ -65,34 +65,34 @@ def test_example_runs(source, name):
 def test_example_of_a_gpu_runs(source, monkeypatch):
     """With arrays of a device that there is not, in CuPy's place."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
-    from tests import device
+    from tests import emulator
 
     cupy = ModuleType("cupy")
     cupy.float32, cupy.random = np.float32, SimpleNamespace(standard_normal=_on_a_device)
-    cupy.asarray = device.to_device
+    cupy.asarray = emulator.to_device
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(device.DeviceArray, "__getitem__", _some_rows, raising=False)
-    with device.emulated():
+    monkeypatch.setattr(emulator.DeviceArray, "__getitem__", _some_rows, raising=False)
+    with emulator.emulated():
         scope = run(source, "README.md")
     normalized = {"y": 0, "scaled": 0} if "scaled" in scope else {"y": 1}  # over which axis
     for name, axis in normalized.items():
-        found = device.to_host(scope[name])
+        found = emulator.to_host(scope[name])
         np.testing.assert_allclose(found.mean(axis), 0, atol=1e-5)
         np.testing.assert_allclose(found.std(axis), 1, atol=1e-4)
 
 
 def _on_a_device(shape, dtype):
-    from tests import device
+    from tests import emulator
 
     few = (64, shape[1] // 16)  # it takes its time
-    return device.to_device(np.random.default_rng(0).standard_normal(few).astype(dtype))
+    return emulator.to_device(np.random.default_rng(0).standard_normal(few).astype(dtype))
 
 
 def _some_rows(array, rows):
-    from tests import device
+    from tests import emulator
 
-    return device.to_device(
-        device.to_host(array)[slice(*(None if n is None else n // 64 for n in (rows.start, rows.stop)))]
+    return emulator.to_device(
+        emulator.to_host(array)[slice(*(None if n is None else n // 64 for n in (rows.start, rows.stop)))]
     )
 
 

@@ -53,67 +53,67 @@ def assert_gradients(gradients, expected):
     assert_within(gradients.dweight, expected.dweight, unit * expected.dweight_terms)
 
 
-def check(x, axis, weight=None, over_x=1.0, dy=None, eps=1e-6):
+def check(device, x, axis, weight=None, over_x=1.0, dy=None, eps=1e-6):
     """Forward and backward against the reference."""
-    result = rms_norm_forward(x, weight, axis=axis, eps=eps)
+    result = device.rms_norm_forward(x, weight, axis=axis, eps=eps)
     assert result.y.dtype == result.rstd.dtype == x.dtype.newbyteorder("=")
     assert_forward(result, reference.rms_norm_forward(x, weight, axis, eps), over_x)
-    np.testing.assert_array_equal(rms_norm(x, weight, axis=axis, eps=eps), result.y)
+    np.testing.assert_array_equal(device.rms_norm(x, weight, axis=axis, eps=eps), result.y)
     dy = values(x.shape, x.dtype.type, seed=2) if dy is None else dy
-    gradients = rms_norm_backward(dy, x, result.rstd, weight, axis=axis)
+    gradients = device.rms_norm_backward(dy, x, result.rstd, weight, axis=axis)
     assert_gradients(gradients, reference.rms_norm_backward(dy, x, weight, axis, eps))
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(("shape", "axis"), LAYER_NORM_CASES, ids=str)
-def test_every_shape(shape, axis, dtype):
+def test_every_shape(device, shape, axis, dtype):
     x = values(shape, dtype)
-    check(x, axis, *weight_of(x, axis))
+    check(device, x, axis, *weight_of(x, axis))
 
 
 @pytest.mark.parametrize(("shape", "axis"), [((64, 768), -1), ((4, 30, 50), 1)])
 @pytest.mark.parametrize("offset", [0.0, 1e3])
-def test_without_a_weight(shape, axis, offset):
-    check(values(shape, offset=offset), axis)
+def test_without_a_weight(device, shape, axis, offset):
+    check(device, values(shape, offset=offset), axis)
 
 
-@pytest.mark.parametrize("shape", [(1, 2_000_000), (500_000, 2)])
-def test_the_error_does_not_grow_with_the_count(shape):
+@pytest.mark.parametrize("shape", [(1, 1_000_000), (300_000, 2), (1, 10_000_000), (5_000_000, 2)], ids=str)
+def test_the_error_does_not_grow_with_the_count(device, shape):
     """Of rstd and dx over one row, and of dweight over many rows, of terms that are all rounded alike."""
     x, dy = two_values(shape)
-    check(x, -1, dy=dy)
+    check(device, x, -1, dy=dy)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(("shape", "axis"), [((6, 40), -1), ((4, 5, 6), 1), ((4, 5, 6), (0, 2)), ((4, 5, 6), (1, 2))])
-def test_every_layout(shape, axis, layout):
+def test_every_layout(device, shape, axis, layout):
     x = values(shape)
     weight, over_x = weight_of(x, axis)
     arranged = LAYOUTS[layout](x)
-    check(arranged, axis, LAYOUTS[layout](weight), over_x, LAYOUTS[layout](values(shape, seed=2)))
+    check(device, arranged, axis, LAYOUTS[layout](weight), over_x, LAYOUTS[layout](values(shape, seed=2)))
     np.testing.assert_array_equal(arranged, x)  # inputs are not written
 
 
 @given(shapes_and_axes(), st.sampled_from(sorted(LAYOUTS)), st.booleans())
-def test_any_shape_axes_and_layout(shape_and_axes, layout, with_weight):
+def test_any_shape_axes_and_layout(device, shape_and_axes, layout, with_weight):
     shape, axes = shape_and_axes
     x = LAYOUTS[layout](values(shape))
     if x.size == 0:
-        check_zero_size(x, axes)
+        check_zero_size(device, x, axes)
     else:
-        check(x, axes, *(weight_of(x, axes) if with_weight else ()))
+        check(device, x, axes, *(weight_of(x, axes) if with_weight else ()))
 
 
 @pytest.mark.parametrize("shape", [(0, 5), (5, 0), (2, 0, 3), (0,)])
 @pytest.mark.parametrize("axis", [0, -1])
-def test_zero_size(shape, axis):
-    check_zero_size(values(shape), axis)
+def test_zero_size(device, shape, axis):
+    check_zero_size(device, values(shape), axis)
 
 
-def check_zero_size(x, axis):
+def check_zero_size(device, x, axis):
     axes = axes_of(axis, x.ndim)
-    y, rstd = rms_norm_forward(x, axis=axis)
-    gradients = rms_norm_backward(x, x, rstd, axis=axis)
+    y, rstd = device.rms_norm_forward(x, axis=axis)
+    gradients = device.rms_norm_backward(x, x, rstd, axis=axis)
     assert y.shape == gradients.dx.shape == x.shape
     np.testing.assert_array_equal(rstd, np.full([1 if i in axes else n for i, n in enumerate(x.shape)], np.nan))
     np.testing.assert_array_equal(gradients.dweight, np.zeros([x.shape[i] for i in axes]))
@@ -123,21 +123,21 @@ def check_zero_size(x, axis):
 @pytest.mark.parametrize(
     ("shape", "axis"), [((10, 60), -1), ((5, 700), -1), ((40, 3001), -1), ((3, 280000), -1), ((2, 700, 30), 1)]
 )
-def test_non_finite_values_stay_in_their_row(shape, axis, bad):
+def test_non_finite_values_stay_in_their_row(device, shape, axis, bad):
     """NaN makes its row NaN. Beside inf, rstd is 0: the other values become 0, and inf NaN."""
     clean, dy = values(shape), values(shape, seed=2)
     where = (1, 7) if len(shape) == 2 else (1, 7, 11)
     own = tuple(slice(None) if i == axis % len(shape) else k for i, k in enumerate(where))
     x, bad_dy = clean.copy(), dy.copy()
     x[where] = bad_dy[where] = bad
-    y, rstd = rms_norm_forward(x, axis=axis)
-    expected, clean_rstd = rms_norm_forward(clean, axis=axis)
+    y, rstd = device.rms_norm_forward(x, axis=axis)
+    expected, clean_rstd = device.rms_norm_forward(clean, axis=axis)
     with np.errstate(invalid="ignore"):
         np.testing.assert_array_equal(y[own], x[own] * (np.float32(np.nan) if np.isnan(bad) else np.float32(0)))
-        dx = rms_norm_backward(dy, x, rstd, axis=axis).dx
-    expected_dx = rms_norm_backward(dy, clean, clean_rstd, axis=axis).dx
+        dx = device.rms_norm_backward(dy, x, rstd, axis=axis).dx
+    expected_dx = device.rms_norm_backward(dy, clean, clean_rstd, axis=axis).dx
     assert not np.isfinite(dx[where])
-    dx_of_bad_dy = rms_norm_backward(bad_dy, clean, clean_rstd, axis=axis).dx
+    dx_of_bad_dy = device.rms_norm_backward(bad_dy, clean, clean_rstd, axis=axis).dx
     assert not np.isfinite(dx_of_bad_dy[own]).any()
     for result, without in ((y, expected), (dx, expected_dx), (dx_of_bad_dy, expected_dx.copy())):
         result[own] = without[own] = 0
@@ -146,58 +146,58 @@ def test_non_finite_values_stay_in_their_row(shape, axis, bad):
 
 @pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
 @pytest.mark.parametrize(("shape", "axis"), [((6, 40), -1), ((300, 600), -1), ((3, 200, 300), 1), ((4, 5, 6), (0, 2))])
-def test_out_of_any_layout_and_in_place(shape, axis, layout):
+def test_out_of_any_layout_and_in_place(device, shape, axis, layout):
     x, dy = LAYOUTS[layout](values(shape)), LAYOUTS[layout](values(shape, seed=2))
     weight, _ = weight_of(x, axis)
-    y, rstd = rms_norm_forward(x, weight, axis=axis)
-    dx, dweight = rms_norm_backward(dy, x, rstd, weight, axis=axis)
+    y, rstd = device.rms_norm_forward(x, weight, axis=axis)
+    dx, dweight = device.rms_norm_backward(dy, x, rstd, weight, axis=axis)
     out, same = LAYOUTS[layout](np.full_like(x, np.nan)), LAYOUTS[layout](x)
-    assert rms_norm(x, weight, axis=axis, out=out) is out
-    assert rms_norm(same, weight, axis=axis, out=same) is same
+    assert device.rms_norm(x, weight, axis=axis, out=out) is out
+    assert device.rms_norm(same, weight, axis=axis, out=same) is same
     np.testing.assert_array_equal(out, y)
     np.testing.assert_array_equal(same, y)
     for target in ("dy", "x"):
         given = {"dy": LAYOUTS[layout](dy), "x": LAYOUTS[layout](x)}
-        found = rms_norm_backward(**given, rstd=rstd, weight=weight, axis=axis, out=given[target])
+        found = device.rms_norm_backward(**given, rstd=rstd, weight=weight, axis=axis, out=given[target])
         assert found.dx is given[target]
         np.testing.assert_array_equal(found.dx, dx)
         np.testing.assert_array_equal(found.dweight, dweight)
 
 
 @pytest.mark.parametrize(("dtype", "size"), SIZES)
-@pytest.mark.parametrize(("shape", "axis"), RANGE_CASES)
-def test_the_whole_range_of_the_dtype(shape, axis, dtype, size):
+@pytest.mark.parametrize(("shape", "axis"), RANGE_CASES, ids=str)
+def test_the_whole_range_of_the_dtype(device, shape, axis, dtype, size):
     x, dy = sized(shape, dtype, size), values(shape, dtype, seed=2)
-    result = rms_norm_forward(x, axis=axis, eps=0.0)
+    result = device.rms_norm_forward(x, axis=axis, eps=0.0)
     assert_forward(result, reference.rms_norm_forward(x, None, axis, 0.0))
-    np.testing.assert_array_equal(rms_norm(x, axis=axis, eps=0.0), result.y)
+    np.testing.assert_array_equal(device.rms_norm(x, axis=axis, eps=0.0), result.y)
     if has_gradients(dtype, size):
-        gradients = rms_norm_backward(dy, x, result.rstd, axis=axis)
+        gradients = device.rms_norm_backward(dy, x, result.rstd, axis=axis)
         assert_gradients(gradients, reference.rms_norm_backward(dy, x, None, axis, 0.0))
 
 
 @pytest.mark.parametrize(("dtype", "size"), SIZES)
-def test_others_keep_their_bits(dtype, size):
+def test_others_keep_their_bits(device, dtype, size):
     """Rows beside one that leaves the range."""
     x, dy = values((24, 48), dtype), values((24, 48), dtype, seed=2)
     far, near = x.copy(), np.arange(24) != 5
     far[5] = sized(48, dtype, size)
-    before, after = rms_norm_forward(x, eps=0.0), rms_norm_forward(far, eps=0.0)
+    before, after = device.rms_norm_forward(x, eps=0.0), device.rms_norm_forward(far, eps=0.0)
     for a, b in zip(before, after, strict=True):
         np.testing.assert_array_equal(a[near], b[near])
     if has_gradients(dtype, size):
-        dx, far_dx = (rms_norm_backward(dy, a, result.rstd).dx for a, result in ((x, before), (far, after)))
+        dx, far_dx = (device.rms_norm_backward(dy, a, result.rstd).dx for a, result in ((x, before), (far, after)))
         np.testing.assert_array_equal(far_dx[near], dx[near])
 
 
 @pytest.mark.parametrize("shape", [(3, 33), (3, 5000), (3, 280000)])
-def test_zeros(shape):
+def test_zeros(device, shape):
     """Eps alone is under the root then, and without it 0 / 0 is left."""
     x = np.zeros(shape, np.float32)
-    y, rstd = rms_norm_forward(x)
+    y, rstd = device.rms_norm_forward(x)
     np.testing.assert_array_equal(y, x)
     np.testing.assert_array_max_ulp(rstd, np.full((3, 1), 1e3, np.float32), 1)
-    assert np.isnan(rms_norm(x, eps=0)).all()
+    assert np.isnan(device.rms_norm(x, eps=0)).all()
 
 
 @pytest.mark.parametrize(

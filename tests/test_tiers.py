@@ -7,32 +7,34 @@ import pytest
 from tests import tiers
 
 ENTRIES = [
-    pytest.param(marker, file, test, id=f"{marker}, {file}, {test}")
+    pytest.param(marker, part, test, id=f"{marker}, {part}, {test}")
     for marker, table in (("slow", tiers.SLOW), ("nightly", tiers.NIGHTLY))
-    for file, tests in table.items()
+    for part, tests in table.items()
     for test in tests
 ]
 
 
 @pytest.fixture(scope="module")
 def collected(pytestconfig):
-    """For a file and a test the markers of each variant."""
+    """For a part and a test the markers of each variant."""
     found = defaultdict(list)
     for item in pytestconfig.stash[tiers.COLLECTED]:
-        found[item.path.stem, tiers.name(item)].append({marker.name for marker in item.iter_markers()})
+        found[tiers.part(item), tiers.name(item)].append({marker.name for marker in item.iter_markers()})
     return found
 
 
-@pytest.mark.parametrize(("marker", "file", "test"), ENTRIES)
-def test_each_pattern_marks_some_variants_and_not_all(marker, file, test, collected):
-    if file not in {collected_file for collected_file, _ in collected}:
-        pytest.skip(f"{file} is not of this run, or skipped as a whole")
-    variants = collected[file, test]
+@pytest.mark.parametrize(("marker", "part", "test"), ENTRIES)
+def test_each_pattern_marks_some_variants_and_not_all(marker, part, test, collected):
+    if part not in {collected_part for collected_part, _ in collected}:
+        pytest.skip(f"{part} is not of this run, or skipped as a whole")
+    variants = collected[part, test]
     assert any(marker in markers for markers in variants)
     assert any(marker not in markers for markers in variants)
     assert any("nightly" not in markers for markers in variants)
 
 
-@pytest.mark.parametrize("file", tiers.FIRST)
-def test_files_that_come_first_are_there(file, pytestconfig):
+@pytest.mark.parametrize("part", tiers.FIRST)
+def test_parts_that_come_first_are_there(part, pytestconfig):
+    file, _, device = part.partition(" on ")
     assert list((pytestconfig.rootpath / "tests").rglob(f"{file}.py"))
+    assert device in ("", "host", "emulated")

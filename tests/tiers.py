@@ -5,46 +5,52 @@ second variants of what the command has run (the other dtype, engine or threadin
 GPU, other processors' vectors). `-m ''` adds those marked `nightly`: more of the same, or gigabytes of memory.
 
 A whole test, or a parameter that has its line anyway, is marked where it stands. The other variants are marked here:
-for a file and a test, by a pattern of what pytest writes in brackets. `tests/test_tiers.py` holds that each pattern
-marks some variants and leaves some to another tier.
+for a part of the tests and a test, by a pattern of what pytest writes in brackets after the device. A part is a file
+or, of tests that run on several devices, a file and a device: "test_layernorm on emulated". pytest-xdist gives a part
+to one worker (`--dist loadgroup`). `tests/test_tiers.py` holds that each pattern marks some variants and leaves some to
+another tier.
 """
 
 import re
 
 import pytest
 
+from tests.devices import Device, Host
+
 COLLECTED = pytest.StashKey[list[pytest.Item]]()  # of a session, before pytest has chosen by markers
 
 # Those that compile most, then those that take longest: one worker compiles for the GPU, the other for the CPU, and
 # who comes later finds kernels in the cache. No long file is left for the end.
 FIRST = [
-    *("test_cuda_batchnorm", "test_command_line", "test_cuda_layernorm", "test_batchnorm", "test_layernorm"),
+    *("test_batchnorm on emulated", "test_command_line", "test_layernorm on emulated"),
+    *("test_batchnorm on host", "test_layernorm on host"),
     *("test_cuda_code", "test_any_arguments", "test_faults_forks", "test_faults_threads", "test_cache"),
     *("test_faults_interruptions", "test_threads", "test_faults_workers", "test_memory_bounds", "test_cuda_functions"),
 ]
 
 SLOW = {
-    "test_cuda_rmsnorm": {
+    "test_rmsnorm on emulated": {
         "test_every_shape": r"float64|300001|\(2, 512\)|\(43, 65\)|\(4, 33\)|\(1, 1\)-",
         "test_without_a_weight": r"1000\.0",
         "test_every_layout": "shape[12]",
         "test_out_of_any_layout_and_in_place": "^(?!(shape1-.*-c|shape3-.*)$)",
         "test_non_finite_values_stay_in_their_row": "shape[134]|--inf$",
-        "test_the_whole_range_of_the_dtype": "shape[0123].*float64",
+        "test_the_whole_range_of_the_dtype": r"float64",
         "test_others_keep_their_bits": "float64",
-        "test_the_error_does_not_grow_with_the_count": "shape0",
+        "test_the_error_does_not_grow_with_the_count": r"\(1, 1000000\)",
     },
-    "test_batchnorm": {
+    "test_rmsnorm on host": {"test_the_error_does_not_grow_with_the_count": "10000000|5000000"},
+    "test_batchnorm on host": {
         "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
-        "test_the_error_does_not_grow_with_the_count": "shape1",
-        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape0",
+        "test_the_error_does_not_grow_with_the_count": r"30000000",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"\(150000, 64\)",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
     },
-    "test_layernorm": {
+    "test_layernorm on host": {
         "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
-        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape1",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"5000000",
     },
-    "test_cuda_batchnorm": {
+    "test_batchnorm on emulated": {
         "test_every_shape": r"float64|\(5000, 64\)-0",
         "test_the_error_is_the_same_at_any_offset": r"float64|shape[35]|-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_squares_beyond_float32": r"1e-12|1e-22|1e-30",
@@ -52,7 +58,7 @@ SLOW = {
         "test_every_layout": r"shape[12]",
         "test_out_of_any_layout": r"shape[12]",
     },
-    "test_cuda_layernorm": {
+    "test_layernorm on emulated": {
         "test_every_shape": r"float64|\((3, 2|4, 31|4, 33|2, 511|43, 64)\)",
         "test_the_error_is_the_same_at_any_offset": r"float64|-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_the_error_of_columns_of_float64_does_not_grow_with_the_count": r"^1\.0",
@@ -68,11 +74,15 @@ SLOW = {
         "test_gradients_in_place": "True-dy-4096",
         "test_sums_of_many_squares_that_float32_can_just_hold": "shape1",
     },
-    "test_cuda_range": {
-        "test_layer_norm": r"shape[12].*float64",
-        "test_batch_norm": r"shape1.*float64|float64-1e(\+300|\+155|-155|-300)",
+    "test_range on emulated": {
+        "test_layer_norm": r"\((2, 4099|1, 16400)\).*float64",
+        "test_batch_norm": r"\(9, 2, 300\).*float64|float64-1e(\+300|\+155|-155|-300)",
     },
-    "test_cuda_statistics": {"test_moments": "float64", "test_both_halves": "float64", "test_scalers": "True"},
+    "test_cuda_statistics on emulated": {
+        "test_moments": "float64",
+        "test_both_halves": "float64",
+        "test_scalers": "True",
+    },
     "test_memory_bounds": {"test_kernels_stay_within_their_arrays": "rms_norm"},
     "test_parallel": {"test_any_number_of_threads_agrees": "prange-[13]"},
     "test_cache": {
@@ -112,36 +122,49 @@ SLOW = {
         "test_calls_at_exit": "prange",
         "test_a_daemon_thread_calls_while_the_process_ends": "prange",
     },
-    "test_phases": {"test_four_processes_with_batches_of_different_sizes": "shape[01].*spawn"},
+    "test_batchnorm_halves": {"test_four_processes_with_batches_of_different_sizes": "shape[01].*spawn"},
     "test_memory": {"test_no_memory_is_used_again_while_a_view_is_alive": "<lambda>|iter"},
     "test_import": {"test_kernels_are_compiled_where_jit_is_disabled": "config"},
 }
 
 
+_LARGE = r"\((4, 1000|33, 3001|2, 300000|2, 700, 30)\)"  # of the whole range: smaller ones launch the same kernels
+
 NIGHTLY = {
-    "test_cuda_batchnorm": {
+    "test_batchnorm on emulated": {
         "test_every_shape": r"^(?!\((60, 100|4, 600, 49|2, 3, 5)\)-1).*float64|\(5000, 64\)-0",
         "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_in_place_is_exact": r"(shape2-.*|fortran|second_axis_last|unaligned|big_endian|subclass)$",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
         "test_a_few_large_dy_do_not_spoil_the_sums": "float64|one per eighth",
+        "test_the_error_does_not_grow_with_the_count": r"15000000|30000000",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"\(150000, 64\)|10000000",
     },
-    "test_cuda_layernorm": {
+    "test_layernorm on emulated": {
         "test_every_shape": r"^(?!\((4, 32|43, 65|1, 4099|2, 3, 5|3, 1, 700|2, 300, 600)\)).*float64|300001",
         "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
         "test_squares_beyond_float32": "shape2-.*(e-12|e-22|e-30)",
         "test_non_finite_values_stay_in_their_row": r"shape3[78]",
         "test_in_place_is_exact": "shape[24]-.*(fortran|second|unaligned|big_endian|subclass)",
-        "test_the_error_of_the_gradients_does_not_grow_with_the_count": "shape0",
+        "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"\(1, 1000000\)|10000000|5000000",
+        "test_the_error_does_not_grow_with_the_count": r"30000000",
     },
     "test_cuda_functions": {
         "test_whatever_the_import_raises_the_error_says_what_to_install": r"cudaimpl|imputils-[MA]|cuda-Attribute",
         "test_results_do_not_depend_on_the_order_of_blocks_and_threads": "-2$",
     },
-    "test_cuda_range": {
-        "test_layer_norm": r"shape[12].*float64-.*e(\+300|-150|-300|-310)",
-        "test_batch_norm": r"shape1.*float64",
+    "test_rmsnorm on emulated": {
+        "test_the_error_does_not_grow_with_the_count": "10000000|5000000",
+        "test_the_whole_range_of_the_dtype": _LARGE,
+    },
+    "test_batchnorm_halves on emulated": {
+        "test_any_shape_and_offset": r"^(?!\(60, 100\))",
+        "test_any_layout_and_out": "second_axis|reversed|unaligned|big_endian|subclass",
+    },
+    "test_range on emulated": {
+        "test_layer_norm": rf"{_LARGE}|\((2, 4099|1, 16400)\).*float64-.*e(\+300|-150|-300|-310)",
+        "test_batch_norm": r"\((5000, 64|70, 9, 49|3, 2, 90000)\)|\(9, 2, 300\).*float64",
     },
     "test_threads": {
         "test_one_thread_in_the_environment": "^OMP_NUM_THREADS-1$",
@@ -167,15 +190,15 @@ NIGHTLY = {
         "test_signals_come_while_a_launch_waits_for_the_last_worker": "prange",
     },
     "test_memory": {"test_no_memory_is_used_again_while_a_view_is_alive": "<lambda>[123]"},
-    "test_phases": {"test_four_processes_with_batches_of_different_sizes": "shape0.*spawn"},
+    "test_batchnorm_halves": {"test_four_processes_with_batches_of_different_sizes": "shape0.*spawn"},
 }
 
 
 def marked(item):
     """The marker of a variant that a table names: nightly, or else slow."""
     for marker, table in ((pytest.mark.nightly, NIGHTLY), (pytest.mark.slow, SLOW)):
-        pattern = table.get(item.path.stem, {}).get(name(item))
-        if pattern is not None and re.search(pattern, item.callspec.id):
+        pattern = table.get(part(item), {}).get(name(item))
+        if pattern is not None and re.search(pattern, variant(item)):
             return marker
     return None
 
@@ -185,6 +208,23 @@ def name(item):
     return getattr(item, "originalname", item.name)
 
 
+def variant(item):
+    """What pytest writes in brackets, but for the device."""
+    return item.callspec.id.removeprefix(f"{_device(item)}-")
+
+
+def part(item):
+    """The file and, where tests run on several devices, the device."""
+    device = _device(item)
+    return f"{item.path.stem} on {device}" if device else item.path.stem
+
+
+def _device(item):
+    given = item.callspec.params if hasattr(item, "callspec") else {}
+    found = given.get("device", given.get("gpu"))
+    return found.name if isinstance(found, Host | Device) else None
+
+
 def place(item):
-    """Where its file comes among the others."""
-    return FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST)
+    """Where its part comes among the others."""
+    return FIRST.index(part(item)) if part(item) in FIRST else len(FIRST)

@@ -3,7 +3,6 @@
 The families run beside each other, since compiling takes most of the time. Tolerances are the tests' own.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ class Case(NamedTuple):
     shape: tuple[int, ...]
     axis: int = -1
     how: str = ""  # of BN: masked, frozen
-    library: str = "Numba"  # whose arrays it has: those are always there
+    library: str = "numba"  # whose arrays it has: those are always there
 
     def __str__(self) -> str:
         words = self.operation, "x".join(map(str, self.shape)), f"axis {self.axis}", self.how, f"of {self.library}"
@@ -42,7 +41,7 @@ FAMILIES: dict[str, list[Case]] = {
     "frozen": [Case("batch_norm", *channels, "frozen") for channels in CHANNELS],
     "moments": [Case("moments", *channels) for channels in CHANNELS],
     "scalers": _of("scalers", (5000, 6), (300, 1500)),
-    "libraries": [Case("both norms", (64, 768), 1, library=library) for library in ("PyTorch", "CuPy")],
+    "libraries": [Case("both norms", (64, 768), 1, library=library) for library in ("torch", "cupy")],
 }
 DTYPES = (np.float32, np.float64)
 ALONE = {"scalers": DTYPES[:1], "libraries": DTYPES[:1]}
@@ -63,30 +62,23 @@ def small_steps() -> Steps:
     return {f"{case}": partial(check, case, np.float32) for case in firsts}
 
 
-class Device(NamedTuple):
-    """A GPU through the arrays of one library."""
-
-    wrap: Callable  # a public function -> one that takes NumPy's arrays, whose copies are there
-    to_device: Callable
-
-
 def check(case: Case, dtype: type) -> dict[str, Any]:
     """What a step does."""
     CHECKS[case.operation](device_of(case.library), case, dtype)
     return {"ok": True}
 
 
-def device_of(name: str) -> Device:
-    """By the arrays of this library."""
+def device_of(library: str) -> Any:
+    """The GPU, as tests see it, by the arrays of this library."""
     from bench.gpu_device import no_gpu
 
     need(no_gpu())
-    from tests.gpu_arrays import LIBRARIES, on_gpu, to_device
+    from tests.devices import Gpu
 
-    (library,) = (library for library in LIBRARIES if type(library).__name__ == name)
-    if lack := library.lacking():
+    device = Gpu(library)
+    if lack := device.lacking():
         raise Lacking(lack)
-    return Device(partial(on_gpu, library), partial(to_device, library))
+    return device
 
 
 def _given(case: Case, dtype: type) -> tuple[np.ndarray, ...]:
@@ -99,7 +91,7 @@ def _given(case: Case, dtype: type) -> tuple[np.ndarray, ...]:
     return values(case.shape, dtype, 3.0), values(case.shape, dtype, seed=2), weight, bias, weight.reshape(shape)
 
 
-def _layer_norm(device: Device, case: Case, dtype: type) -> None:
+def _layer_norm(device: Any, case: Case, dtype: type) -> None:
     import numbanorm
     from tests import cases, reference
 
@@ -112,7 +104,7 @@ def _layer_norm(device: Device, case: Case, dtype: type) -> None:
     cases.assert_gradients(gradients, reference.layer_norm_backward(dy, x, weight, axis))
 
 
-def _batch_norm(device: Device, case: Case, dtype: type) -> None:
+def _batch_norm(device: Any, case: Case, dtype: type) -> None:
     import numbanorm
     from tests import cases, reference
 
@@ -138,12 +130,12 @@ def _batch_norm(device: Device, case: Case, dtype: type) -> None:
     cases.assert_normalized(y, *reference.batch_norm(x, mean, var, weight, bias, axis), over_x)
 
 
-def _both_norms(device: Device, case: Case, dtype: type) -> None:
+def _both_norms(device: Any, case: Case, dtype: type) -> None:
     _layer_norm(device, case, dtype)
     _batch_norm(device, case, dtype)
 
 
-def _moments(device: Device, case: Case, dtype: type) -> None:
+def _moments(device: Any, case: Case, dtype: type) -> None:
     """And both halves of the backward pass."""
     import numbanorm
     from tests import cases, reference
@@ -163,7 +155,7 @@ def _moments(device: Device, case: Case, dtype: type) -> None:
     cases.assert_gradients(reference.Gradients(dx, sums.sum_dy_xhat, sums.sum_dy, *exact[3:]), exact)
 
 
-def _scalers(device: Device, case: Case, dtype: type) -> None:
+def _scalers(device: Any, case: Case, dtype: type) -> None:
     """Of a table in which values are missing."""
     import numbanorm
     from tests import cases

@@ -30,23 +30,23 @@ FAMILIES = {
 @contextmanager
 def emulated() -> Iterator[None]:
     """In which the stages find a GPU, and small cases for it."""
-    from tests import device
-    from tests.on_device import on_device
+    from tests import emulator
+    from tests.devices import EMULATED
 
-    library = gpu_systems.Library(device.to_device, device.to_host, _empty_like, _copy)
+    library = gpu_systems.Library(emulator.to_device, emulator.to_host, _empty_like, _copy)
     replaced = {
         gpu_device: {"no_gpu": str, "facts": _facts, "device_times": _times, "host_times": _host_times},
         gpu_systems: {"library": lambda: library, "sets_of": lambda case: 2, "bare_launch": lambda: lambda: None},
         bandwidth: {"LAYER_NORM": LAYER_NORM, "BATCH_NORM": BATCH_NORM, "TINY": TINY, "PEERS": ()},
         sanitizer: {"program": _no_sanitizer},
         correctness: {
-            "device_of": lambda name: correctness.Device(on_device, device.to_device),
+            "device_of": lambda name: EMULATED,
             "FAMILIES": {name: FAMILIES.get(name, []) for name in correctness.FAMILIES},
             "DTYPES": (np.float32,),
         },
     }
     with ExitStack() as stack:
-        stack.enter_context(device.emulated())
+        stack.enter_context(emulator.emulated())
         for module, names in replaced.items():
             stack.enter_context(patch.multiple(module, **names))
         yield
@@ -61,15 +61,15 @@ def _no_sanitizer() -> str:
 
 
 def _empty_like(array):
-    from tests import device
+    from tests import emulator
 
-    return device.empty(array, array.shape, array.strides, array.dtype)
+    return emulator.empty(array, array.shape, array.strides, array.dtype)
 
 
 def _copy(target, source):
-    from tests import device
+    from tests import emulator
 
-    device.to_host(target)[...] = device.to_host(source)
+    emulator.to_host(target)[...] = emulator.to_host(source)
 
 
 def _times(systems: dict[str, list[Callable]], rounds: int) -> dict[str, Timing]:

@@ -28,18 +28,18 @@ def statistics(x, channel_axis, mask=None):
     return moments, moments.mean, 1 / np.sqrt(moments.var() + EPS)
 
 
-def check(x, dy, channel_axis, weight=None, mask=None, out=None):
+def check(device, x, dy, channel_axis, weight=None, mask=None, out=None):
     """Both halves, of all values at once."""
     moments, mean, rstd = statistics(x, channel_axis, mask)
     expected = reference.batch_norm_backward(dy, x, weight, channel_axis, EPS, mask)
     how = {"channel_axis": channel_axis, "mask": mask}
-    sums = batch_norm_backward_reduce(dy, x, mean, rstd, **how)
+    sums = device.batch_norm_backward_reduce(dy, x, mean, rstd, **how)
     assert sums.sum_dy.dtype == sums.sum_dy_xhat.dtype == np.float64
     assert_within(sums.sum_dy, expected.dbias, 1e-14 * expected.dbias_terms)
     rounding = 4 * np.spacing(np.abs(mean)) * rstd  # of the mean, as float64 holds it, in x_hat
     terms = expected.dweight_terms + expected.dbias_terms
     assert_within(sums.sum_dy_xhat, expected.dweight, (1e-14 + rounding) * terms)
-    dx = batch_norm_backward_apply(dy, x, mean, rstd, weight, *sums, moments.count, **how, out=out)
+    dx = device.batch_norm_backward_apply(dy, x, mean, rstd, weight, *sums, moments.count, **how, out=out)
     assert out is None or dx is out
     assert dx.dtype == x.dtype.newbyteorder("=") or dx is out
     assert_within(dx, expected.dx, gradient_bounds(expected, x.dtype).dx + rounding.max() * expected.dx_terms)
@@ -47,46 +47,46 @@ def check(x, dy, channel_axis, weight=None, mask=None, out=None):
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("offset", [0.0, 1e6])
-@pytest.mark.parametrize(("shape", "channel_axis"), BATCH_NORM_CASES)
-def test_any_shape_and_offset(shape, channel_axis, offset, dtype):
+@pytest.mark.parametrize(("shape", "channel_axis"), BATCH_NORM_CASES, ids=str)
+def test_any_shape_and_offset(device, shape, channel_axis, offset, dtype):
     C = shape[channel_axis]
     x, dy = values(shape, dtype, offset), values(shape, dtype, offset / 1e3, seed=2)
-    check(x, dy, channel_axis, weight=values(C, dtype, 1.0, seed=3))
+    check(device, x, dy, channel_axis, weight=values(C, dtype, 1.0, seed=3))
 
 
 @pytest.mark.parametrize("layout", WRITABLE_LAYOUTS)
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("target", [None, "fresh", "x", "dy"])
-def test_any_layout_and_out(layout, masked, target):
+def test_any_layout_and_out(device, layout, masked, target):
     x, dy = LAYOUTS[layout](values((17, 5, 9), offset=10.0)), LAYOUTS[layout](values((17, 5, 9), seed=2))
     mask = values((17, 9), seed=4) < 0.5 if masked else None
     moments, mean, rstd = statistics(x, 1, mask)
     expected = reference.batch_norm_backward(dy, x, None, 1, EPS, mask)
-    sums = batch_norm_backward_reduce(dy, x, mean, rstd, mask=mask)
+    sums = device.batch_norm_backward_reduce(dy, x, mean, rstd, mask=mask)
     out = {None: None, "fresh": np.full_like(x, np.nan), "x": x, "dy": dy}[target]
-    dx = batch_norm_backward_apply(dy, x, mean, rstd, None, *sums, moments.count, mask=mask, out=out)
+    dx = device.batch_norm_backward_apply(dy, x, mean, rstd, None, *sums, moments.count, mask=mask, out=out)
     assert out is None or dx is out
     assert_within(dx, expected.dx, gradient_bounds(expected, x.dtype).dx)
 
 
-def test_statistics_of_float32():
+def test_statistics_of_float32(device):
     """As `batch_norm_forward` returns them."""
     x, dy = values((500, 6)), values((500, 6), seed=2)
-    _, mean, rstd = batch_norm_forward(x)
-    sums = batch_norm_backward_reduce(dy, x, mean, rstd)
+    _, mean, rstd = device.batch_norm_forward(x)
+    sums = device.batch_norm_backward_reduce(dy, x, mean, rstd)
     own = [a.astype(np.float32) for a in sums]
     expected = reference.batch_norm_backward(dy, x, None, 1)
     for given in (sums, own):
-        dx = batch_norm_backward_apply(dy, x, mean, rstd, None, *given, 500)
+        dx = device.batch_norm_backward_apply(dy, x, mean, rstd, None, *given, 500)
         assert_within(dx, expected.dx, gradient_bounds(expected, x.dtype).dx)
 
 
-def test_gradients_far_from_zero():
+def test_gradients_far_from_zero(device):
     """The sums are of float64 throughout: a mean of dy a million times its deviation costs dx no digits."""
     x, dy = values((3000, 4), offset=10.0), values((3000, 4), offset=1e6, seed=2)
     moments, mean, rstd = statistics(x, 1)
-    sums = batch_norm_backward_reduce(dy, x, mean, rstd)
-    dx = batch_norm_backward_apply(dy, x, mean, rstd, None, *sums, moments.count)
+    sums = device.batch_norm_backward_reduce(dy, x, mean, rstd)
+    dx = device.batch_norm_backward_apply(dy, x, mean, rstd, None, *sums, moments.count)
     expected = reference.batch_norm_backward(dy, x, None, 1)
     near = reference.batch_norm_backward(dy.astype(np.float64) - 1e6, x, None, 1)  # dx is the same
     assert_within(dx, expected.dx, gradient_bounds(near, x.dtype).dx)
@@ -171,29 +171,29 @@ def assert_close(actual, expected, scale=None):
     assert_within(actual, expected, 1e-6 * (np.abs(expected).max() if scale is None else scale))
 
 
-def test_masked_micro_batches():
+def test_masked_micro_batches(device):
     """Gradients accumulated over parts of a batch of padded sequences, in one process."""
     x, dy, mask = values((30, 4, 11)), values((30, 4, 11), seed=2), values((30, 11), seed=3) < 0.4
     mask[10:20] = False  # a part of padding alone
     parts = [slice(0, 10), slice(10, 20), slice(20, 30)]
     moments = sum(Moments.of(x[part], mask=mask[part]) for part in parts)
     own = moments.mean, 1 / np.sqrt(moments.var() + EPS)
-    sums = sum(batch_norm_backward_reduce(dy[part], x[part], *own, mask=mask[part]) for part in parts)
+    sums = sum(device.batch_norm_backward_reduce(dy[part], x[part], *own, mask=mask[part]) for part in parts)
     expected = reference.batch_norm_backward(dy, x, None, 1, EPS, mask)
     for part in parts:
         given = dy[part], x[part], *own, None, *sums, moments.count
-        dx = batch_norm_backward_apply(*given, mask=mask[part])
+        dx = device.batch_norm_backward_apply(*given, mask=mask[part])
         assert_within(dx, expected.dx[part], gradient_bounds(expected, x.dtype).dx)
     assert_within(sums.sum_dy_xhat, expected.dweight, 1e-13 * expected.dweight_terms)
 
 
-def test_no_values():
+def test_no_values(device):
     x, one = np.empty((0, 3), np.float32), np.ones(3)
-    sums = batch_norm_backward_reduce(x, x, one, one)
+    sums = device.batch_norm_backward_reduce(x, x, one, one)
     assert (sums.sum_dy == 0).all()
     assert (sums.sum_dy_xhat == 0).all()
     for count in (5, Moments.of(x).count):
-        assert batch_norm_backward_apply(x, x, one, one, None, one, one, count).shape == (0, 3)
+        assert device.batch_norm_backward_apply(x, x, one, one, None, one, one, count).shape == (0, 3)
 
 
 def test_sums_add_up():
