@@ -12,7 +12,7 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from numbanorm import MinMaxScaler, Moments, StandardScaler
 from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import rows_and_columns
-from tests import compiled, device
+from tests import compiled, emulator
 from tests.cases import values
 from tests.examples import arrays_changed
 from tests.ptx import Fault
@@ -54,7 +54,7 @@ WITH_BARRIERS = {
 
 
 def call_on_device(function, arguments):
-    function(**arrays_changed(arguments, device.to_device))
+    function(**arrays_changed(arguments, emulator.to_device))
 
 
 def of_statistics():
@@ -66,9 +66,9 @@ def of_statistics():
 
 def launched_by(call):
     """A block takes several rows, as in arrays of thousands of rows."""
-    with patch.object(rows_and_columns, "_BUSY", 1), device.emulated():
+    with patch.object(rows_and_columns, "_BUSY", 1), emulator.emulated():
         call()
-        return {launch[0] for launch in device.launches}
+        return {launch[0] for launch in emulator.launches}
 
 
 @cache

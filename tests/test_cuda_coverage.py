@@ -10,7 +10,7 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 from numbanorm._operations import OPERATIONS
-from tests import compiled, device, test_cuda_range, tiers
+from tests import compiled, emulator, tiers
 from tests.cases import BATCH_NORM_CASES, LAYER_NORM_CASES, values
 from tests.examples import arrays_changed, each_way
 from tests.kernels import every_kernel
@@ -22,14 +22,13 @@ OTHER_FAMILIES = ("batchnorm_halves",)
 
 def default_shapes(operation):
     """Of float32: those that the tests of its family take there without the markers slow and nightly."""
-    file = f"test_cuda_{operation.family}"
+    file = f"test_{operation.family}"
     assert Path(__file__).with_name(f"{file}.py").exists()
-    patterns = [table.get(file, {}).get("test_every_shape") for table in (tiers.SLOW, tiers.NIGHTLY)]
+    tables = [table.get(f"{file} on emulated", {}) for table in (tiers.SLOW, tiers.NIGHTLY)]
+    patterns = [table["test_every_shape"] for table in tables if "test_every_shape" in table]
     for shape, axis in {"axis": LAYER_NORM_CASES, "channel_axis": BATCH_NORM_CASES}[operation.axis_name]:
-        if not any(pattern and re.search(pattern, f"{shape}-{axis}-float32") for pattern in patterns):
+        if not any(re.search(pattern, f"{shape}-{axis}-float32") for pattern in patterns):
             yield shape, axis
-    if operation.axis_name == "axis":
-        yield from test_cuda_range.LAYER_NORM_CASES
 
 
 @pytest.fixture(scope="module")
@@ -37,16 +36,16 @@ def launched():
     """The kernels. Nothing is compiled or run here."""
     nothing = SimpleNamespace(loaded_sectors=0, stored_sectors=0)
     with (
-        patch.object(device, "run", lambda *args, **options: nothing),
+        patch.object(emulator, "run", lambda *args, **options: nothing),
         patch.object(compiled, "program", lambda kernel: None),
-        device.emulated(),
+        emulator.emulated(),
     ):
         for operation in OPERATIONS.values():
             if operation.family not in OTHER_FAMILIES:
                 for shape, axis in default_shapes(operation):
                     for arguments in each_way(operation, values(shape), axis):
-                        operation.function(**arrays_changed(arguments, device.to_device))
-        return {launch[0] for launch in device.launches}
+                        operation.function(**arrays_changed(arguments, emulator.to_device))
+        return {launch[0] for launch in emulator.launches}
 
 
 def test_each_kernel_is_launched(launched):

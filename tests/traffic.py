@@ -14,7 +14,7 @@ import numpy as np
 
 from numbanorm import Moments, StandardScaler
 from numbanorm._operations import OPERATIONS
-from tests import device
+from tests import emulator
 from tests.examples import arrays_changed
 
 MOST_BLOCKS = 24  # of a launch are executed: they are all alike
@@ -30,9 +30,9 @@ def moved(case: Case, most_blocks: int | None = MOST_BLOCKS) -> float:
     """Bytes, over the fewest."""
     x = np.ones(case.shape, np.float32)
     call, fewest = _of_others(case, x) if case.operation in OTHERS else _of_the_table(case, x)
-    with device.emulated(most_blocks=most_blocks):
+    with emulator.emulated(most_blocks=most_blocks):
         call()
-        return sum(device.moved) / (fewest * x.nbytes)
+        return sum(emulator.moved) / (fewest * x.nbytes)
 
 
 def _of_the_table(case: Case, x):
@@ -50,8 +50,8 @@ def _of_others(case: Case, x):
 
 def _there(a):
     """At the address of an allocation, as libraries make arrays."""
-    array = device.ones(a.shape)
-    device.to_host(array)[...] = a
+    array = emulator.ones(a.shape)
+    emulator.to_host(array)[...] = a
     return array
 
 
