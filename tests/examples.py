@@ -17,13 +17,18 @@ def example_calls(x, with_mask=False):
     found = {}
     for name, operation in OPERATIONS.items():
         if operation.takes_out:
-            arguments = operation.arguments(x, 1, np.ones)
+            arguments = (operation.arguments if with_mask else partial(unmasked, operation))(x, 1, np.ones)
             arrays = {key: a for key, a in arguments.items() if isinstance(a, np.ndarray)}
             numbers = {key: a for key, a in arguments.items() if key not in arrays}
-            if not with_mask:
-                arrays.pop("mask", None)
             found[name] = partial(operation.function, **numbers), arrays
     return found
+
+
+def unmasked(operation, x, axis, values):
+    """All arguments but a mask; `values` of a shape for those that x does not tell."""
+    arguments = operation.arguments(x, axis, values)
+    arguments.pop("mask", None)
+    return arguments
 
 
 def each_way(operation, x, axis):

@@ -14,7 +14,7 @@ from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import rows_and_columns
 from tests import compiled, emulator
 from tests.cases import values
-from tests.examples import arrays_changed
+from tests.examples import arrays_changed, unmasked
 from tests.ptx import Fault
 
 
@@ -29,9 +29,7 @@ class Scenario(NamedTuple):
         for operation in OPERATIONS.values():
             if operation.family == family:
                 x = values(self.shape) * np.float32(self.scale)
-                arguments = operation.arguments(x, self.axis, partial(values, seed=2))
-                if "mask" in arguments:
-                    del arguments["mask"]
+                arguments = unmasked(operation, x, self.axis, partial(values, seed=2))
                 yield partial(call_on_device, operation.function, arguments)
 
 
