@@ -50,7 +50,7 @@ def _unkept(layer, x) -> Callable:
 def _over_axes(name: str, stem: str) -> dict[str, dict[str, Callable]]:
     x, dy = _arrays((1, 768))
     layer = getattr(numbanorm, name)(768)
-    parameters = [a for a in (layer.weight, getattr(layer, "bias", None)) if a is not None]
+    parameters = list(layer.parameters())
     inference, forward, backward = (getattr(numbanorm, stem + way) for way in ("", "_forward", "_backward"))
 
     def functions():
