@@ -62,7 +62,7 @@ def calls(family, axis, shape, dtype):
     x.flat[0] = 1e20 if family == "rmsnorm" else 1e5  # its row or channel is summed once more
     for operation in OPERATIONS.values():
         if operation.family == family:
-            arguments = unmasked(operation, x, axis, partial(values, offset=9, seed=2))
+            arguments = unmasked(operation, x, axis, partial(values, offset=30, seed=2))
             far = {name: values(arguments[name].shape, dtype, offset=9, seed=3) for name in operation.statistics}
             yield operation.name, operation, arguments | far
             if operation.axis_name == "channel_axis" and (dtype.itemsize == 4 or operation.switches):
@@ -71,12 +71,8 @@ def calls(family, axis, shape, dtype):
 
 def in_float64(operation, arguments):
     """With statistics that a kernel may read where they are, and what is only for those switched on."""
-    statistics = operation.statistics + operation.updated
-    return (
-        arguments
-        | {name: arguments[name].astype(float) for name in statistics}
-        | dict.fromkeys(operation.switches, True)
-    )
+    exact = {name: arguments[name].astype(float) for name in operation.statistics + operation.updated}
+    return arguments | exact | dict.fromkeys(operation.switches, True)
 
 
 def all_calls(family, way, at_end):
