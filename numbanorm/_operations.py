@@ -10,6 +10,7 @@ import numpy as np
 
 from numbanorm import batchnorm, batchnorm_halves, layernorm, rmsnorm
 from numbanorm._call import host
+from numbanorm._math import reciprocal_stds
 from numbanorm._types import FLOAT64, Array, Shape
 
 
@@ -71,7 +72,7 @@ def _argument(operation: Operation, name: str, x: Array, axis: int, values: Call
     if name in ("mean", "var", "rstd"):
         mean, var = x.mean(over, FLOAT64, keepdims=keeps), x.var(over, FLOAT64, keepdims=keeps)
         about_0 = operation.family == "rmsnorm"  # whose mean is taken for 0
-        rstd = 1 / np.sqrt(var + mean * mean + 1e-6 if about_0 else var + 1e-5)
+        rstd = reciprocal_stds(var + mean * mean, 1e-6) if about_0 else reciprocal_stds(var, 1e-5)
         statistic = {"mean": mean, "var": var, "rstd": rstd}[name]
         return statistic.astype(x.dtype)
     if name == "count":
