@@ -26,9 +26,11 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "engine", _or_error(engines.engine_name)
     yield "threads", _or_error(_threads)
     for directory in places.directories():
-        yield "cache", f"{directory}: {_state(directory)}"
+        yield "cache", f"{directory}: {_state(directory, *cache.contents(directory))}"
     yield "GPU", _gpus()
     yield "CUDA", "; ".join(_cuda())
+    for value in _cubins():
+        yield "CUDA cache", value
 
 
 def _or_error(value: Callable[[], str]) -> str:
@@ -53,9 +55,8 @@ def _model() -> str:
     return found[0].partition(":")[2].strip() if found else platform.processor() or "unknown"
 
 
-def _state(directory: Path) -> str:
+def _state(directory: Path, whole: int, other: int, nbytes: int) -> str:
     """What it holds, and whether more can be put there."""
-    whole, other, nbytes = cache.contents(directory)
     old = f", {other} old or damaged" if other else ""
     return f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {cache.state(directory)}"
 
@@ -88,3 +89,18 @@ def _cuda() -> Iterator[str]:
         ctypes.CDLL(_CUDA_DRIVER)
     except OSError:
         yield "the driver is missing"
+
+
+def _cubins() -> Iterator[str]:
+    """The machine code for GPUs of any kind that is kept, if the package for them could be imported."""
+    if "numbanorm.cuda" not in sys.modules:  # `_cuda` has told why
+        return
+    try:
+        from numbanorm.cuda import cubins
+
+        compiler = cubins.compiler()
+    except Exception as error:  # of many types, where a library of NVIDIA's compilers is missing
+        yield f"error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return
+    for directory in places.directories(cubins.SOURCES):
+        yield f"{directory}: {_state(directory, *cache.contents(directory, cubins.SOURCES, compiler))}"
