@@ -1,27 +1,16 @@
-"""Arrays of any shape and layout, drawn by hypothesis, and what has become of their memory."""
+"""Arrays of any shape, drawn by hypothesis, and what has become of their memory."""
 
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 from hypothesis import strategies as st
 
-from tests import cases
 from tests.cases import values
+from tests.layouts import arrange, layouts
 
 FLOATS = st.sampled_from([np.float32, np.float64])
 OFFSETS = st.sampled_from([0.0, 0.0, 1.0, -30.0, 1e3, 1e6])  # times a standard deviation of 1
 FEW, MANY = 40, 8192  # values, beside a long axis and in all where none is long
-
-
-class Layout(NamedTuple):
-    order: list[int]  # the axes, from the outermost in memory
-    steps: list[int]  # along each axis
-    shift: int  # bytes
-    swapped: bool
-    read_only: bool
-    subclass: bool
-    repeated: int | None  # the axis along which there is one value
 
 
 @st.composite
@@ -37,39 +26,6 @@ def shapes(draw, least_axes):
     if empty:
         shape[-1] = 0
     return tuple(draw(st.permutations(shape)))
-
-
-@st.composite
-def layouts(draw, ndim, written):
-    """Plain, or other than that in some ways."""
-    plain, seldom = draw(st.booleans()), st.integers(0, 3)
-    steps = st.lists(st.sampled_from([1, 1, 1, 2, -1, -3]), min_size=ndim, max_size=ndim)
-    return Layout(
-        order=list(range(ndim)) if plain or draw(st.booleans()) else draw(st.permutations(range(ndim))),
-        steps=[1] * ndim if plain or draw(st.booleans()) else draw(steps),
-        shift=0 if plain else draw(st.sampled_from([0, 0, 4, 8, 64, 1])),
-        swapped=not plain and draw(seldom) == 3,
-        read_only=not (plain or written) and draw(seldom) == 3,
-        subclass=not plain and draw(seldom) == 3,
-        repeated=draw(st.integers(0, ndim - 1)) if not (plain or written) and draw(seldom) == 3 else None,
-    )
-
-
-def arrange(a, layout):
-    """A copy that lies so in memory, with NaN between and around its values."""
-    one = a if layout.repeated is None else a[(slice(None),) * layout.repeated + (slice(1),)]
-    dtype = a.dtype.newbyteorder() if layout.swapped else a.dtype
-    sizes = [one.shape[i] * abs(layout.steps[i]) for i in layout.order]
-    nbytes = prod(sizes) * dtype.itemsize
-    around = np.full(layout.shift + nbytes + 64, 255, np.uint8)
-    view = around[layout.shift :][:nbytes].view(dtype).reshape(sizes).transpose(np.argsort(layout.order))
-    view = view[tuple(slice(None, None, step) for step in layout.steps)]
-    view[...] = one
-    view = view if layout.repeated is None else np.broadcast_to(view, a.shape)
-    view = view.view(cases._Subclass) if layout.subclass else view
-    if layout.read_only:
-        view.flags.writeable = False
-    return view
 
 
 @st.composite

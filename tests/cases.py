@@ -1,4 +1,4 @@
-"""Shapes, layouts and values for the tests, and the accuracy contract that results are held against."""
+"""Shapes and values for the tests, and the accuracy contract that results are held against."""
 
 from typing import NamedTuple
 
@@ -83,52 +83,6 @@ def two_values(shape):
     """x and dy whose sums, a term at a time in float32, would be rounded the same way each time."""
     sign = np.where(np.arange(int(np.prod(shape))).reshape(shape) * 2654435761 >> 16 & 1, 1, -1)
     return (1e3 + sign).astype(np.float32), (1.1 * sign + 0.3).astype(np.float32)
-
-
-def _sliced(a):
-    big = np.full([2 * n + 1 for n in a.shape], np.nan, a.dtype)
-    view = big[tuple(slice(1, 2 * n + 1, 2) for n in a.shape)]
-    view[...] = a
-    return view
-
-
-def _reversed(a):
-    backwards = tuple(slice(None, None, -1) for _ in a.shape)
-    return a[backwards].copy()[backwards]
-
-
-def _unaligned(a):
-    view = np.empty(a.nbytes + 1, np.uint8)[1:].view(a.dtype).reshape(a.shape)
-    view[...] = a
-    return view
-
-
-def _read_only(a):
-    a = a.copy()
-    a.flags.writeable = False
-    return a
-
-
-def _second_axis_last(a):
-    return np.moveaxis(np.array(np.moveaxis(a, a.ndim // 2, -1), order="C"), -1, a.ndim // 2)
-
-
-LAYOUTS = {  # copies, otherwise in memory
-    "c": lambda a: np.array(a, order="C"),
-    "fortran": lambda a: np.array(a, order="F"),
-    "second_axis_last": _second_axis_last,
-    "sliced": _sliced,
-    "reversed": _reversed,
-    "unaligned": _unaligned,
-    "read_only": _read_only,
-    "big_endian": lambda a: a.astype(a.dtype.newbyteorder(">")),
-    "subclass": lambda a: a.copy().view(_Subclass),
-}
-WRITABLE_LAYOUTS = [name for name in LAYOUTS if name != "read_only"]
-
-
-class _Subclass(np.ndarray):
-    pass
 
 
 def tolerance(dtype):

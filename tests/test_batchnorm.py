@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from tests import reference
 from tests.cases import (
     BATCH_NORM_CASES,
-    LAYOUTS,
     OFFSETS,
-    WRITABLE_LAYOUTS,
     assert_gradients,
     assert_normalized,
     assert_statistics,
@@ -20,6 +18,7 @@ from tests.cases import (
     two_values,
     values,
 )
+from tests.layouts import LAYOUTS, WRITABLE_LAYOUTS
 
 
 def parameters(x, channel_axis):

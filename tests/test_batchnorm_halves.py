@@ -17,7 +17,8 @@ from numbanorm import (
     batch_norm_forward,
 )
 from tests import reference
-from tests.cases import BATCH_NORM_CASES, LAYOUTS, WRITABLE_LAYOUTS, assert_within, gradient_bounds, values
+from tests.cases import BATCH_NORM_CASES, assert_within, gradient_bounds, values
+from tests.layouts import LAYOUTS, WRITABLE_LAYOUTS
 
 EPS = 1e-5
 

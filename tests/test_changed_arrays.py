@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from numbanorm import LayerNorm, set_debug
 from numbanorm.layers.saved import samples
-from tests.cases import LAYOUTS, WRITABLE_LAYOUTS, values
+from tests.cases import values
+from tests.layouts import LAYOUTS, WRITABLE_LAYOUTS
 
 
 @st.composite

@@ -8,7 +8,8 @@ pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 from numbanorm import MinMaxScaler, Moments, StandardScaler, batch_norm_backward_apply, batch_norm_backward_reduce
 from numbanorm.cuda import launch
 from tests import emulator, test_batchnorm_halves
-from tests.cases import LAYOUTS, values
+from tests.cases import values
+from tests.layouts import LAYOUTS
 from tests.test_moments import assert_moments, assert_nothing, expected
 from tests.test_scalers import SCALERS, assert_same_fit, assert_scaled, new
 

@@ -12,6 +12,7 @@ import numbanorm
 from numbanorm import BatchNorm, LayerNorm, no_grad, set_debug
 from tests import reference
 from tests.cases import assert_gradients, assert_within, values
+from tests.layouts import LAYOUTS
 
 CHANGED = "changed since the forward pass, must be as it was for backward"
 LAYERS = [lambda: LayerNorm(40), lambda: LayerNorm((30, 40)), lambda: BatchNorm(30), lambda: BatchNorm(30).eval()]
@@ -69,10 +70,10 @@ def test_a_changed_x_is_an_error(make, change):
     assert not any(gradient.any() for gradient in layer.grads.values())
 
 
-@pytest.mark.parametrize("lay", [np.asfortranarray, lambda x: np.repeat(x, 2, axis=-1)[..., ::2]], ids=["F", "slices"])
-def test_a_changed_x_of_any_layout_is_an_error(make, lay):
+@pytest.mark.parametrize("layout", ["fortran", "sliced"])
+def test_a_changed_x_of_any_layout_is_an_error(make, layout):
     layer, x, dy = layer_and_arrays(make)
-    x = lay(x)
+    x = LAYOUTS[layout](x)
     layer(x)
     x[:, 5:9] *= 2
     with pytest.raises(RuntimeError, match=f"^x: {CHANGED}"):

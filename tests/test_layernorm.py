@@ -12,9 +12,7 @@ from tests import reference
 from tests.arranged import shapes_and_axes
 from tests.cases import (
     LAYER_NORM_CASES,
-    LAYOUTS,
     OFFSETS,
-    WRITABLE_LAYOUTS,
     assert_gradients,
     assert_normalized,
     assert_statistics,
@@ -23,6 +21,7 @@ from tests.cases import (
     two_values,
     values,
 )
+from tests.layouts import LAYOUTS, WRITABLE_LAYOUTS
 
 
 def parameters(x, axis):

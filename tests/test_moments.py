@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from numbanorm import Moments, get_num_threads, set_num_threads
 from numbanorm._scaling.measured import BLOCK
-from tests.cases import BATCH_NORM_CASES, LAYOUTS, values
+from tests.cases import BATCH_NORM_CASES, values
+from tests.layouts import LAYOUTS
 
 DTYPES = ["bool", "int8", "uint16", "int32", "int64", "float16", "longdouble", ">i4", ">f2", ">f8"]
 EXACT = 1e-12  # of the mean or a standard deviation, and of M2

@@ -12,14 +12,13 @@ from tests.arranged import shapes_and_axes
 from tests.calls import streamed
 from tests.cases import (
     LAYER_NORM_CASES,
-    LAYOUTS,
-    WRITABLE_LAYOUTS,
     assert_normalized,
     assert_within,
     tolerance,
     two_values,
     values,
 )
+from tests.layouts import LAYOUTS, WRITABLE_LAYOUTS
 from tests.test_range import LAYER_NORM_CASES as RANGE_CASES
 from tests.test_range import SIZES, assert_statistic, has_gradients, sized
 

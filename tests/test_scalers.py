@@ -13,7 +13,8 @@ from hypothesis.extra.numpy import arrays
 
 from numbanorm import MinMaxScaler, StandardScaler, get_num_threads, set_num_threads
 from numbanorm._scaling.measured import BLOCK
-from tests.cases import LAYOUTS, assert_within, tolerance, values
+from tests.cases import assert_within, tolerance, values
+from tests.layouts import LAYOUTS
 
 SCALERS = [StandardScaler(), MinMaxScaler((-2, 3)), MinMaxScaler(clip=True)]
 

@@ -16,6 +16,7 @@ from numbanorm import (
     rms_norm_forward,
 )
 from tests.cases import values
+from tests.layouts import LAYOUTS
 
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch")
 
@@ -114,7 +115,7 @@ def test_batch_norm(case, memory):
     expected.backward(torch.from_numpy(dy))
 
     if memory == "channels last":
-        x, dy = (np.moveaxis(np.moveaxis(a, 1, -1).copy(), -1, 1) for a in (x, dy))
+        x, dy = (LAYOUTS["channels_last"](a) for a in (x, dy))
     y, mean, rstd = batch_norm_forward(x, weight, bias, running_mean, running_var, momentum=0.3)
     gradients = batch_norm_backward(dy, x, mean, rstd, weight)
     assert y.strides == x.strides

@@ -6,8 +6,9 @@ from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.runs import summed_moments
 from numbanorm.cuda.kernels.states import EXTREMES, MOMENTS, Extremes
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import each, is_set, load, registers
-from numbanorm.cuda.vectors.simd import number, select
+from numbanorm.cuda.vectors.simd import number
 
 TERMS = 4  # vectors that a thread loads before it uses them
 

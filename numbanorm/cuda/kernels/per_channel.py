@@ -17,8 +17,9 @@ from numbanorm._math import (
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.states import FIELDS, GRADIENT_SUMS, MOMENTS, SLOTS, finished, states
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import load, shared, store
-from numbanorm.cuda.vectors.simd import holds, number, select
+from numbanorm.cuda.vectors.simd import holds, number
 from numbanorm.cuda.vectors.units import rstd_of, scale_of, unit_for
 
 

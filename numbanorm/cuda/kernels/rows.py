@@ -14,9 +14,10 @@ from numbanorm._math import (
 )
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import each, load, parameter_at, registers, shared, store
-from numbanorm.cuda.vectors.reduce import MOST_WARPS, group, larger
-from numbanorm.cuda.vectors.simd import any_lane, largest, number, select, total
+from numbanorm.cuda.vectors.reduce import MOST_WARPS, any_lane, group, larger
+from numbanorm.cuda.vectors.simd import largest, number, total
 from numbanorm.cuda.vectors.units import rstd_of, scale_for, scale_of
 
 BLOCK = 128  # threads, where rows take parts of a warp or a warp

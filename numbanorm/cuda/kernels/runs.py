@@ -7,9 +7,10 @@ from numbanorm._math import scaled_difference, two_sum
 from numbanorm.cuda.compiling import device
 from numbanorm.cuda.kernels.squares import PRODUCTS, SQUARES, products_of_run, squares_of_run
 from numbanorm.cuda.kernels.states import GRADIENT_SUMS, MOMENTS, GradientSums, Moments, states
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import each, load, registers
 from numbanorm.cuda.vectors.reduce import larger
-from numbanorm.cuda.vectors.simd import number, select
+from numbanorm.cuda.vectors.simd import number
 from numbanorm.cuda.vectors.units import halved, scale_of, unit_for, whole
 
 

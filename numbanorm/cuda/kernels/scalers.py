@@ -4,8 +4,9 @@ from numbanorm._math import affine
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, factory
 from numbanorm.cuda.kernels.channels import APPLY_TERMS
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import each, load, registers, store
-from numbanorm.cuda.vectors.simd import number, select
+from numbanorm.cuda.vectors.simd import number
 
 
 @factory

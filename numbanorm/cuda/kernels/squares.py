@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from numbanorm._math import input_gradient_of_means, scaled_variance, two_sum
 from numbanorm.cuda.compiling import device
 from numbanorm.cuda.kernels.states import Kind
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import each
 from numbanorm.cuda.vectors.reduce import larger
-from numbanorm.cuda.vectors.simd import holds, number, select
+from numbanorm.cuda.vectors.simd import holds, number
 from numbanorm.cuda.vectors.units import scale_for, scale_of, unit_for
 
 

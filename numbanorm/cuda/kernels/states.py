@@ -10,9 +10,10 @@ from typing import Any, NamedTuple
 from numbanorm._math import merged_mean, merged_moments, merged_products, scaled_variance, share_of, two_sum
 from numbanorm.cuda import cuda
 from numbanorm.cuda.compiling import device
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import load, store
 from numbanorm.cuda.vectors.reduce import larger
-from numbanorm.cuda.vectors.simd import first_half, holds, number, second_half, select
+from numbanorm.cuda.vectors.simd import first_half, holds, number, second_half
 from numbanorm.cuda.vectors.units import scale_for, scale_of
 
 FIELDS = 6  # of each kind of state

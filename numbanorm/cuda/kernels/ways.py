@@ -14,8 +14,8 @@ from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import device
 from numbanorm.cuda.kernels.runs import Source, always
 from numbanorm.cuda.kernels.states import FIELDS, SLOTS, states
+from numbanorm.cuda.vectors.arithmetic import quotient
 from numbanorm.cuda.vectors.memory import is_set, shared
-from numbanorm.cuda.vectors.simd import quotient
 
 
 class Way(NamedTuple):

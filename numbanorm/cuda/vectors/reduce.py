@@ -12,8 +12,9 @@ from llvmlite import ir
 
 from numbanorm.cuda import cgutils, cuda, extending, types
 from numbanorm.cuda.compiling import device
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.memory import each, load, store
-from numbanorm.cuda.vectors.simd import lanes_of, number, select
+from numbanorm.cuda.vectors.simd import lanes_of, number
 
 WARP = 32  # threads
 MOST_WARPS = 32  # to a block
@@ -131,3 +132,16 @@ def _first_of_block(vector, shared):
         store(shared, 0, vector)
     cuda.syncthreads()
     return load(shared, 0, vector)
+
+
+@extending.intrinsic
+def any_lane(typing_context, condition):
+    """Whether a condition of one lane holds in any thread of the warp, every one of them asking."""
+
+    def codegen(context, builder, signature, args):
+        function = ir.FunctionType(ir.LiteralStructType([_INT32, ir.IntType(1)]), [_INT32, _INT32, ir.IntType(1)])
+        vote = cgutils.get_or_insert_function(builder.module, function, "llvm.nvvm.vote.sync")
+        every_lane, any_of_them = _INT32(-1), _INT32(1)
+        return builder.extract_value(builder.call(vote, [every_lane, any_of_them, args[0]]), 1)
+
+    return types.boolean(condition), codegen

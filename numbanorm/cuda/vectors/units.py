@@ -10,8 +10,9 @@ from llvmlite import ir
 from numbanorm._math import reciprocal_std, scaled_variance
 from numbanorm.cuda import extending, types
 from numbanorm.cuda.compiling import device
+from numbanorm.cuda.vectors.arithmetic import select
 from numbanorm.cuda.vectors.reduce import larger
-from numbanorm.cuda.vectors.simd import number, select
+from numbanorm.cuda.vectors.simd import number
 
 _FORMATS = {types.float32: (8, 23), types.float64: (11, 52)}  # bits of the exponent and of the fraction
 
