@@ -26,7 +26,7 @@ def lines() -> Iterator[tuple[str, str]]:
     yield "engine", _or_error(engines.engine_name)
     yield "threads", _or_error(_threads)
     for directory in places.directories():
-        yield "cache", f"{directory}: {_state(directory, *cache.contents(directory))}"
+        yield "cache", f"{directory}: {_state(directory)}"
     yield "GPU", _gpus()
     yield "CUDA", "; ".join(_cuda())
     for value in _cubins():
@@ -55,8 +55,13 @@ def _model() -> str:
     return found[0].partition(":")[2].strip() if found else platform.processor() or "unknown"
 
 
-def _state(directory: Path, whole: int, other: int, nbytes: int) -> str:
+def _state(directory: Path) -> str:
     """What it holds, and whether more can be put there."""
+    whole, other, nbytes = cache.contents(directory)
+    return _told(directory, whole, other, nbytes)
+
+
+def _told(directory: Path, whole: int, other: int, nbytes: int) -> str:
     old = f", {other} old or damaged" if other else ""
     return f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {cache.state(directory)}"
 
@@ -92,7 +97,7 @@ def _cuda() -> Iterator[str]:
 
 
 def _cubins() -> Iterator[str]:
-    """The machine code for GPUs of any kind that is kept, if the package for them could be imported."""
+    """Say what is kept of the machine code for GPUs of any kind, if the package for them could be imported."""
     if "numbanorm.cuda" not in sys.modules:  # `_cuda` has told why
         return
     try:
@@ -103,4 +108,4 @@ def _cubins() -> Iterator[str]:
         yield f"error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         return
     for directory in places.directories(cubins.SOURCES):
-        yield f"{directory}: {_state(directory, *cache.contents(directory, cubins.SOURCES, compiler))}"
+        yield f"{directory}: {_told(directory, *cache.contents(directory, cubins.SOURCES, compiler))}"
