@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    """The scalers, whose module imports scikit-learn where it is installed."""
+    """Import the scalers when they are first used, since their module imports scikit-learn if it is installed."""
     if name in ("MinMaxScaler", "StandardScaler"):
         from numbanorm import scalers
 
@@ -27,7 +27,7 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """With the names that are there when they are asked for."""
+    """List all names, with those that are imported when they are first used."""
     return sorted({*globals(), *__all__})
 
 

@@ -37,7 +37,7 @@ def _warm_up(dtypes: list[str]) -> None:
 
 
 def _with_progress(names: Iterable[str]) -> Iterable[str]:
-    """The names, each shown while it is worked on."""
+    """Yield the names, and show each while it is worked on."""
     names = list(names)
     try:
         from rich.progress import Progress

@@ -16,7 +16,7 @@ _CUDA_DRIVER = {"win32": "nvcuda.dll"}.get(sys.platform, "libcuda.so.1")
 
 
 def lines() -> Iterator[tuple[str, str]]:
-    """Names and values."""
+    """Yield names and values."""
     packages = ", ".join(f"{name} {version(name)}" for name in ("numpy", "numba", "llvmlite"))
     yield "numbanorm", f"{__version__}; {packages}; {platform.python_implementation()} {platform.python_version()}"
     yield "system", f"{platform.system()} {platform.release()} {platform.machine()}"
@@ -34,7 +34,7 @@ def lines() -> Iterator[tuple[str, str]]:
 
 
 def _or_error(value: Callable[[], str]) -> str:
-    """What is set wrongly is found out here."""
+    """Return a value, or the error that a wrong setting raises."""
     try:
         return value()
     except ValueError as error:
@@ -47,7 +47,7 @@ def _threads() -> str:
 
 
 def _model() -> str:
-    """The name on the processor, where the system tells it."""
+    """Return the name of the processor, if the system tells it."""
     try:
         found = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     except OSError:
@@ -56,7 +56,7 @@ def _model() -> str:
 
 
 def _state(directory: Path) -> str:
-    """What it holds, and whether more can be put there."""
+    """Say what a directory holds, and whether more can be put there."""
     whole, other, nbytes = cache.contents(directory)
     return _told(directory, whole, other, nbytes)
 
@@ -67,7 +67,7 @@ def _told(directory: Path, whole: int, other: int, nbytes: int) -> str:
 
 
 def _gpus() -> str:
-    """What the driver of NVIDIA says."""
+    """Return what NVIDIA's driver says of the GPUs."""
     try:
         driver = ctypes.CDLL(_CUDA_DRIVER)
     except OSError:
@@ -83,7 +83,7 @@ def _gpus() -> str:
 
 
 def _cuda() -> Iterator[str]:
-    """What arrays on a GPU need: the package, which compiles the kernels, and the driver, which runs them."""
+    """Say whether arrays on a GPU can be used: whether the compiler and the driver are there."""
     try:
         from numbanorm import cuda  # noqa: F401 (whether it can be imported is the question)
 

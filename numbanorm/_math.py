@@ -37,7 +37,7 @@ from numba.extending import intrinsic
 from numbanorm.cpu.compiling.jit import Formula, inner, plain
 
 # No "reassoc" here: it would turn (x - m) - delta into x - (m + delta) and lose delta.
-scalar = inner(Formula, fastmath={"contract"})
+scalar = inner(kind=Formula, fastmath={"contract"})
 
 LEAST = 1e-36  # float32 cannot hold the squares of a smaller variance to their last digit
 SMALL, LARGE = 2.0**-400, 2.0**400  # beyond, float64 may not hold squares and their sums to their last digit
@@ -45,7 +45,7 @@ SMALL, LARGE = 2.0**-400, 2.0**400  # beyond, float64 may not hold squares and t
 
 @intrinsic
 def choose(typing_context, condition, a, b):
-    """a where the condition holds, else b. The result has b's type."""
+    """Return a where the condition holds, else b. The result has b's type."""
 
     def codegen(context, builder, signature, args):
         return builder.select(args[0], context.cast(builder, args[1], a, b), args[2])
@@ -55,7 +55,7 @@ def choose(typing_context, condition, a, b):
 
 @scalar
 def two_sum(a, b):
-    """a + b, rounded, and the rounding error."""
+    """Return a + b, rounded, and the rounding error."""
     total = a + b
     part = total - a
     return total, (a - (total - part)) + (b - part)
@@ -63,7 +63,7 @@ def two_sum(a, b):
 
 @scalar
 def moments(sum_d, sum_dd, count):
-    """delta and the biased variance, from the sums of d and d * d."""
+    """Return delta and the biased variance, from the sums of d and d * d."""
     delta = sum_d / count
     var = sum_dd / count - delta * delta
     return delta, choose(var < 0.0, 0.0, var)  # a NaN stays
@@ -71,7 +71,7 @@ def moments(sum_d, sum_dd, count):
 
 @scalar
 def sums_are_exact(delta, var, eps):
-    """Whether `moments` is exact: m was near enough to the mean, and float32 could hold the squares.
+    """Return whether `moments` is exact: m was near enough to the mean, and float32 could hold the squares.
 
     With |delta| <= 2 std the subtraction in the variance loses at most a factor of 5 of the sums' 1e-8.
     """
@@ -80,20 +80,20 @@ def sums_are_exact(delta, var, eps):
 
 @scalar
 def share_of(count_a, count_b):
-    """The share of group b in the values of both groups."""
+    """Return the share of group b in the values of both groups."""
     return count_b / (count_a + count_b)
 
 
 @scalar
 def merged_mean(mean, low, apart, share):
-    """The mean of two groups, as mean + low, from that of group a. The mean of group b lies `apart` from it."""
+    """Return the mean of two groups as mean + low, from that of group a. The mean of group b lies `apart` from it."""
     mean, lost = two_sum(mean, apart * share)
     return two_sum(mean, low + lost)
 
 
 @scalar
 def merged_products(sum_a, low_a, sum_b, low_b, between):
-    """The sum of products of differences in two groups, as sum + low: M2, or that of h and g.
+    """Return the sum of products of differences in two groups, as sum + low: M2, or that of h and g.
 
     `between` is the product of both distances between means, times count_a * share.
     """
@@ -104,7 +104,7 @@ def merged_products(sum_a, low_a, sum_b, low_b, between):
 
 @scalar
 def merged_moments(a, b):
-    """The (count, mean, low, m2, m2_low) of two groups of values, of which each has some."""
+    """Return the (count, mean, low, m2, m2_low) of two groups of values, of which each has some."""
     count_a, mean_a, low_a, m2_a, m2_low_a = a
     count_b, mean_b, low_b, m2_b, m2_low_b = b
     share = share_of(count_a, count_b)
@@ -116,13 +116,13 @@ def merged_moments(a, b):
 
 @scalar
 def unbiased_factor(count):
-    """n / (n - 1), which makes an unbiased variance of the biased one of n values."""
+    """Return n / (n - 1), which makes an unbiased variance of the biased one of n values."""
     return count / (count - 1.0)
 
 
 @plain
 def dtype_range(itemsize):
-    """step and most, for a dtype of so many bytes.
+    """Return step and most, for a dtype of so many bytes.
 
     Squares and 1 / std fit the dtype while the variance lies in [1 / most, most]. Values beyond come back into it when
     they are multiplied by step or 1 / step.
@@ -132,7 +132,7 @@ def dtype_range(itemsize):
 
 @scalar
 def range_scale(m, var, itemsize):
-    """The power of two by which values are multiplied so that their squares and 1 / std fit a dtype of so many bytes.
+    """Return the power of two that brings values into range, so that squares and 1 / std fit a dtype of so many bytes.
 
     The values lie near m and have the variance `var` (eps included). The scale is 1 for nearly all values.
 
@@ -147,19 +147,19 @@ def range_scale(m, var, itemsize):
 
 @scalar
 def scaled_variance(var, scale):
-    """The variance (or eps) of values times scale, from that of the values."""
+    """Return the variance (or eps) of values times scale, from that of the values."""
     return var * scale * scale
 
 
 @scalar
 def unscaled_variance(var, scale):
-    """The variance of values, from that of the values times scale."""
+    """Return the variance of values, from that of the values times scale."""
     return var / scale / scale
 
 
 @scalar
 def unscaled(m, delta, rstd, scale):
-    """The mean and rstd of values, from m + delta and rstd of the values times scale."""
+    """Return the mean and rstd of values, from m + delta and rstd of the values times scale."""
     return (m + delta) / scale, rstd * scale
 
 
@@ -203,20 +203,20 @@ def affine(x_hat, weight, bias):
 
 @scalar
 def rstd_and_mean_h(delta, var, eps):
-    """What `normalize` takes beside x and m."""
+    """Return what `normalize` takes beside x and m."""
     rstd = reciprocal_std(var, eps)
     return rstd, delta * rstd
 
 
 @scalar
 def weighted_rstd(rstd, weight):
-    """The factor with which y = d * factor + offset and dx = factor * g + slope * h + offset."""
+    """Return the factor with which y = d * factor + offset and dx = factor * g + slope * h + offset."""
     return rstd * weight
 
 
 @scalar
 def rstd_factor_offset(delta, var, eps, weight, bias):
-    """rstd, and factor and offset with which y = d * factor + offset."""
+    """Return rstd, and the factor and offset with which y = d * factor + offset."""
     rstd = reciprocal_std(var, eps)
     factor = weighted_rstd(rstd, weight)
     return rstd, factor, bias - delta * factor
@@ -242,27 +242,27 @@ def sum_dy(sum_g, m_dy, count):
 
 @scalar
 def input_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd):
-    """slope and offset with which dx = rstd * g + slope * h + offset; see the top of this file."""
+    """Return slope and offset with which dx = rstd * g + slope * h + offset; see the top of this file."""
     return -rstd * mean_g_x_hat, rstd * (mean_h * mean_g_x_hat - mean_g)
 
 
 @scalar
 def gradient_means(sum_h, sum_g, sum_gh, count):
-    """mean_h, mean_g and mean_g_x_hat, from sums."""
+    """Return mean_h, mean_g and mean_g_x_hat, from sums."""
     mean_h, mean_g = sum_h / count, sum_g / count
     return mean_h, mean_g, sum_gh / count - mean_g * mean_h
 
 
 @scalar
 def input_gradient_of_sums(sum_h, sum_g, sum_gh, rstd, count):
-    """`input_gradient_of_means`, from sums."""
+    """Do `input_gradient_of_means` from sums."""
     mean_h, mean_g, mean_g_x_hat = gradient_means(sum_h, sum_g, sum_gh, count)
     return input_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd)
 
 
 @scalar
 def weighted_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd, weight):
-    """factor, slope and offset with which dx = factor * g + slope * h + offset, where g = dy - m_dy.
+    """Return factor, slope and offset with which dx = factor * g + slope * h + offset, where g = dy - m_dy.
 
     This is `input_gradient_of_means` where the weight is constant over the means, as in batch normalization.
     """
@@ -272,7 +272,7 @@ def weighted_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd, weight):
 
 @scalar
 def weighted_gradient_of_sums(sum_h, sum_g, sum_gh, rstd, weight, count):
-    """`weighted_gradient_of_means`, from sums."""
+    """Do `weighted_gradient_of_means` from sums."""
     mean_h, mean_g, mean_g_x_hat = gradient_means(sum_h, sum_g, sum_gh, count)
     return weighted_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd, weight)
 

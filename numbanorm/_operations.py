@@ -1,4 +1,4 @@
-"""The table of the operations: what each public function of arrays is given, gives, writes and must move.
+"""The table of the operations: what each public function of arrays takes, returns, writes and must move.
 
 Warm-up, tests, benchmarks and the table of the README read it.
 """
@@ -15,7 +15,7 @@ from numbanorm._types import FLOAT64, Array, Shape
 
 
 class Operation(NamedTuple):
-    """A public function of x, and of other arrays by name."""
+    """A public function of x and of other arrays, which are given by name."""
 
     function: Callable[..., Any]
     axis_name: str  # "axis": x is normalised over it; "channel_axis": over all others
@@ -28,17 +28,17 @@ class Operation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """Of the function."""
+        """The name of the function."""
         return self.function.__name__
 
     @property
     def family(self) -> str:
-        """The stem of its files."""
+        """The stem of the function's files."""
         return self.function.__module__.rpartition(".")[2]
 
     @property
     def moves(self) -> int:
-        """How many arrays of x's size it must read and write at least."""
+        """The number of arrays of x's size that the function must read and write at least."""
         return sum(name in ("x", "dy", "y", "dx") for name in self.given + self.results)
 
     @property
@@ -53,13 +53,13 @@ class Operation(NamedTuple):
 
     @property
     def takes_out(self) -> bool:
-        """Whether it takes `out`, for a result of x's size."""
+        """Whether the function takes `out`, for a result of x's size."""
         return self.results[0] in ("y", "dx")
 
     def arguments(self, x: Array, axis: int, values: Callable[[Shape], Array], optional: bool = True) -> dict[str, Any]:
-        """Arguments that go together: x, its statistics, and of all else `values` of a shape, of x's dtype.
+        """Make arguments that fit together: x, its statistics, and `values` of a shape, in x's dtype, for all others.
 
-        All that it can be given but `out`, or without what is `optional`.
+        All arguments but `out` are among them. Without `optional`, only the required ones are.
         """
         names = self.given + (self.optional if optional else ())
         return {self.axis_name: axis} | {name: _argument(self, name, x, axis, values) for name in names}

@@ -28,17 +28,17 @@ class State(NamedTuple):
 
 
 def nothing(C: int) -> State:
-    """The state of no values."""
+    """Return the state of no values."""
     return State(*np.zeros((5, C)))
 
 
 def unit_of(size: Any) -> Array:
-    """The unit for numbers of up to this size. Divided by it, their squares and sums of these fit float64."""
+    """Return the unit for numbers of up to this size. Divided by it, their squares and sums of these fit float64."""
     return np.where(size > LARGE, LARGE_UNIT, np.where(size < SMALL, SMALL_UNIT, 1.0))
 
 
 def merged(a: State, b: State) -> State:
-    """The state of the values of both."""
+    """Return the state of the values of both."""
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"moments of {b.mean.size} channels, must be of {a.mean.size} as those before")
     both = _merged(a, b)
@@ -55,7 +55,7 @@ def in_one_unit(a: State, b: State) -> tuple[State, State]:
 
 
 def _in_common(a: State, b: State) -> tuple[Array, State, State]:
-    """A unit for both states, and both in this unit."""
+    """Return a unit for both states, and both states in this unit."""
     with np.errstate(all="ignore"):
         sizes = (np.where(s.counts > 0, np.abs(s.mean), 0) for s in (a, b))
         units = (np.where(s.m2 > 0, s.unit, 0) for s in (a, b))
@@ -64,7 +64,7 @@ def _in_common(a: State, b: State) -> tuple[Array, State, State]:
 
 
 def _merged(a: State, b: State) -> State:
-    """`merged`, if both units are 1 and float64 holds all squares."""
+    """Do `merged` if both units are 1 and float64 holds all squares."""
     with np.errstate(all="ignore"):
         count, mean, low, m2, m2_low = merged_moments(a[:5], b[:5])
         both = State(count, mean, low, *two_sum(m2, m2_low))
@@ -89,7 +89,7 @@ def rescued(state: State, again: Callable[[Array, float], State]) -> State:
 
 
 def replaced(state: State, other: State, which: Array) -> State:
-    """A state, with the marked channels taken from another one."""
+    """Return a state with the marked channels taken from another one."""
     return State(*(np.where(which, b, a) for a, b in zip(state, other, strict=True)))
 
 
@@ -98,7 +98,10 @@ def _is_one(unit: Array | float) -> bool:
 
 
 def _all_held(state: State, differ: Array | bool = False) -> bool:
-    """Whether float64 held the squares of all channels. `differ` marks channels with values that are not all equal."""
+    """Return whether float64 held the squares of all channels.
+
+    `differ` marks the channels whose values are not all equal.
+    """
     held = (state.m2 >= SMALL**2 * state.counts) & (state.m2 < np.inf)
     if held.all():
         return True
@@ -107,7 +110,7 @@ def _all_held(state: State, differ: Array | bool = False) -> bool:
 
 
 def _lost(state: State) -> tuple[Array, Array]:
-    """The channels of which sums may have exceeded float64, and those of which squares may have fallen below it.
+    """Return the channels of which sums may have exceeded float64, and those of which squares may have fallen below it.
 
     Channels with values that are not finite are among the first.
     """
@@ -118,14 +121,14 @@ def _lost(state: State) -> tuple[Array, Array]:
 
 
 def _in_unit(state: State, unit: Array) -> State:
-    """The state of the values divided by a unit, which is not below the state's."""
+    """Return the state of the values divided by a unit, which is not below the state's."""
     ratio = np.minimum(state.unit / unit, 1)  # if all values are equal, m2 is 0 and the unit may be any
     m2, m2_low = (part * ratio * ratio for part in (state.m2, state.m2_low))
     return State(state.counts, state.mean / unit, state.low / unit, m2, m2_low)
 
 
 def _of_unit(state: State, unit: Array | float) -> State:
-    """The state of the values times a unit, from that of the values."""
+    """Return the state of the values times a unit, from the state of the values."""
     units = np.where(state.m2 == 0, 1.0, unit)
     with np.errstate(all="ignore"):
         return State(state.counts, state.mean * unit, state.low * unit, state.m2, state.m2_low, units)
@@ -160,29 +163,29 @@ class Linear(NamedTuple):
     y_unit: Array | float = 1.0
 
     def inverse(self) -> "Linear":
-        """The map from y to x."""
+        """Return the map from y to x."""
         with np.errstate(divide="ignore"):
             scale = 1 / self.scale
         return Linear(self.shift, scale, self.center, x_unit=self.y_unit, y_unit=self.x_unit)
 
     def but(self, other: "Linear", which: Array) -> "Linear":
-        """This map, whose units are 1, with the marked columns taken from another one. The result has no limits."""
+        """Return this map, whose units are 1, with the marked columns of another one. The result has no limits."""
         with np.errstate(over="ignore"):
             in_unit = Linear(self.center, self.scale / other.y_unit, self.shift / other.y_unit)
         center, scale, shift = (np.where(which, b, a) for a, b in zip(in_unit[:3], other[:3], strict=True))
         return Linear(center, scale, shift, x_unit=np.where(which, other.x_unit, 1.0), y_unit=other.y_unit)
 
     def fits(self, dtype: np.dtype[Any]) -> bool:
-        """Whether a dtype holds the scale to its last digit. Then it holds differences of values, too."""
+        """Return whether a dtype holds the scale to its last digit. Then it holds differences of values, too."""
         range_, scale = np.finfo(dtype), np.abs(self.scale)
         return self.is_plain() and bool(((scale >= range_.tiny) & (scale <= range_.max) | np.isnan(scale)).all())
 
     def is_plain(self) -> bool:
-        """Whether all units are 1."""
+        """Return whether all units are 1."""
         return _is_one(self.x_unit) and _is_one(self.y_unit)
 
     def limits(self, dtype: np.dtype[Any]) -> tuple[float, float]:
-        """low and high, rounded to a dtype so that they lie between the exact ones."""
+        """Return low and high, rounded to a dtype so that they lie between the exact ones."""
         if self.low == -np.inf and self.high == np.inf:
             return self.low, self.high
         with np.errstate(over="ignore"):
@@ -192,7 +195,7 @@ class Linear(NamedTuple):
         return float(inner_low), float(inner_high)
 
     def factors(self, dtype: np.dtype[Any]) -> tuple[Array, Array, Array]:
-        """m, scale and offset in another dtype, with y = (x - m) * scale + offset in the units.
+        """Return m, scale and offset in another dtype, with y = (x - m) * scale + offset in the units.
 
         Rounding `shift` to the dtype leaves a remainder; `m` absorbs it. Rounding `m` leaves another; `offset` absorbs
         that.

@@ -1,4 +1,4 @@
-"""What the functions take and return."""
+"""The types of arguments and results."""
 
 from typing import Any, NamedTuple
 
@@ -28,7 +28,7 @@ class Gradients(NamedTuple):
 
 
 class Running(NamedTuple):
-    """The running statistics that a batch moves; None in the place of what there is not."""
+    """The running statistics that a batch moves. What there is not is None."""
 
     mean: Any
     var: Any

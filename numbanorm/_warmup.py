@@ -1,4 +1,4 @@
-"""What to call so that each kernel is compiled for the common signatures, or loaded if it is kept from before."""
+"""Calls that compile each kernel for the common signatures, or load it if it is kept from before."""
 
 from collections.abc import Callable
 from functools import partial
@@ -17,7 +17,7 @@ _SHAPES: dict[str, dict[str, tuple[Shape, int]]] = {  # of x, and its axis: each
 
 
 def calls(dtype: Any) -> dict[str, Callable[[], object]]:
-    """By what they are for."""
+    """Return the calls by what they are for."""
     name = np.dtype(dtype).name
     found: dict[str, Callable[[], object]] = {}
     for operation in OPERATIONS.values():
@@ -28,7 +28,10 @@ def calls(dtype: Any) -> dict[str, Callable[[], object]]:
 
 
 def _operation(operation: Operation, x: Array, axis: int) -> None:
-    """With all that it takes; statistics of x's dtype, and in float64 those that are updated."""
+    """Call a function with all its arguments.
+
+    Statistics have x's dtype. If the function updates some, it is called again, and these are float64.
+    """
     arguments = operation.arguments(x, axis, np.ones) | {"mask": None}
     if "mask" not in operation.optional:
         del arguments["mask"]

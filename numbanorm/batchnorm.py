@@ -258,7 +258,7 @@ def forward_in_training(
     counted: Any,
     out: Array | None,
 ) -> tuple[Forward, bool]:
-    """`batch_norm_forward` of what has been checked, and whether the statistics of the batch are finite.
+    """Do `batch_norm_forward` with arguments that have been checked. Also return whether the statistics are finite.
 
     affine: weight and bias; counted: the mask; both as methods of the call return them.
     """

@@ -22,7 +22,7 @@ class GradientSums(NamedTuple):
         return GradientSums(self.sum_dy + other.sum_dy, self.sum_dy_xhat + other.sum_dy_xhat)
 
     def __radd__(self, other: object) -> "GradientSums":
-        """0 + sums, with which `sum` begins."""
+        """Add sums to 0, with which `sum` begins."""
         return self if isinstance(other, int) and other == 0 else NotImplemented
 
 
@@ -147,7 +147,7 @@ def batch_norm_backward_apply(
     *given, counted = _checked(call, dy, x, mean, rstd, mask)
     given += [call.parameter("weight", weight, 1)]
     given += [call.statistic("sum_dy", sum_dy, FLOAT64), call.statistic("sum_dy_xhat", sum_dy_xhat, FLOAT64)]
-    given += [numbers.count(count, call.planes[1], of_none=0 in call.planes)]
+    given += [numbers.count(count, call.planes.middle, of_none=0 in call.planes)]
     if out is not None:
         statistics = {"mean": mean, "rstd": rstd, "sum_dy": sum_dy, "sum_dy_xhat": sum_dy_xhat}
         call.check_out(out, x, {"dy": dy, "x": x}, statistics | {"weight": weight, "mask": mask})
@@ -157,7 +157,7 @@ def batch_norm_backward_apply(
 
 
 def _checked(call: Any, dy: Any, x: Any, mean: Any, rstd: Any, mask: Any) -> tuple[Any, ...]:
-    """What both halves are given, for their kernels."""
+    """Check what both halves are given, and return it for their kernels."""
     arrays = call.like_x("dy", dy, x), call.load_x(x)
     statistics = call.statistic("mean", mean, FLOAT64), call.statistic("rstd", rstd, FLOAT64)
     return *arrays, *statistics, call.mask(mask, may_be_empty=True)

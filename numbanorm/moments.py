@@ -117,7 +117,7 @@ class Moments:
 
     @classmethod
     def _of_state(cls, state: State) -> Self:
-        """Of what has been measured already."""
+        """Make moments of a state that has been measured."""
         made = cls.__new__(cls)
         made._state = state
         return made
@@ -125,11 +125,11 @@ class Moments:
     def update(
         self, x: Any, *, channel_axis: int = 1, mask: Array | None = None, nan_policy: str = "propagate"
     ) -> Self:
-        """Merge the moments of x, as `of` takes it, into these; returns these."""
+        """Merge the moments of x, which is given as to `of`, into these. Return these."""
         return self.merge(Moments.of(x, channel_axis=channel_axis, mask=mask, nan_policy=nan_policy))
 
     def merge(self, other: "Moments") -> Self:
-        """Merge others, of other values of the same channels, into these; returns these.
+        """Merge moments of other values of the same channels into these. Return these.
 
         Raises
         ------
@@ -147,7 +147,7 @@ class Moments:
         return Moments._of_state(merged(self._state, other._state))
 
     def __radd__(self, other: object) -> "Moments":
-        """0 + moments, with which `sum` begins."""
+        """Add moments to 0, with which `sum` begins."""
         return Moments._of_state(self._state) if isinstance(other, int) and other == 0 else NotImplemented
 
     def __eq__(self, other: object) -> bool:
@@ -162,35 +162,37 @@ class Moments:
 
     @property
     def count(self) -> Array:
-        """How many values."""
+        """The number of values."""
         return self._state.counts.copy()
 
     @property
     def mean(self) -> Array:
-        """Their mean."""
+        """The mean of the values."""
         return np.where(self._state.counts > 0, self._state.mean, np.nan)
 
     @property
     def mean_rest(self) -> Array:
-        """What float64 cannot hold of it: at most half a unit in the last place of `mean`."""
+        """The part of the mean that float64 cannot hold: at most half a unit in the last place of `mean`."""
         return self._state.low.copy()
 
     @property
     def m2(self) -> Array:
-        """The sum of the squares of what they differ from it."""
+        """The sum of the squared differences of the values from their mean."""
         with np.errstate(all="ignore"):
             return self._state.m2 * self._state.unit * self._state.unit
 
     def var(self, ddof: float = 0) -> Array:
-        """m2 / (count - ddof), NaN where that is not positive: 0 for the variance of these values, 1 for an unbiased
-        estimate of that of the population from which they were drawn.
+        """Return m2 / (count - ddof), or NaN if count - ddof is not positive.
+
+        With ddof=0 that is the variance of these values. With ddof=1 it is an unbiased estimate of the variance of the
+        population from which they were drawn.
         """
         unit = self._state.unit
         with np.errstate(all="ignore"):
             return self._var_in_units(ddof) * unit * unit
 
     def std(self, ddof: float = 0) -> Array:
-        """The root of `var`, also where float64 does not hold that."""
+        """Return the root of `var`, also where float64 does not hold `var`."""
         with np.errstate(all="ignore"):
             return np.sqrt(self._var_in_units(ddof)) * self._state.unit
 
@@ -210,5 +212,5 @@ def _omits(nan_policy: Any) -> bool:
 
 
 def _measured_by(x: Any) -> Any:
-    """The module that measures the channels of an array."""
+    """Return the module that measures the channels of an array."""
     return for_device("x", x, ON_DEVICE) or measured

@@ -85,7 +85,7 @@ class StandardScaler(Scaler):
         self.with_std = with_std
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
-        """Forget what was fitted before, then `partial_fit`."""
+        """Forget what was fitted before, and call `partial_fit`."""
         return self._fit(X, y, sample_weight, anew=True)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
@@ -223,7 +223,7 @@ class MinMaxScaler(Scaler):
         self.clip = clip
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Forget what was fitted before, then `partial_fit`."""
+        """Forget what was fitted before, and call `partial_fit`."""
         return self._fit(X, y, None, anew=True)
 
     def partial_fit(self, X: Any, y: Any = None) -> Self:
@@ -271,8 +271,10 @@ class MinMaxScaler(Scaler):
         self._made_attributes = self.scale_.copy(), self.min_.copy()
 
     def _of_extremes(self, least: Array, greatest: Array) -> tuple[Linear, Array, Array]:
-        """How columns are scaled, with scale_ and min_: about the least value, where the result is low. What is added
-        to x * scale_, min_, may be as large as the mean.
+        """Return the map that scales columns of these extremes, with scale_ and min_.
+
+        The map subtracts the least value, where the result is low. To add min_ to x * scale_ is less exact, since min_
+        may be as large as the mean.
         """
         low, high = map(float, self.feature_range)
         size, y_size = np.fmax(np.abs(least), np.abs(greatest)), np.float64(max(abs(low), abs(high)))
@@ -300,7 +302,7 @@ class MinMaxScaler(Scaler):
         return made._replace(low=low, high=high)
 
     def _of_attributes(self, scale: Array, shift: Array, made: Linear | None, *attributes: Array) -> Linear:
-        """y = x * scale + shift; as it was made of the columns whose attributes are those of the fit."""
+        """Return the map y = x * scale + shift. Where the attributes are those of the fit, keep the map of the fit."""
         with np.errstate(all="ignore"):
             center = -shift / scale  # where y is 0: to subtract it from x is exact nearby
             center = np.where(np.isfinite(center), center, 0)
@@ -311,5 +313,5 @@ class MinMaxScaler(Scaler):
 
 
 def _same(a: Array, b: Array) -> Array:
-    """Where numbers are equal, or both NaN."""
+    """Return where numbers are equal, or both NaN."""
     return (a == b) | np.isnan(a) & np.isnan(b)

@@ -2,6 +2,7 @@
 
 import ast
 from fnmatch import fnmatchcase
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def floor_of(name):
     return max((len(place), i) for i, floor in enumerate(FLOORS) for place in floor if fnmatchcase(name, place))[1]
 
 
+@cache
 def graph():
     names = dict(modules())
     return {name: {other for other in imported(path, names) if other != name} for name, path in names.items()}
@@ -63,6 +65,35 @@ def test_no_import_runs_to_a_higher_floor():
 
 def test_no_import_closes_a_circle():
     assert len([*TopologicalSorter(graph()).static_order()]) > 50  # it raises if there is one
+
+
+def test_what_runs_on_a_device_is_reached_through_calls():
+    """Above the launchers, only `_call` imports them. What others import of a device has nothing of an operation."""
+    found = {}
+    for name, others in graph().items():
+        if name.partition(".")[0] not in ("cpu", "cuda", "_call"):
+            for other in others:
+                if other.partition(".")[0] in ("cpu", "cuda"):
+                    found.setdefault(name, set()).add(other)
+    assert found == {
+        "_math": {"cpu.compiling.jit"},
+        "_scaling.device_tables": {"cuda.grids", "cuda.libraries"},
+        "threads": {"cpu.engine.engines"},
+        "_info": {"cpu.compiling.cache", "cpu.compiling.places", "cpu.engine.engines", "cpu.engine.machine"},
+        "__main__": {"cpu.compiling.cache", "cpu.compiling.places"},
+    }
+
+
+def test_launchers_of_both_devices_have_the_same_stems():
+    """A call on either device has them by these names."""
+    hosts, devices = set(), set()
+    for name, others in graph().items():
+        if name == "_call.host":
+            hosts = {other.removeprefix("cpu.") for other in others if floor_of(other) == floor_of("cpu.layernorm")}
+        if name == "_call.device":
+            devices = {other.removeprefix("cuda.") for other in others if floor_of(other) == floor_of("cuda.layernorm")}
+    stems = {"batchnorm", "batchnorm_halves", "layernorm", "moments", "rmsnorm", "scalers"}
+    assert hosts == devices == stems
 
 
 def test_what_compiles_for_a_gpu_is_imported_in_one_place():

@@ -11,6 +11,7 @@ import pytest
 from numba import types
 
 from numbanorm.cpu.compiling import numba_internals
+from numbanorm.cpu.compiling.jit import inner
 
 FILE = Path(numba_internals.__file__)
 CPU = FILE.parents[1]
@@ -18,6 +19,7 @@ WHERE = f"Numba {version('numba')}, llvmlite {version('llvmlite')}"
 
 # Each thing by the path to it, and the arguments that it takes, or None where it is not called.
 USED = {
+    "llvmlite.binding.add_symbol": ["name", "address"],
     "llvmlite.binding.ffi.lib._lock._lock.acquire": None,
     "numba.core.caching.NullCache.load_overload": ["self", "sig", "target_context"],
     "numba.core.caching.NullCache.save_overload": ["self", "sig", "*"],
@@ -30,8 +32,13 @@ USED = {
     "numba.core.cgutils.pack_struct": ["builder", "values"],
     "numba.core.cgutils.unpack_tuple": ["builder", "tup", "..."],
     "numba.core.cgutils.voidptr_t": None,
+    "numba.core.codegen.JITCodeLibrary": ["codegen", "name"],
+    "numba.core.codegen.JITCodeLibrary._finalize_final_module": ["self"],
+    "numba.core.codegen.JITCodeLibrary._optimize_final_module": ["self"],
     "numba.core.compiler.CompileResult._reduce": ["self"],
     "numba.core.compiler.CompileResult._rebuild": ["target_context", "*"],
+    "numba.core.compiler.CompileResult._replace": ["self", "*"],
+    "numba.core.compiler.Compiler.compile_extra": ["self", "func"],
     "numba.core.compiler_lock.global_compiler_lock._lock.acquire": None,
     "numba.core.compiler_lock.global_compiler_lock.is_locked": [],
     "numba.core.config.BOUNDSCHECK": None,
@@ -44,7 +51,7 @@ USED = {
     "numba.core.config.OPT": None,
     "numba.core.config.SLP_VECTORIZE": None,
     "numba.core.config.reload_config": [],
-    "numba.core.registry.CPUDispatcher": ["py_func", "locals", "targetoptions", "..."],
+    "numba.core.registry.CPUDispatcher": ["py_func", "locals", "targetoptions", "pipeline_class"],
     "numba.core.registry.CPUDispatcher.compile": ["self", "sig"],
     "numba.core.registry.cpu_target.target_context.call_conv.call_function": [
         "builder",
@@ -57,6 +64,7 @@ USED = {
     "numba.core.registry.cpu_target.target_context.call_conv.return_user_exc": ["builder", "exc", "exc_args", "..."],
     "numba.core.registry.cpu_target.target_context.codegen": [],
     "numba.core.registry.cpu_target.target_context.declare_function": ["module", "fndesc"],
+    "numba.core.registry.cpu_target.target_context.insert_user_function": ["func", "fndesc", "libs"],
     "numba.core.registry.cpu_target.target_context.make_array": ["typ"],
     "numba.core.registry.cpu_target.target_context.make_tuple": ["builder", "typ", "values"],
     "numba.core.registry.cpu_target.target_context.refresh": [],
@@ -122,6 +130,19 @@ def test_a_compiled_function_has_what_is_read_of_it():
     assert hasattr(compiled.library, "add_linking_library")
 
 
+def test_an_inner_function_is_compiled_with_its_caller_alone():
+    twice = inner()(lambda x: x + x)
+    caller = numba.njit(lambda x: twice(x) + 1.0)
+    assert caller(2.0) == 5.0
+    (compiled,) = twice.overloads.values()
+    code = caller.overloads[(types.float64,)].library
+    assert compiled.library in code._linking_libraries
+    assert compiled.fndesc.mangled_name not in code.get_asm_str()  # it was inlined: so it was optimized with its caller
+    for arguments in ((), (2.0,), (2.0, 3.0)):
+        with pytest.raises((TypeError, ValueError)):
+            twice(*arguments)
+
+
 def test_all_locks_that_a_fork_needs_are_found():
     locks = numba_internals.fork_locks()
     assert len(locks) == 3, f"{WHERE}: a lock of Numba's or LLVM's is gone, and a fork beside it could hang its child"
@@ -139,8 +160,10 @@ HIDDEN = {  # attributes of Numba's objects that no other file may touch
     "call_conv",
     "declare_function",
     "fndesc",
+    "insert_user_function",
     "is_locked",
     "magic_tuple",
+    "no_compile",
     "overloads",
     "resolve_function_type",
 }

@@ -1,1 +1,1 @@
-"""From the caller's arrays to the kernels and back: the same steps for every device."""
+"""The way from the caller's arrays to the kernels and back: the same steps for every device."""

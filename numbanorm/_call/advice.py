@@ -1,6 +1,7 @@
-"""What to pass in place of an array that is refused: advice that works when it is followed to the letter.
+"""Advice in error messages: what to pass in place of an array that is refused.
 
-Where no conversion is known to work, there is no advice. The libraries of other arrays are not imported.
+The advice works when it is followed to the letter. Where no conversion is known to work, there is none. The libraries
+of other arrays are not imported.
 """
 
 from numbers import Real
@@ -17,7 +18,7 @@ _LONGEST = 120
 
 
 def shown(value: Any) -> str:
-    """Its repr, in a length that fits a message."""
+    """Return the repr of a value, cut to a length that fits a message."""
     try:
         text = repr(value)
     except Exception:  # of an int of more than 4300 digits, say
@@ -26,12 +27,15 @@ def shown(value: Any) -> str:
 
 
 def kind_of(value: Any) -> str:
-    """The name of its type."""
+    """Return the name of the type of a value."""
     return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def instead(name: str, value: Any, dtype: Any = None, shape: Shape | None = None) -> str:
-    """The end of a message: what to pass to have an array of this dtype (None: float32 or float64) and shape."""
+    """Return the end of a message: what to pass so that the array has this dtype and shape.
+
+    A dtype of None stands for float32 or float64.
+    """
     if _is_tracer(value):
         of = f"np.asarray({name}) in a function that jax.pure_callback calls"
         return f"; it has no values while JAX traces: pass {of}, to be differentiated in one of jax.custom_vjp"
@@ -44,7 +48,7 @@ def instead(name: str, value: Any, dtype: Any = None, shape: Shape | None = None
 
 
 def axes_meant(name: str, value: Any, shape: Shape | None) -> str:
-    """The end of a message, if it is PyTorch's normalized_shape, which comes second there, and no parameter."""
+    """Return the end of a message for a caller who passed PyTorch's normalized_shape in place of a parameter."""
     if not shape or name not in ("weight", "bias") or not _are_sizes(value, shape):
         return ""
     axes = tuple(range(-np.size(value), 0))
@@ -53,7 +57,7 @@ def axes_meant(name: str, value: Any, shape: Shape | None) -> str:
 
 
 def copied(name: str, value: Any) -> str:
-    """The end of a message: how to copy an array of a GPU to the host, where its library is known."""
+    """Return the end of a message: how to copy an array of a GPU to the host. It is empty for an unknown library."""
     library = _known_library(value)
     if name in WRITTEN or library is None:
         return ""
@@ -62,7 +66,7 @@ def copied(name: str, value: Any) -> str:
 
 
 def on_gpu(name: str, value: Any) -> str:
-    """The end of a message: what to pass in place of an array of a GPU, on that GPU, to have float32."""
+    """Return the end of a message: how to convert an array of a GPU to float32 on that GPU."""
     library = _known_library(value)
     if name in WRITTEN or library is None:
         return ""
@@ -75,7 +79,7 @@ def on_gpu(name: str, value: Any) -> str:
 
 
 def _known_library(value: Any) -> str | None:
-    """That of an array that may be on a GPU."""
+    """Return the name of the library of an array that may be on a GPU, or None if it is not known."""
     return next((found for base in type(value).__mro__ if (found := _library(base)) in ("torch", *_TO_HOST)), None)
 
 
@@ -116,7 +120,10 @@ def _conversion(name: str, value: Any, dtype: Any, shape: Shape | None) -> str |
 
 
 def _cast(text: str, given: Any, dtype: Any) -> str | None:
-    """Python for the dtype, after that for an array of real numbers; the dtype stays where it may."""
+    """Return Python code that converts an array, of which `text` is the code, to the dtype.
+
+    Return None if the array is not of real numbers.
+    """
     if given == dtype or (dtype is None and given in (np.float32, np.float64)):
         return text
     is_real = given.kind in "biuf" or given.type.__module__ == "ml_dtypes"
@@ -143,7 +150,7 @@ def _of_numbers(name: str, value: Any, dtype: Any, shape: Shape | None) -> str |
 
 
 def _converted(value: Any, dtype: Any) -> Any:
-    """Its numbers as this dtype, or None."""
+    """Convert a value to an array of this dtype. Return None if that fails."""
     try:
         with np.errstate(over="ignore", invalid="ignore"):
             kind = np.asarray(value).dtype.kind
@@ -162,7 +169,7 @@ def _of_tensor(name: str, value: Any, dtype: Any) -> str | None:
 
 
 def _tensor_steps(value: Any, wanted: tuple[str, ...]) -> list[str]:
-    """What takes away each property of a tensor of PyTorch's that NumPy or a kernel does not know."""
+    """Return the names of the methods that rid a PyTorch tensor of what NumPy or a kernel does not know."""
     steps = [
         (value.requires_grad, "detach"),
         (value.is_quantized, "dequantize"),

@@ -1,4 +1,4 @@
-"""What arrays must be. Each error names the argument, what it was and what it must be."""
+"""Checks of arrays. Each error names the argument, what it was and what it must be."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -11,7 +11,10 @@ from numbanorm._types import FLOAT64, FLOATS, Array, Shape
 
 
 def array(name: str, value: Any, dtype: Any = None, shape: Shape | None = None) -> None:
-    """A NumPy array of float32 or float64; the dtype and shape that it must have are for the advice alone."""
+    """Check that a value is a NumPy array of float32 or float64.
+
+    The error advises how to make it one of this dtype and shape.
+    """
     if type(value) is not np.ndarray:
         array_type(name, value, dtype, shape)
     if value.dtype.type not in FLOATS:
@@ -19,7 +22,7 @@ def array(name: str, value: Any, dtype: Any = None, shape: Shape | None = None) 
 
 
 def numbers(name: str, value: Any) -> None:
-    """A NumPy array of real numbers of whatever dtype."""
+    """Check that a value is a NumPy array of real numbers, of whatever dtype."""
     if type(value) is not np.ndarray:
         array_type(name, value, np.float64)
     if not is_real(value.dtype):
@@ -27,17 +30,17 @@ def numbers(name: str, value: Any) -> None:
 
 
 def is_real(dtype: np.dtype[Any]) -> bool:
-    """Whether it is of real numbers."""
+    """Return whether a dtype is one of real numbers."""
     return dtype.kind in "biuf" or _of_ml_dtypes(dtype, "float", "int")
 
 
 def is_floating(dtype: np.dtype[Any]) -> bool:
-    """Whether it is of floating point."""
+    """Return whether a dtype is one of floating point."""
     return dtype.kind == "f" or _of_ml_dtypes(dtype, "float")
 
 
 def _of_ml_dtypes(dtype: np.dtype[Any], *kinds: str) -> bool:
-    """Whether it is one of that library, as bfloat16 or uint4, and of these kinds."""
+    """Return whether a dtype, as bfloat16 or uint4, is one of the library ml_dtypes and of these kinds."""
     return dtype.type.__module__ == "ml_dtypes" and any(kind in dtype.name for kind in kinds)
 
 
@@ -57,7 +60,10 @@ def array_type(name: str, value: Any, dtype: Any = None, shape: Shape | None = N
 
 
 def on_gpu(value: Any) -> bool:
-    """Whether it is an array there: types of PyTorch and of JAX have the interface wherever their arrays are."""
+    """Return whether a value is an array on a GPU.
+
+    A type does not tell: those of PyTorch and JAX have the GPU's interface wherever their arrays are.
+    """
     known = getattr(value, "is_cuda", None)
     if known is not None:
         return bool(known)
@@ -68,7 +74,7 @@ def on_gpu(value: Any) -> bool:
 
 
 def no_cuda(name: str, value: Any, error: Exception) -> TypeError:
-    """What to raise for an array on a GPU where there is nothing to run its kernels."""
+    """Return the error to raise for an array on a GPU if its kernels cannot run."""
     reason = (
         error if isinstance(error, ImportError) else f"the kernels cannot be loaded: {type(error).__name__}: {error}"
     )
@@ -76,14 +82,14 @@ def no_cuda(name: str, value: Any, error: Exception) -> TypeError:
 
 
 def other_kind(name: str, value: Any, x: Any) -> TypeError:
-    """What to raise for arrays of two kinds in one call."""
+    """Return the error to raise if a call is given arrays of two kinds."""
     is_array = isinstance(value, np.ndarray) or on_gpu(value)
     advice = "; copy one of them" if is_array else axes_meant(name, value, x.shape[-1:])
     return TypeError(f"{name}: {kind_of(value)}, must be {kind_of(x)} as x is{advice}")
 
 
 def like(name: str, value: Any, x: Array) -> None:
-    """An array of the shape and dtype of x."""
+    """Check that an array has the shape and dtype of x."""
     if type(value) is np.ndarray and value.shape == x.shape and value.dtype is x.dtype:
         return
     array(name, value, x.dtype.type, x.shape)
@@ -95,14 +101,14 @@ def like(name: str, value: Any, x: Array) -> None:
 
 
 def parameter(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
-    """An array of this shape and of x's dtype."""
+    """Check that an array has this shape and the dtype of x."""
     array(name, value, dtype.type, shape)
     shape_of(name, value, shape)
     _dtype(name, value, dtype, (dtype.type,))
 
 
 def statistic(name: str, value: Any, shape: Shape, dtype: np.dtype[Any]) -> None:
-    """An array of this shape, no less precise than x."""
+    """Check that an array has this shape and is no less precise than x."""
     if type(value) is np.ndarray and value.shape == shape and (value.dtype is dtype or value.dtype is FLOAT64):
         return
     array(name, value, dtype.type, shape)
@@ -122,21 +128,21 @@ def _dtype(name: str, value: Array, dtype: np.dtype[Any], allowed: Sequence[type
 
 
 def is_iterable_of_arrays(value: Any) -> bool:
-    """Whether it may be one, and is no array of any library."""
+    """Return whether a value may be an iterable of arrays, and is not itself an array of any library."""
     if on_gpu(value) or hasattr(type(value), "__array__") or hasattr(type(value), "__dlpack__"):
         return False
     return isinstance(value, Iterable) and not isinstance(value, str | bytes | Mapping)
 
 
 def mask(value: Any, shape: Shape) -> None:
-    """A bool array of this shape with a True in it, if there is anything in it."""
+    """Check that a value is a bool array of this shape, and that it is empty or has a True in it."""
     mask_type(value, shape)
     if value.size > 0 and not value.any():
         raise ValueError("mask: all False, must leave at least one position")
 
 
 def mask_type(value: Any, shape: Shape, name: str = "mask") -> None:
-    """A bool array of this shape."""
+    """Check that a value is a bool array of this shape."""
     if type(value) is not np.ndarray:
         array_type(name, value, np.bool_, shape)
     if value.dtype.type is not np.bool_:
@@ -153,7 +159,10 @@ def several_values(x: Array, count: int, masked: bool) -> None:
 
 
 def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
-    """Writable, like x, each of `same` either its very memory or apart from it, all of `apart` apart from it."""
+    """Check that `out` is writable and has the shape and dtype of x.
+
+    It may be the very memory of an array of `same`, and may share none with any other array of `same` and `apart`.
+    """
     like("out", value, x)
     written("out", value)
     for name, other in overlap.near(value, same | apart):
@@ -162,7 +171,7 @@ def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> No
 
 
 def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], apart: dict[str, Any]) -> None:
-    """A statistic that is updated in place: None, or writable and apart from all else."""
+    """Check that a statistic that is updated in place is None, or writable and apart from all other arrays."""
     if value is None:
         return
     statistic(name, value, shape, dtype)

@@ -1,4 +1,4 @@
-"""What axes must be. Each error names the argument, what it was and what it must be."""
+"""Checks of axes. Each error names the argument, what it was and what it must be."""
 
 from functools import lru_cache
 from typing import Any
@@ -12,7 +12,7 @@ from numbanorm._types import Array, Shape
 
 
 def axes(axis: Any, x: Array) -> Shape:
-    """The axes that `axis` names, ascending."""
+    """Return the axes that `axis` names, ascending."""
     if type(axis) is int and -x.ndim <= axis < x.ndim:
         return (axis % x.ndim,)
     if type(axis) is tuple and set(map(type, axis)) == {int} and (usual := _axes_of_ints(axis, x.ndim)):
@@ -35,7 +35,7 @@ def axes(axis: Any, x: Array) -> Shape:
 
 @lru_cache(256)
 def _axes_of_ints(axis: Shape, ndim: int) -> Shape:
-    """The axes, ascending; empty if one of them is out of range or named twice."""
+    """Return the axes, ascending. Return none if one of them is out of range or named twice."""
     found = {a % ndim for a in axis if -ndim <= a < ndim}
     return tuple(sorted(found)) if len(found) == len(axis) else ()
 

@@ -1,7 +1,7 @@
-"""A call on arrays of a GPU: what its kernels are given, and what comes back, as `numbanorm._call.host` has it.
+"""A call on arrays of a GPU makes what its kernels are given, and what comes back: the twin of `numbanorm._call.host`.
 
-Nothing is read back: what only the values would tell (a mask that is False everywhere, a negative variance) shows as
-NaN in the results, not as an error.
+Nothing is read back. What only the values tell, as a mask that is False everywhere or a negative variance, shows as NaN
+in the results and is no error.
 """
 
 from collections.abc import Callable
@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from numbanorm._call import arguments, axes
-from numbanorm._call.view import Layout, View, dense_strides, layout_of, reordered
+from numbanorm._call.view import Axes, Layout, Planes, View, dense_strides, layout_of, reordered
 from numbanorm._types import Array, Running, Shape
-from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm, rmsnorm
-from numbanorm.cuda.grids import Run, type_of
+from numbanorm.cuda import batchnorm, batchnorm_halves, launch, layernorm, moments, rmsnorm, scalers
+from numbanorm.cuda.grids import NONE, Run, type_of
 from numbanorm.cuda.kernels import copies
 from numbanorm.cuda.libraries import Seen, library_of, seen_from_here
 
@@ -24,13 +24,15 @@ _BOOL = np.dtype(np.bool_)
 
 
 class DeviceCall:
-    """One call: x and the other arrays, by name, as they are seen from here."""
+    """One call on a GPU. It keeps x and the other arrays, by name, as NumPy sees them from here."""
 
     batchnorm = batchnorm
     batchnorm_halves = batchnorm_halves
     layernorm = layernorm
+    moments = moments
     rmsnorm = rmsnorm
-    no_statistic = Run(0, np.dtype(np.float32), 0)
+    scalers = scalers
+    no_statistic = NONE
 
     def __init__(self, x: Any) -> None:
         self._like, self._library, self._kept = x, library_of("x", x), []  # type: Any, Any, list[Any]
@@ -45,16 +47,16 @@ class DeviceCall:
         self.view: View
 
     @property
-    def planes(self) -> tuple[int, int, int]:
-        """The sizes of x for kernels: outer, middle, inner."""
+    def planes(self) -> Planes:
+        """The sizes of x as kernels see it: outer, middle and inner."""
         return self.view.planes
 
     def see_x_as(self, x: Array) -> None:
-        """Take x for an array of other axes at the same address."""
+        """Take an array of other axes, at the same address, for x."""
         self.x, self._seen["x"] = x, self._seen["x"]._replace(array=x)
 
     def array(self, name: str, value: Any) -> Array | None:
-        """An argument as NumPy sees it, for checks."""
+        """Return an argument as NumPy sees it, for checks."""
         return None if value is None else self._see(name, value).array
 
     def _see(self, name: str, value: Any) -> Seen:
@@ -75,35 +77,41 @@ class DeviceCall:
         return seen_from_here(name, value, self._library)
 
     def load_x(self, x: Any, dtype: np.dtype[Any] | None = None) -> Run:
-        """The x of this call, for a kernel: as it is, or as another dtype."""
+        """Return x for a kernel, in its own dtype or another."""
         dtype = dtype or self.view.storage
         return self._run("x", x, dense_strides(self.view.shape, self.view.order, dtype.itemsize), dtype)
 
     def like_x(self, name: str, value: Any, x: Any) -> Run:
-        """An array of x's shape and dtype, checked, as a kernel reads it."""
+        """Check an array of x's shape and dtype, and return it as a kernel reads it."""
         arguments.like(name, self.array(name, value), self.x)
         return self._run(name, value, self._dense(self.view.shape), self.view.storage)
 
     def parameter(self, name: str, value: Any, otherwise: float) -> Run:
-        """A weight or bias, checked; without one, nothing, and kernels take `otherwise`, 1 or 0, by themselves."""
+        """Check a weight or bias, and return it as a kernel reads it.
+
+        If there is none, return a run of no values: kernels then take `otherwise`, which is 1 or 0, by themselves.
+        """
         if value is None:
             return Run(0, self.view.arithmetic, 0)
         arguments.parameter(name, self.array(name, value), self.view.parameter_shape, self.view.arithmetic)
         return self._run(name, value, self._parameter_strides(), self.view.arithmetic)
 
     def statistic(self, name: str, value: Any, dtype: np.dtype[Any] | None = None) -> Run:
-        """A mean or the like, checked, as a kernel reads it: of the arithmetic's dtype, or of another."""
+        """Check a mean or the like, and return it as a kernel reads it, in the dtype of the arithmetic or another."""
         arguments.statistic(name, self.array(name, value), self.view.statistic_shape, self.view.storage)
         dtype = dtype or self.view.arithmetic
         return self._run(name, value, self._statistic_strides(dtype), dtype)
 
     def exact_statistic(self, name: str, value: Any) -> Run:
-        """One of which no digit may be lost: in its own dtype."""
+        """Check a statistic of which no digit may be lost, and return it in its own dtype."""
         array = self.array(name, value)
         return self.statistic(name, value, None if array is None else array.dtype)
 
     def mask(self, mask: Any, may_be_empty: bool = False) -> Run:
-        """The positions that count, checked, as (outer, inner); nothing if all do. An empty one cannot be told here."""
+        """Check a mask, and return it as (outer, inner). Return a run of no values if there is none.
+
+        Whether the mask is False everywhere cannot be told here.
+        """
         if mask is None:
             return Run(0, _BOOL, 0)
         (axis,), shape = self.view.axes.statistic, self.view.shape
@@ -118,7 +126,7 @@ class DeviceCall:
             arguments.several_values(self.x, self.view.count, masked=False)
 
     def check_out(self, out: Any, x: Any, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """Check that `out` can receive a result: one of `same` itself or apart from it, and apart from `apart`."""
+        """Check that `out` can receive a result: it may be one of `same`, and must be apart from all other arrays."""
         arguments.out(self.array("out", out), self.x, self._arrays(same), self._arrays(apart))
 
     def check_updated(self, name: str, value: Any, apart: dict[str, Any]) -> None:
@@ -130,12 +138,12 @@ class DeviceCall:
         return {name: self.array(name, value) for name, value in values.items()}
 
     def moved(self, running: Running) -> Running:
-        """Running statistics, checked, for a kernel, which updates them in place."""
+        """Check running statistics, and return them for a kernel that updates them in place."""
         mean, var = self._moved("running_mean", running.mean), self._moved("running_var", running.var)
         return running._replace(mean=mean, var=var)
 
     def _moved(self, name: str, value: Any) -> Run:
-        """A running statistic in its own dtype."""
+        """Return a running statistic in its own dtype, or a run of no values if there is none."""
         if value is None:
             return Run(0, self.view.arithmetic, 0)
         run = self.exact_statistic(name, value)
@@ -143,7 +151,7 @@ class DeviceCall:
         return run
 
     def target(self, out: Any, x: Any) -> Run:
-        """What receives a result of x's shape: the memory of `out` where it can."""
+        """Return the memory that a kernel fills with a result of x's shape: that of `out` if it can."""
         strides = self._dense(self.view.shape)
         if out is None:
             return self.empty(self.view.shape, strides, self.view.storage)
@@ -156,16 +164,16 @@ class DeviceCall:
         return run
 
     def new_statistic(self, dtype: np.dtype[Any] | None = None) -> Run:
-        """Room for a mean or the like."""
+        """Make room for a mean or the like."""
         dtype = dtype or self.view.arithmetic
         return self.empty(self.view.statistic_shape, self._statistic_strides(dtype), dtype)
 
     def new_parameter(self) -> Run:
-        """Room for the gradient of a parameter."""
+        """Make room for the gradient of a parameter."""
         return self.empty(self.view.parameter_shape, self._parameter_strides(), self.view.arithmetic)
 
     def deliver(self, result: Run, out: Any) -> Any:
-        """A filled `target`, as the caller gets it. No kernel is launched after it."""
+        """Return a filled `target` as the caller gets it. No kernel is launched after that."""
         for name, run, strides in self._updated:
             self._put_back(name, run, strides)
         self._updated.clear()
@@ -173,17 +181,17 @@ class DeviceCall:
         return result.array if out is None else out
 
     def deliver_statistic(self, statistic: Run) -> Any:
-        """A filled `new_statistic`, as the caller gets it."""
+        """Return a filled `new_statistic` as the caller gets it."""
         self._finish()
         return statistic.array
 
     def deliver_parameter(self, gradient: Run) -> Any:
-        """A filled `new_parameter`, as the caller gets it."""
+        """Return a filled `new_parameter` as the caller gets it."""
         self._finish()
         return gradient.array
 
     def _finish(self) -> None:
-        """Have the streams of other arrays, that have been read and may have been written, wait for all of this."""
+        """Let the streams of other arrays wait for this call, which has read and may have written these arrays."""
         for other in self._others:
             launch.wait(self._device, other, {self._stream})
         self._others.clear()
@@ -192,14 +200,13 @@ class DeviceCall:
         return dense_strides(shape, self.view.order, self.view.storage.itemsize)
 
     def _statistic_strides(self, dtype: np.dtype[Any]) -> Shape:
-        keeps_axes = len(self.view.statistic_shape) == len(self.view.shape)
-        return dense_strides(self.view.statistic_shape, self.view.order if keeps_axes else None, dtype.itemsize)
+        return dense_strides(self.view.statistic_shape, self.view.statistic_order, dtype.itemsize)
 
     def _parameter_strides(self) -> Shape:
         return dense_strides(self.view.parameter_shape, self.view.parameter_order, self.view.arithmetic.itemsize)
 
     def launch(self, kernel: launch.Kernel, grid: int, block: tuple[int, int], *arguments: Any) -> None:
-        """Runs among the arguments stand for their addresses. Nothing is done for no blocks."""
+        """Launch a kernel, with the address of each `Run` among the arguments. Do nothing for a grid of no blocks."""
         first, self._first = self._first, []
         for step, given in first:
             step(self, *given)
@@ -208,12 +215,15 @@ class DeviceCall:
             launch.launch(kernel, grid, block, values, self._stream, self._device)
 
     def empty(self, shape: Shape, strides: Shape, dtype: np.dtype[Any]) -> Run:
-        """A new array of the caller's kind, in which values follow each other in some order of the axes."""
+        """Make an array of the caller's kind, whose values follow each other in some order of the axes."""
         array = self._library.empty(self._like, shape, strides, dtype)
         return Run(self._library.place(array)[0], dtype, prod(shape), array)
 
     def scratch(self, dtype: np.dtype[Any], *sizes: int) -> list[Run]:
-        """Room for so many values each, until the call is over: what comes later on the stream may have it then."""
+        """Make room for so many values each, until the end of the call.
+
+        What comes later on the stream may have the memory then.
+        """
         starts, end = [], 0
         for size in sizes:
             starts.append(end)
@@ -223,7 +233,7 @@ class DeviceCall:
         return [Run(run.address + start, dtype, size) for start, size in zip(starts, sizes, strict=True)]
 
     def _run(self, name: str, value: Any, strides: Shape, dtype: np.dtype[Any]) -> Run:
-        """The values of an array as they lie with these strides, of this dtype; a copy if they do not."""
+        """Return the values of an array as they lie with these strides and this dtype, in a copy if they do not."""
         seen = self._see(name, value)
         if seen.array.dtype == dtype and _lies_so(seen.array, strides):
             return Run(seen.address, dtype, seen.array.size)
@@ -232,19 +242,19 @@ class DeviceCall:
         return run
 
     def _put_back(self, name: str, run: Run, strides: Shape) -> None:
-        """Into an array, what was written in its place, if that was elsewhere."""
+        """Copy what was written in place of an array into it, if it was written elsewhere."""
         seen = self._seen[name]
         if seen.address != run.address:
             self._copy(run.address, seen.array, seen.address, run.dtype, seen.array.strides, strides)
 
     def fetch(self, run: Run) -> Array:
-        """Its values, here; this waits for all that has been launched."""
+        """Wait for all that has been launched, and return the values of a run as an array of the host."""
         if run.size == 0:
             return np.empty(0, run.dtype)
         return launch.fetch(run.address, run.size, run.dtype, self._stream, self._device)
 
     def send(self, dtype: np.dtype[Any], *arrays: Array) -> list[Run]:
-        """Arrays of the host, as runs."""
+        """Copy arrays of the host to the device, as runs."""
         whole = np.concatenate([np.ravel(a).astype(dtype) for a in arrays])
         (room,) = self.scratch(dtype, whole.size)
         if whole.size > 0:
@@ -254,13 +264,13 @@ class DeviceCall:
         return [Run(room.address + int(start) * dtype.itemsize, dtype, a.size) for start, a in pairs]
 
     def copy(self, source: Run, target: Run) -> None:
-        """All values."""
+        """Copy all values of a run to another."""
         size = source.size
         kernel = copies.strided_copy(type_of(source.dtype), type_of(target.dtype), 1)
         self.launch(kernel, -(-size // copies.THREADS), (copies.THREADS, 1), source, target, size, (size,), (1,), (1,))
 
     def _wait(self, other: int) -> None:
-        """Have this call's stream wait for another one."""
+        """Let this call's stream wait for another one."""
         launch.wait(self._device, self._stream, {other})
 
     def _copy(
@@ -275,30 +285,35 @@ class DeviceCall:
 
 
 def _lies_so(array: Array, strides: Shape) -> bool:
-    """Of axes of one value, strides say nothing."""
+    """Return whether an array has these strides. The stride of an axis of one value does not matter."""
     return array.strides == strides or all(
         one == other for one, other, size in zip(array.strides, strides, array.shape, strict=True) if size > 1
     )
 
 
 def over_axes(x: Any, axis: Any) -> DeviceCall:
-    """A call on an x, checked, that is normalised over `axis`."""
+    """Check x, and make a call that normalises it over `axis`."""
     call = DeviceCall(x)
     arguments.array("x", call.x)
-    call.view = _view(layout_of(call.x), axes.axes(axis, call.x), False)
+    call.view = _over_axes(layout_of(call.x), axes.axes(axis, call.x))
     return call
 
 
 def over_channels(x: Any, channel_axis: Any, one_axis_is_one_channel: bool = False) -> DeviceCall:
-    """A call on an x, checked, of which each channel is normalised."""
+    """Check x, and make a call that normalises each of its channels."""
     call = DeviceCall(x)
     if one_axis_is_one_channel and call.x.ndim == 1:
         call.see_x_as(call.x[:, None])
     arguments.array("x", call.x)
-    call.view = _view(layout_of(call.x), (axes.channel_axis(channel_axis, call.x),), True)
+    call.view = _over_channels(layout_of(call.x), axes.channel_axis(channel_axis, call.x))
     return call
 
 
 @lru_cache(1 << 10)
-def _view(layout: Layout, middle_axes: Shape, per_channel: bool) -> View:
-    return View.of(layout, middle_axes, per_channel)
+def _over_axes(layout: Layout, normalised: Shape) -> View:
+    return View.of(layout, Axes.over(normalised, len(layout.shape)))
+
+
+@lru_cache(1 << 10)
+def _over_channels(layout: Layout, channel_axis: int) -> View:
+    return View.of(layout, Axes.channels(channel_axis, len(layout.shape)))

@@ -1,4 +1,4 @@
-"""A call on NumPy's arrays: what its kernels are given, and what comes back."""
+"""A call on NumPy's arrays makes what its kernels are given, and what comes back."""
 
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from numbanorm._call import arguments, axes, recycling
-from numbanorm._call.view import Layout, View, layout_of
+from numbanorm._call.view import Axes, Layout, View, layout_of
 from numbanorm._types import FLOAT64, FLOATS, Array, Running, Shape
-from numbanorm.cpu import batchnorm, batchnorm_halves, layernorm, rmsnorm
+from numbanorm.cpu import batchnorm, batchnorm_halves, layernorm, moments, rmsnorm, scalers
 from numbanorm.cpu.engine import machine
 from numbanorm.cpu.layouts import behaved
 
@@ -19,7 +19,7 @@ _SHORT = 1 << 16  # values: a longer array of one number, in place of a paramete
 
 @dataclass(slots=True)
 class HostCall(View):
-    """Calls on arrays of one shape and layout share this object. It holds none of their arrays."""
+    """One object for all calls on arrays of one shape and layout. It holds none of their arrays."""
 
     no_statistic: Array = field(init=False)  # for a kernel, in place of a statistic that nobody wants
     nbytes: int = field(init=False)  # of x
@@ -30,7 +30,9 @@ class HostCall(View):
     batchnorm = batchnorm
     batchnorm_halves = batchnorm_halves
     layernorm = layernorm
+    moments = moments
     rmsnorm = rmsnorm
+    scalers = scalers
 
     def __post_init__(self) -> None:
         self.no_statistic = np.empty([0] * len(self.kernel_statistic_shape), self.arithmetic)
@@ -39,59 +41,59 @@ class HostCall(View):
         self.is_small = self.nbytes < recycling.LARGE
 
     def streams(self, arrays: int) -> bool:
-        """Whether to write results past the caches, where a kernel reads and writes so many arrays of x's size."""
+        """Return whether a kernel that reads and writes so many arrays of x's size writes results past the caches."""
         return machine.streams(arrays * self.nbytes)
 
     def load_x(self, x: Array) -> Array:
-        """The x of this call, as a kernel reads it."""
+        """Return x as a kernel reads it."""
         if self.is_usual:
             return x if self.is_flat else x.reshape(self.kernel_shape)
         return self._load(x, self.kernel_shape)
 
     def like_x(self, name: str, a: Any, x: Array) -> Array:
-        """An array of x's shape and dtype, checked, as a kernel reads it."""
+        """Check an array of x's shape and dtype, and return it as a kernel reads it."""
         arguments.like(name, a, x)
         return self._load(a, self.kernel_shape)
 
     def lies(self, x: Array) -> bool:
-        """Whether `load_x` would see x where it is, and not copy it."""
+        """Return whether `load_x` sees x where it is, without a copy."""
         ordered = x if self.order is None else x.transpose(self.order)
         return ordered.flags.c_contiguous and ordered.flags.aligned and ordered.dtype == self.storage
 
     def _load(self, a: Array, shape: Shape) -> Array:
-        """An array of x's axes in the order of (outer, middle, inner), as x's dtype."""
+        """Return an array of x's axes in the order of (outer, middle, inner) and in x's dtype."""
         ordered = behaved(a if self.order is None else a.transpose(self.order), self.storage)
         return ordered if ordered.shape == shape else ordered.reshape(shape)
 
     def parameter(self, name: str, a: Any, otherwise: float) -> Array:
-        """A weight or bias, checked, as a kernel reads it: (middle,). Where there is none, a number takes its place."""
+        """Check a weight or bias, and return it as a kernel reads it: (middle,). If there is none, repeat a number."""
         if a is None:
-            return _numbers(self.planes[1], otherwise, self.arithmetic)
+            return _numbers(self.planes.middle, otherwise, self.arithmetic)
         if type(a) is np.ndarray and a.dtype is self.arithmetic and a.shape == self.parameter_shape and a.flags.carray:
             if a.ndim == 1:
                 return a
         else:
             arguments.parameter(name, a, self.parameter_shape, self.arithmetic)
         ordered = a if self.parameter_order is None else a.transpose(self.parameter_order)
-        return behaved(ordered, self.arithmetic).reshape(self.planes[1])
+        return behaved(ordered, self.arithmetic).reshape(self.planes.middle)
 
     def statistic(self, name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
-        """A mean or the like, checked, as a kernel reads it: of the arithmetic's dtype, or of another."""
+        """Check a mean or the like, and return it as a kernel reads it, in the dtype of the arithmetic or another."""
         arguments.statistic(name, a, self.statistic_shape, self.storage)
-        if self.order is not None and len(self.statistic_shape) == len(self.shape):
-            a = a.transpose(self.order)
+        if self.statistic_order is not None:
+            a = a.transpose(self.statistic_order)
         read = behaved(a, dtype or self.arithmetic)
         return read if read.shape == self.kernel_statistic_shape else read.reshape(self.kernel_statistic_shape)
 
     def exact_statistic(self, name: str, a: Any) -> Array:
-        """A statistic of each channel, checked, of which no digit may be lost: as float64."""
+        """Check a statistic of each channel of which no digit may be lost, and return it as float64."""
         if type(a) is np.ndarray and a.dtype is FLOAT64 and a.shape == self.statistic_shape and a.flags.carray:
             return a
         arguments.statistic(name, a, self.statistic_shape, self.storage)
         return behaved(a, FLOAT64)
 
     def mask(self, mask: Any, may_be_empty: bool = False) -> Array | None:
-        """The positions that count, checked, as (outer, inner)."""
+        """Check a mask, and return it as (outer, inner), or None if there is none."""
         if mask is None:
             return None
         (axis,) = self.axes.statistic
@@ -99,7 +101,7 @@ class HostCall(View):
         check(mask, self.shape[:axis] + self.shape[axis + 1 :])
         if self.order is not None:
             mask = mask.transpose([i - (i > axis) for i in self.order if i != axis])
-        return mask.reshape(self.planes[0], self.planes[2])
+        return mask.reshape(self.planes.outer, self.planes.inner)
 
     def check_several_values(self, x: Array, mask: Any) -> None:
         """Check that each channel has two values or more, and so a variance."""
@@ -107,7 +109,7 @@ class HostCall(View):
         arguments.several_values(x, count, mask is not None)
 
     def check_out(self, out: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """Check that `out` can receive a result: one of `same` itself or apart from it, and apart from `apart`."""
+        """Check that `out` can receive a result: it may be one of `same`, and must be apart from all other arrays."""
         arguments.out(out, x, same, apart)
 
     def check_updated(self, name: str, a: Any, apart: dict[str, Any]) -> None:
@@ -115,11 +117,11 @@ class HostCall(View):
         arguments.updated(name, a, self.statistic_shape, self.storage, apart)
 
     def moved(self, running: Running) -> Running:
-        """Running statistics, checked, for a kernel."""
+        """Return running statistics, which have been checked, for a kernel."""
         return running
 
     def target(self, out: Array | None, x: Array) -> Array:
-        """What a kernel writes for a result of x's shape: the memory of out where it can."""
+        """Return the memory that a kernel fills with a result of x's shape: that of `out` if it can."""
         if out is None:
             if self.is_small:
                 return np.empty(self.kernel_shape, self.storage)
@@ -130,15 +132,15 @@ class HostCall(View):
         return recycling.empty(self.kernel_shape, self.storage, x)
 
     def new_statistic(self, dtype: np.dtype[Any] | None = None) -> Array:
-        """Room for a mean or the like."""
+        """Make room for a mean or the like."""
         return np.empty(self.kernel_statistic_shape, dtype or self.arithmetic)
 
     def new_parameter(self) -> Array:
-        """Room for the gradient of a parameter."""
-        return np.empty(self.planes[1], self.arithmetic)
+        """Make room for the gradient of a parameter."""
+        return np.empty(self.planes.middle, self.arithmetic)
 
     def deliver(self, result: Array, out: Array | None) -> Array:
-        """A filled `target`, as the caller gets it: out, or an array of x's shape, its axes in memory as those of x."""
+        """Return a filled `target` as the caller gets it: `out`, or an array of x's shape and order in memory."""
         if out is None:
             return result if self.is_flat else _back(result, self.shape, self.order)
         if result is not out and not np.may_share_memory(result, out):
@@ -146,46 +148,63 @@ class HostCall(View):
         return out
 
     def deliver_statistic(self, a: Array) -> Array:
-        """A filled `new_statistic`, as the caller gets it."""
-        if len(self.statistic_shape) != len(self.shape):
-            return a
-        return _back(a, self.statistic_shape, self.order)
+        """Return a filled `new_statistic` as the caller gets it."""
+        return _back(a, self.statistic_shape, self.statistic_order)
 
     def deliver_parameter(self, a: Array) -> Array:
-        """A filled `new_parameter`, as the caller gets it."""
+        """Return a filled `new_parameter` as the caller gets it."""
         return _back(a, self.parameter_shape, self.parameter_order)
 
 
 def over_axes(x: Any, axis: Any) -> HostCall:
-    """A call on an x, checked, that is normalised over `axis`."""
+    """Check x, and make a call that normalises it over `axis`."""
     arguments.array("x", x)
-    return _call(layout_of(x), axes.axes(axis, x), False)
+    return _over_axes(layout_of(x), axes.axes(axis, x))
 
 
 def over_channels(x: Any, channel_axis: Any) -> HostCall:
-    """A call on an x, checked, of which each channel is normalised."""
+    """Check x, and make a call that normalises each of its channels."""
     arguments.array("x", x)
-    return _call(layout_of(x), (axes.channel_axis(channel_axis, x),), True)
+    return _over_channels(layout_of(x), axes.channel_axis(channel_axis, x))
 
 
 @lru_cache(256)
-def usual_call(shape: Shape, dtype: np.dtype[Any], axis: int, per_channel: bool) -> HostCall | None:
-    """A call on a C-ordered array of several axes, if there is nothing to complain of."""
+def _over_axes(layout: Layout, normalised: Shape) -> HostCall:
+    return HostCall.of(layout, Axes.over(normalised, len(layout.shape)))
+
+
+@lru_cache(256)
+def _over_channels(layout: Layout, channel_axis: int) -> HostCall:
+    return HostCall.of(layout, Axes.channels(channel_axis, len(layout.shape)))
+
+
+@lru_cache(256)
+def usual_over_axis(shape: Shape, dtype: np.dtype[Any], axis: int) -> HostCall | None:
+    """Make `over_axes` of a C-ordered array and one axis. Return None if it has one axis, or anything is wrong."""
+    ndim = len(shape)
+    return _usual(shape, dtype, Axes.over((axis % ndim,), ndim)) if _is_usual(shape, dtype, axis) else None
+
+
+@lru_cache(256)
+def usual_over_channels(shape: Shape, dtype: np.dtype[Any], axis: int) -> HostCall | None:
+    """Make `over_channels` of a C-ordered array, or return None, as `usual_over_axis` does."""
+    ndim = len(shape)
+    return _usual(shape, dtype, Axes.channels(axis % ndim, ndim)) if _is_usual(shape, dtype, axis) else None
+
+
+def _is_usual(shape: Shape, dtype: np.dtype[Any], axis: int) -> bool:
     known = dtype.isnative and dtype.type in FLOATS
-    if not (known and len(shape) > 1 and -len(shape) <= axis < len(shape)):
-        return None
-    call = HostCall.of(Layout(shape, (), True, dtype), (axis % len(shape),), per_channel)
+    return known and len(shape) > 1 and -len(shape) <= axis < len(shape)
+
+
+def _usual(shape: Shape, dtype: np.dtype[Any], over: Axes) -> HostCall:
+    call = HostCall.of(Layout(shape, (), True, dtype), over)
     call.is_usual = True
     return call
 
 
-@lru_cache(256)
-def _call(layout: Layout, middle_axes: Shape, per_channel: bool) -> HostCall:
-    return HostCall.of(layout, middle_axes, per_channel)
-
-
 def _numbers(size: int, number: float, dtype: np.dtype[Any]) -> Array:
-    """A number over and over, for kernels to read."""
+    """Return an array that repeats a number. Kernels only read it."""
     return _kept_numbers(size, number, dtype) if size <= _SHORT else np.full(size, number, dtype)
 
 

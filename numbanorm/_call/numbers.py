@@ -1,4 +1,4 @@
-"""What numbers, flags and sizes must be. Each error names the argument, what it was and what it must be."""
+"""Checks of numbers, flags and sizes. Each error names the argument, what it was and what it must be."""
 
 import math
 import operator
@@ -43,12 +43,15 @@ def _number(name: str, value: Any, least: float, most: float) -> float:
 
 
 def number(name: str, value: Any, least: float = 0.0) -> float:
-    """Finite, and not negative, or with `least` of -inf of either sign."""
+    """Check that a number is finite and not negative. With `least` of -inf, it may have either sign."""
     return _number(name, value, least, math.inf)
 
 
 def count(value: Any, C: int, of_none: bool) -> float:
-    """A number of values that all channels have, said once or for each of them; 0 may be that of no values."""
+    """Check how many values each channel has, given once or for each channel, and return the number.
+
+    It must be the same for all channels. With `of_none`, it may be 0.
+    """
     single = value
     if isinstance(value, np.ndarray):
         if value.shape not in ((C,), ()):
@@ -65,7 +68,7 @@ def count(value: Any, C: int, of_none: bool) -> float:
 
 
 def per_channel(given: Mapping[str, Any], not_negative: Sequence[str]) -> list[Array]:
-    """Numbers or arrays of one axis, which fit together, as float64 arrays of one shape; copies."""
+    """Check numbers, or arrays of one axis, that fit together. Return float64 copies of one shape."""
     found = {}
     for name, value in given.items():
         try:
@@ -92,7 +95,7 @@ def flag(name: str, value: Any) -> None:
 
 
 def index(name: str, value: Any) -> int:
-    """A whole number."""
+    """Check that a value is a whole number, and return it as an int."""
     try:
         no_bool(value)
         return operator.index(value)
@@ -101,13 +104,13 @@ def index(name: str, value: Any) -> int:
 
 
 def no_bool(*values: Any) -> None:
-    """TypeError, for the caller to name the argument: Python takes True for 1, but none means it so."""
+    """Raise a TypeError if a value is a bool, which Python takes for 1 or 0. The caller names the argument."""
     if any(isinstance(value, bool | np.bool_) for value in values):
         raise TypeError
 
 
 def size(name: str, value: Any, least: int = 1) -> int:
-    """A whole number of at least 1, or `least`."""
+    """Check that a value is a whole number of at least `least`, and return it as an int."""
     number = index(name, value)
     if number < least:
         raise ValueError(f"{name}: {shown(value)}, must be at least {least}")
@@ -115,7 +118,7 @@ def size(name: str, value: Any, least: int = 1) -> int:
 
 
 def sizes(name: str, value: Any) -> Shape:
-    """Of some axes, or of one."""
+    """Check the size of one axis, or the sizes of several, and return them as a tuple."""
     several = value if isinstance(value, tuple | list) else (value,)
     try:
         found = tuple(size(name, n) for n in several)
@@ -128,14 +131,14 @@ def sizes(name: str, value: Any) -> Shape:
 
 
 def channel_count(name: str, value: Any) -> int:
-    """How many channels there are."""
+    """Check how many channels there are, and return the number."""
     found = size(name, value)
     _of_an_array(name, value, (found,))
     return found
 
 
 def _of_an_array(name: str, value: Any, shape: Shape) -> None:
-    """Sizes that an array can have; whether there is memory for it is another question."""
+    """Check that NumPy can have arrays of these sizes. Whether there is memory for one is another question."""
     if len(shape) > MOST_AXES:
         raise ValueError(f"{name}: {len(shape)} sizes, must be at most {MOST_AXES}, the axes that arrays can have")
     if math.prod(shape) > MOST_VALUES:
@@ -143,7 +146,7 @@ def _of_an_array(name: str, value: Any, shape: Shape) -> None:
 
 
 def any_channel_axis(value: Any) -> int:
-    """One that some array has."""
+    """Check that some array can have this channel axis, and return it."""
     found = index("channel_axis", value)
     if not -MOST_AXES <= found < MOST_AXES:
         raise ValueError(f"channel_axis: {shown(value)}, must be in [{-MOST_AXES}, {MOST_AXES - 1}]")
@@ -151,7 +154,7 @@ def any_channel_axis(value: Any) -> int:
 
 
 def dtype(value: Any) -> np.dtype[Any]:
-    """One of those that the functions take."""
+    """Check that the functions take a dtype, and return it."""
     try:
         found: np.dtype[Any] = np.dtype(value)
     except TypeError:
@@ -162,5 +165,5 @@ def dtype(value: Any) -> np.dtype[Any]:
 
 
 def negative(name: str, value: Array) -> ValueError:
-    """What to raise for an array with negative numbers, which a kernel has found."""
+    """Return the error to raise for an array in which a kernel has found a negative number."""
     return ValueError(f"{name}: {np.nanmin(value)} in it, must not be negative")

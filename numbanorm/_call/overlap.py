@@ -1,4 +1,4 @@
-"""Whether arrays lie in the same memory, or in the same part of a file that is mapped twice."""
+"""Find out whether arrays share memory, or the same part of a file that is mapped twice."""
 
 from mmap import mmap
 from pathlib import Path
@@ -13,7 +13,7 @@ _MAPS = Path("/proc/self/maps")  # of Linux: which part of which file lies where
 
 
 def near(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
-    """Those of the others that may share memory with value, as far as owners and bounds tell; arrays alone."""
+    """Return those of the other values that are arrays and may share memory with `value`, by owners and bounds."""
     found, owns = [], value.flags.owndata
     for name, other in others.items():
         if not isinstance(other, np.ndarray) or (owns and other is not value and other.flags.owndata):
@@ -25,12 +25,12 @@ def near(value: Array, others: dict[str, Any]) -> list[tuple[str, Array]]:
 
 
 def same_memory(a: Array, b: Array) -> bool:
-    """Whether each element of a is that of b."""
+    """Return whether each element of a is the same memory as that of b."""
     return a is b or (_address(a) == _address(b) and (a.shape, a.strides, a.dtype) == (b.shape, b.strides, b.dtype))
 
 
 def overlap(a: Array, b: Array) -> bool:
-    """Whether they share an element's memory, or too much would be to be tried to tell."""
+    """Return whether two arrays share an element's memory. Return True, too, if finding out takes too many steps."""
     try:
         return np.shares_memory(a, b, max_work=1_000_000)  # type: ignore[arg-type]
     except np.exceptions.TooHardError:
@@ -38,9 +38,10 @@ def overlap(a: Array, b: Array) -> bool:
 
 
 def _in_same_file(value: Array, mapping: mmap, others: dict[str, Any]) -> list[tuple[str, Array]]:
-    """Those of the others that lie in value's file, seen through another mapping of it.
+    """Return those of the others that lie in the file of `value`, but are seen through another mapping of it.
 
-    Each is given as an array where value's mapping has it, which is for comparing addresses alone, not to be read.
+    Each comes as an array at the address where the mapping of `value` has it. That is for comparing addresses, not for
+    reading.
     """
     mapped = {name: other for name, other in others.items() if _mapping(other) not in (None, mapping)}
     place, found = _place(value) if mapped else None, []
@@ -52,7 +53,7 @@ def _in_same_file(value: Array, mapping: mmap, others: dict[str, Any]) -> list[t
 
 
 def _mapping(a: Any) -> mmap | None:
-    """What an array's memory belongs to, if that is a mapping of Python's, as of `np.memmap`."""
+    """Return the mapping that an array's memory belongs to, as that of `np.memmap`, or None."""
     while isinstance(a, np.ndarray):
         a = a.base
     if isinstance(a, memoryview):
@@ -67,7 +68,7 @@ class _Place(NamedTuple):
 
 
 def _place(a: Array) -> _Place | None:
-    """Where in a file an array begins, if the system tells."""
+    """Return where in a file an array begins, or None if the system does not tell."""
     address = _address(a)
     try:
         lines = _MAPS.read_text().splitlines()
@@ -82,7 +83,7 @@ def _place(a: Array) -> _Place | None:
 
 
 def _moved(a: Array, address: int) -> Array:
-    """An array like a at another address."""
+    """Return an array like a at another address."""
     interface = {**a.__array_interface__, "strides": a.strides, "data": (address, True)}
     return np.asarray(SimpleNamespace(__array_interface__=interface))
 

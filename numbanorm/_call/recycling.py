@@ -1,11 +1,11 @@
-"""Memory for results: large ones take that of earlier results which nobody references any more.
+"""Memory for large results, taken from earlier results that nobody references any more.
 
-The pages of new memory are zeroed by the system when they are first written, which takes longer than a kernel does. So
-the memory of a large result is not given back at once when its last reference goes (views count, of whatever library),
-but kept for the next result of the same size, up to a limit over all sizes (`numbanorm.cpu.engine.allocator`).
+The system zeroes the pages of new memory when they are first written, which takes longer than a kernel does. So the
+memory of a large result is kept when its last reference goes, where views of whatever library count, too. It waits for
+the next result of the same size, up to a limit over all sizes (`numbanorm.cpu.engine.allocator`).
 
 NumPy takes an array's memory from the allocator that is set in the current context (`contextvars`). This module has a
-context of its own with the recycling one, and makes arrays there, so that nobody else's come from it.
+context of its own with the recycling allocator, and makes only its results there.
 """
 
 import ctypes
@@ -38,7 +38,7 @@ _limit = 256 << 20  # bytes that may wait, unless told otherwise
 
 
 class _Handler(ctypes.Structure):
-    """NumPy's `PyDataMem_Handler`: `allocator` is the context of its functions, then these."""
+    """NumPy's `PyDataMem_Handler`. `allocator` is the context of the functions that follow it."""
 
     _fields_ = (("name", ctypes.c_char * 127), ("version", ctypes.c_uint8), ("allocator", ctypes.c_ssize_t * 5))
 
@@ -63,7 +63,7 @@ _made: dict[str, _Pool] = {}
 
 
 def _pool() -> _Pool:
-    """The pool of this process."""
+    """Return the pool of this process."""
     if not _made:
         _made.setdefault("pool", _new_pool())  # another thread may be here, too
         allocator.set_limit(_made["pool"].address, min(_limit, sys.maxsize))
@@ -71,7 +71,7 @@ def _pool() -> _Pool:
 
 
 def _new_pool() -> _Pool:
-    """An empty one. It stays for ever, with its compiled functions: an array may live until the very end."""
+    """Make an empty pool. It stays for ever, with its compiled functions: an array may live until the very end."""
     table = (ctypes.c_ssize_t * (_DEFAULT_HANDLER + 1)).from_address(_address_in(multiarray._ARRAY_API, None))
     default = ctypes.py_object.from_address(table[_DEFAULT_HANDLER]).value
     words = np.zeros(allocator.WORDS, np.intp)
@@ -124,10 +124,10 @@ def recycle_memory(limit: int) -> int:
 
 
 def empty(shape: Shape, dtype: np.dtype[Any], beside: Array) -> Array:
-    """An array for a result that is computed from `beside`.
+    """Make an array for a result that is computed from `beside`.
 
-    A large one begins a cache line, since NumPy's begin within one, and then each of its lines would; and it lies half
-    a page from `beside`, modulo pages: loads wait for stores that are pending at their own offset in a page.
+    A large array begins at a cache line: NumPy's would begin within one, and so would each of its lines. It also lies
+    half a page from `beside`, modulo pages, since loads wait for pending stores at the same offset in a page.
     """
     if prod(shape) * dtype.itemsize < LARGE:
         return np.empty(shape, dtype)

@@ -1,7 +1,7 @@
-"""What the scalers are built on: scikit-learn's base classes where it is installed, else as much of them as they need.
+"""The base classes of the scalers: scikit-learn's if it is installed, or else as much of them as the scalers need.
 
-So they are estimators of scikit-learn's where there is one, with all that this means (pipelines, `clone`, `set_output`,
-routing of metadata, display), and work alone where there is none.
+With scikit-learn, scalers are its estimators in every respect (pipelines, `clone`, `set_output`, routing of metadata,
+display). Without it, they work alone.
 """
 
 import inspect
@@ -25,18 +25,18 @@ try:
     except ImportError:
 
         class CallbackSupportMixin:  # type: ignore[no-redef]
-            """Nothing, where there are no callbacks."""
+            """An empty base class, for versions without callbacks."""
 
         def with_callbacks(method: Callable[..., Any]) -> Callable[..., Any]:
-            """The method as it is."""
+            """Return the method as it is."""
             return method
 
     class Estimator(CallbackSupportMixin, OneToOneFeatureMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
-        """A transformer whose result has the columns of what it is given."""
+        """A transformer whose result has the columns of its input."""
 
         @with_callbacks  # type: ignore[untyped-decorator]
         def _with_callbacks(self, fit: Callable[[], None], X: Any, y: Any, **metadata: Any) -> None:
-            """Fit as one task, of which callbacks are told when it begins and ends."""
+            """Fit as one task. Callbacks are told when it begins and when it ends."""
             if vars(self).keys().isdisjoint(("_skl_callbacks", "_parent_callback_ctx")):
                 fit()  # nobody listens, nor is this a step of what somebody listens to
                 return
@@ -47,7 +47,7 @@ try:
             context.call_on_fit_task_end(**given, reconstruction_attributes={})
 
     def named_columns(estimator: Any, X: Any, table: Array, reset: bool) -> None:
-        """`set_columns` of a table made of X, which may have names."""
+        """Apply `set_columns` to a table that was made of X. X may have names of columns."""
         validate_data(estimator, X, skip_check_array=True, reset=reset)
         set_columns(estimator, table, None, reset=False)
 
@@ -57,14 +57,14 @@ except ImportError:
         """An estimator is used before it has been fitted."""
 
     class Estimator:  # type: ignore[no-redef]
-        """A transformer whose result has the columns of what it is given."""
+        """A transformer whose result has the columns of its input."""
 
         def get_params(self, deep: bool = True) -> dict[str, Any]:
-            """The constructor's arguments, by name."""
+            """Return the constructor's arguments, by name."""
             return {name: getattr(self, name) for name in inspect.signature(type(self)).parameters}
 
         def set_params(self, **params: Any) -> Self:
-            """Set some of the constructor's arguments; returns the estimator."""
+            """Set some of the constructor's arguments. Return the estimator."""
             known = self.get_params()
             for name in params:
                 if name not in known:
@@ -73,11 +73,11 @@ except ImportError:
             return self
 
         def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> Any:
-            """`fit`, then `transform` the same array."""
+            """Call `fit`, and then `transform` with the same array."""
             return self.fit(X, y, **fit_params).transform(X)  # type: ignore[attr-defined]
 
         def get_feature_names_out(self, input_features: Any = None) -> Array:
-            """The names of the columns: those given, those of `fit`, or x0, x1 and so on."""
+            """Return the names of the columns: those given, those of `fit`, or x0, x1 and so on."""
             if not hasattr(self, "n_features_in_"):
                 raise not_fitted(self)
             names = [f"x{i}" for i in range(self.n_features_in_)]
@@ -98,19 +98,20 @@ except ImportError:
             fit()
 
     def named_columns(estimator: Any, X: Any, table: Array, reset: bool) -> None:
-        """`set_columns` of a table made of X, which may have names."""
+        """Apply `set_columns` to a table that was made of X. X may have names of columns."""
         set_columns(estimator, table, getattr(X, "columns", None), reset)
 
 
 def not_fitted(estimator: Any) -> Exception:
-    """What to raise if an estimator has not been fitted."""
+    """Return the error to raise if an estimator has not been fitted."""
     return NotFittedError(f"This {type(estimator).__name__} is not fitted yet; call fit or partial_fit first")
 
 
 def table(estimator: Any, X: Any, reset: bool = False) -> Array:
-    """X as an array of two axes and of real numbers, whose columns are those of the estimator, or become so.
+    """Convert X to an array of two axes and of real numbers. Its columns must be those of the estimator.
 
-    One of NumPy's arrays is taken as it is, of whatever real dtype: it may be a large file.
+    With `reset`, the columns of the estimator become those of X. An array of NumPy's is not converted, whatever real
+    dtype it has: it may be a large file.
     """
     table_arguments.not_masked("X", X)
     if not (isinstance(X, np.ndarray) and table_arguments.is_table(X)):

@@ -1,4 +1,4 @@
-"""Tables on the host, (samples, features), whose columns the scalers measure and scale, in blocks where they must."""
+"""Measure and scale the columns of tables on the host, (samples, features), block by block if they must be copied."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -10,30 +10,29 @@ from numbanorm._call.host import HostCall
 from numbanorm._call.view import blocks
 from numbanorm._scaling import table_arguments
 from numbanorm._scaling.estimators import table
-from numbanorm._scaling.measured import BLOCK, measured, working_dtype
+from numbanorm._scaling.measured import BLOCK, working_dtype
 from numbanorm._states import Extremes, Linear, State, merged, nothing
 from numbanorm._types import FLOAT64, FLOATS, Array
-from numbanorm.cpu.engine.parallel import engine
-from numbanorm.cpu.kernels import scalers as kernels
 
 __all__ = ["column_extremes", "column_moments", "scaled", "table"]
 
 
 def column_moments(X: Array, sample_weight: Any) -> State:
-    """Of each column, of all values but NaN; with weights, count is the sum of theirs."""
+    """Measure all values but NaN of each column. With weights, the count of a column is the sum of theirs."""
     weights = None if sample_weight is None else table_arguments.weights(sample_weight, len(X))
     state = None
     for rows, block, call in _blocks(X, working_dtype(X)):
         if weights is not None:
             _extremes(call, block)  # raises if there is an infinity, also of weight 0
-        found = measured(call, block, omit_nan=True, weights=None if weights is None else weights[rows])
+        of_rows = None if weights is None else weights[rows]
+        found = call.moments.measured(call, call.load_x(block), of_rows, omit_nan=True)
         table_arguments.finite_moments(found, weights)
         state = found if state is None else merged(state, found)
     return nothing(X.shape[1]) if state is None else state
 
 
 def column_extremes(X: Array) -> Extremes:
-    """Of each column, in X's dtype."""
+    """Return the extremes of each column, in X's dtype."""
     low, high = np.full(X.shape[1], np.inf), np.full(X.shape[1], -np.inf)
     for _, block, call in _blocks(X, working_dtype(X)):
         found = _extremes(call, block)
@@ -42,7 +41,7 @@ def column_extremes(X: Array) -> Extremes:
 
 
 def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
-    """The table that `linear` makes of X: X itself where it can be, if so asked for, of whatever strides."""
+    """Apply `linear` to a table. With `in_place`, write the result into X if X can hold it, whatever its strides."""
     into_x = in_place and arguments.is_floating(X.dtype) and X.flags.writeable
     if into_x:
         for _, block, call in _blocks(X, working_dtype(X)):
@@ -63,12 +62,12 @@ def scaled(X: Array, linear: Linear, in_place: bool) -> Array:
 
 
 def result_dtype(X: Array) -> np.dtype[Any]:
-    """That of floating point which a table has, or float64."""
+    """Return the dtype of the result: that of X if it is one of floating point, or else float64."""
     return X.dtype.newbyteorder("=") if arguments.is_floating(X.dtype) else FLOAT64
 
 
 def _blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Array, HostCall]]:
-    """X if kernels can read it where it lies, as this dtype, else copies of some rows after others, that they can."""
+    """Yield X and the call on it if kernels can read it where it lies, as this dtype. If not, yield copies of rows."""
     if call := _where_it_lies(X, dtype):
         yield slice(None), X, call
         return
@@ -82,15 +81,17 @@ def _copied_blocks(X: Array, dtype: np.dtype[Any]) -> Iterator[tuple[slice, Arra
 
 
 def _where_it_lies(X: Array, dtype: np.dtype[Any]) -> HostCall | None:
-    """How kernels see X, if they can read it as this dtype without a copy."""
+    """Return the call on X if kernels can read it as this dtype without a copy, or else None."""
     call = host.over_channels(X, 1) if X.dtype == dtype else None
     return call if call is not None and call.lies(X) else None
 
 
 def _extremes(call: HostCall, X: Array) -> Extremes:
-    """The least and the greatest of each column, inf and -inf where it has no value. An error if one is infinite."""
-    found = Extremes(*np.empty((2, call.middle), call.storage))
-    kernels.channel_extremes(engine(), call.load_x(X), *found)
+    """Return the least and the greatest value of each column. It is an error if one is infinite.
+
+    They are inf and -inf in a column without values.
+    """
+    found = Extremes(*call.moments.channel_extremes(call, call.load_x(X)))
     if (np.isinf(found).any(0) & (found.low <= found.high)).any():
         raise table_arguments.infinity("X")
     return found
@@ -116,6 +117,6 @@ def _scaled_in_units(X: Array, linear: Linear, y: Array) -> Array:
 
 
 def _scale(call: HostCall, X: Array, linear: Linear, y: Array) -> bool:
-    """Fill y; whether X has an infinity in it."""
-    given = call.load_x(X), *linear.factors(call.storage), linear.low, linear.high
-    return bool(kernels.scale_channels(engine(), call.streams(2), *given, y))
+    """Fill y. Return whether X has an infinity in it."""
+    factors = linear.factors(call.storage)
+    return call.scalers.scale_channels(call, call.load_x(X), *factors, linear.low, linear.high, y)

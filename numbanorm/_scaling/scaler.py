@@ -1,4 +1,4 @@
-"""What both scalers have."""
+"""The base class of both scalers."""
 
 from typing import Any, Self
 
@@ -13,14 +13,14 @@ from numbanorm._types import Array
 
 
 class Scaler(Estimator):
-    """A scaler of `numbanorm.scalers`, which says what is measured and what becomes of it."""
+    """A base class. A subclass in `numbanorm.scalers` says what is measured, and how that scales a table."""
 
     copy: bool
     _fitted: tuple[str, ...]  # the attributes that `transform` needs
     _flags: tuple[str, ...]  # the parameters that are True or False
 
     def transform(self, X: Any, *, copy: bool | None = None) -> Any:
-        """X scaled.
+        """Scale X.
 
         Parameters
         ----------
@@ -44,11 +44,11 @@ class Scaler(Estimator):
         return self._scaled(X, copy, inverse=False)
 
     def inverse_transform(self, X: Any, *, copy: bool | None = None) -> Any:
-        """Undo `transform`: return the X that it was given; with the same arguments."""
+        """Undo `transform`: return the X that it was given. The arguments are the same."""
         return self._scaled(X, copy, inverse=True)
 
     def merge(self, other: Any) -> Self:
-        """Fit this scaler also to what another one has been fitted to, as if all had been given to this one.
+        """Fit this scaler to what another one has seen, too, as if this one had been given all of it.
 
         Parameters
         ----------
@@ -75,7 +75,7 @@ class Scaler(Estimator):
         return self
 
     def _fit(self, X: Any, y: Any, sample_weight: Any, anew: bool) -> Self:
-        """All of it, or nothing if an error comes."""
+        """Fit to all of X. If there is an error, leave the scaler as it was."""
         before = self.__dict__.copy()
 
         def fit() -> None:
@@ -112,7 +112,7 @@ class Scaler(Estimator):
             numbers.flag(name, getattr(self, name))
 
     def _columns(self) -> int:
-        """How many have been fitted, also where no fit but a user has set the attributes."""
+        """Return how many columns have been fitted, also if a user has set the attributes in place of a fit."""
         known = getattr(self, "n_features_in_", None)
         return int(max(np.size(getattr(self, name)) for name in self._fitted) if known is None else known)
 
@@ -120,21 +120,21 @@ class Scaler(Estimator):
         return table_arguments.attribute(self, name, count)
 
     def _look(self, where: Any, X: Any, sample_weight: Any) -> Any:
-        """What is kept of the values of a table, as `_together` merges it and `_set` makes attributes of it."""
+        """Measure a table. `_together` merges what is returned, and `_set` makes attributes of it."""
         raise NotImplementedError
 
     def _together(self, before: Any, seen: Any) -> Any:
         raise NotImplementedError
 
     def _before(self) -> Any:
-        """What is kept of all that has been given, as far as the attributes tell if they were set by hand."""
+        """Return what `_look` returned so far, as far as the attributes tell it if a user has set them."""
         raise NotImplementedError
 
     def _set(self, seen: Any) -> None:
         raise NotImplementedError
 
     def _linear(self, count: int) -> Linear:
-        """How so many columns are scaled."""
+        """Return the map that scales so many columns."""
         raise NotImplementedError
 
     def __sklearn_tags__(self) -> Any:

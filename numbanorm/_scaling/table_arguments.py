@@ -1,4 +1,4 @@
-"""What tables and the arguments of scalers must be, as `numbanorm._call.arguments` has it for the rest."""
+"""Checks of tables and of the arguments of scalers, as `numbanorm._call.arguments` has them for all other arrays."""
 
 import math
 from typing import Any
@@ -12,15 +12,16 @@ from numbanorm._types import Array
 
 
 def table(X: Any) -> Array:
-    """Whatever can be one, as an array of two axes and of real numbers; float64 where it has none itself."""
+    """Convert whatever can be a table to an array of two axes and of real numbers, keeping a real dtype."""
     if type(X).__module__.startswith("scipy.sparse"):
         raise TypeError("X: sparse, must be dense; pass X.toarray()")
     return filled_table(_real("X", X))
 
 
 def _real(name: str, value: Any) -> Array:
-    """An array of real numbers, of whatever real dtype it is; dates, texts and objects become float64, and what stands
-    for a missing value among them becomes NaN.
+    """Convert a value to an array of real numbers, and keep a real dtype.
+
+    Dates, texts and objects become float64. What stands for a missing value among them becomes NaN.
     """
     not_masked(name, value)
     kind = type(value).__qualname__
@@ -37,7 +38,7 @@ def _real(name: str, value: Any) -> Array:
 
 
 def _floats(a: Array) -> Array:
-    """float64 numbers of what is not an array of numbers, as of texts that say some."""
+    """Convert an array of other things than numbers, as of texts that name numbers, to float64."""
     if a.dtype.kind in "mM":  # how many units since 1970, or in all
         return np.where(np.isnat(a), np.nan, a.astype(np.int64).astype(np.float64))
     if a.dtype.kind not in "OSUT":
@@ -48,26 +49,29 @@ def _floats(a: Array) -> Array:
 
 
 def _is_missing(value: Any) -> bool:
-    """Whether it is the NA or the NaT of pandas, or the NaT of NumPy."""
+    """Return whether a value is the NA or the NaT of pandas, or the NaT of NumPy."""
     if isinstance(value, np.datetime64 | np.timedelta64):
         return bool(np.isnat(value))
     return type(value).__name__ in ("NAType", "NaTType")
 
 
 def is_table(X: Array) -> bool:
-    """Whether there is nothing to convert, and nothing to complain of: that is done where arrays are converted."""
+    """Return whether an array needs neither a conversion nor an error, which `table` would bring."""
     return X.ndim == 2 and X.size > 0 and arguments.is_real(X.dtype) and not isinstance(X, np.matrix)
 
 
 def not_masked(name: str, value: Any) -> None:
-    """No mask that would be forgotten."""
+    """Check that an array is not masked: its mask would be lost."""
     if isinstance(value, np.ma.MaskedArray):
         instead = "np.nan" if name == "X" else "0"
         raise TypeError(f"{name}: numpy.ma.MaskedArray, must be a plain array; pass {name}.filled({instead})")
 
 
 def filled_table(X: Array) -> Array:
-    """Of two axes, and not empty. Errors have the words that scikit-learn's checks of estimators look for."""
+    """Check that a table has two axes and is not empty.
+
+    scikit-learn's checks of estimators look for the words of these errors.
+    """
     if X.ndim != 2:
         reshape = "Reshape your data: X.reshape(-1, 1) if it has one feature, X.reshape(1, -1) if it has one sample"
         raise ValueError(f"X: shape {X.shape}, must have 2 axes, samples and features. {reshape}")
@@ -78,7 +82,10 @@ def filled_table(X: Array) -> Array:
 
 
 def set_columns(estimator: Any, X: Array, names: Any, reset: bool) -> None:
-    """Those of X are those of the estimator, or an error; with `reset` they become so, names too if they are texts."""
+    """Check that the columns of X are those of the estimator. With `reset`, make them so.
+
+    The names of columns belong to that if all are texts.
+    """
     if reset:
         vars(estimator).pop("feature_names_in_", None)
         if names is not None and all(isinstance(name, str) for name in names):
@@ -90,14 +97,14 @@ def set_columns(estimator: Any, X: Array, names: Any, reset: bool) -> None:
 
 
 def features(estimator: Any, count: int) -> None:
-    """As many columns as the estimator has been fitted to."""
+    """Check that the estimator was fitted to as many columns."""
     if count != getattr(estimator, "n_features_in_", count):
         expected = f"{type(estimator).__name__} is expecting {estimator.n_features_in_} features as input"
         raise ValueError(f"X has {count} features, but {expected}")
 
 
 def same_names(name: str, value: Any, fitted: Array, compared: bool = True) -> None:
-    """As many names as there are columns, and the same in the same order."""
+    """Check that there is a name for each column. With `compared`, check that each is the one that was fitted."""
     names = list(value)
     if len(names) != len(fitted) or (compared and names != list(fitted)):
         expected = f"{list(fitted)}, those that were fitted, in their order"
@@ -105,7 +112,7 @@ def same_names(name: str, value: Any, fitted: Array, compared: bool = True) -> N
 
 
 def same_columns(scaler: Any, other: Any) -> None:
-    """Those that another scaler has been fitted to."""
+    """Check that another scaler was fitted to the same columns."""
     if scaler._columns() != other._columns():
         raise ValueError(f"other: fitted to {other._columns()} features, must be {scaler._columns()}")
     fitted, names = (getattr(s, "feature_names_in_", None) for s in (scaler, other))
@@ -114,7 +121,7 @@ def same_columns(scaler: Any, other: Any) -> None:
 
 
 def weights(value: Any, count: int) -> Array:
-    """A weight for each of so many samples, or one for all."""
+    """Return a weight for each of so many samples. One number stands for all."""
     weights = _real("sample_weight", value)
     if weights.ndim == 0:
         weights = np.full(count, weights)
@@ -128,7 +135,7 @@ def weights(value: Any, count: int) -> Array:
 
 
 def interval(name: str, value: Any) -> None:
-    """Two numbers, the smaller one first."""
+    """Check that a value is two numbers, the smaller one first."""
     if not isinstance(value, tuple | list) or len(value) != 2:
         raise TypeError(f"{name}: {value!r}, must be a tuple of two numbers")
     low, high = (numbers.number(name, number, -math.inf) for number in value)
@@ -139,7 +146,7 @@ def interval(name: str, value: Any) -> None:
 
 
 def attribute(scaler: Any, name: str, count: int) -> Array:
-    """A fitted attribute, which may have been set by hand, as float64 numbers of so many columns."""
+    """Return a fitted attribute, which a user may have set, as float64 numbers of so many columns."""
     found = getattr(scaler, name)
     if type(found) is np.ndarray and found.dtype == np.float64 and found.shape == (count,):
         return found
@@ -150,7 +157,7 @@ def attribute(scaler: Any, name: str, count: int) -> Array:
 
 
 def finite_moments(state: State, weights: Array | None) -> None:
-    """No channel that has values but not the moments of finite ones."""
+    """Check that each channel has no values, or the moments of finite ones."""
     if np.isfinite(state.m2[state.counts > 0]).all():
         return
     if weights is None:
@@ -159,5 +166,5 @@ def finite_moments(state: State, weights: Array | None) -> None:
 
 
 def infinity(name: str) -> ValueError:
-    """What to raise for an array that has one."""
+    """Return the error to raise for an array that has an infinity in it."""
     return ValueError(f"{name}: infinity in it, must be finite, or NaN for a missing value")

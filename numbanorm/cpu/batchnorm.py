@@ -15,7 +15,7 @@ from numbanorm._math import unbiased_factor
 from numbanorm._types import Array, Running, Shape
 from numbanorm.cpu.engine.parallel import engine
 from numbanorm.cpu.kernels import batches
-from numbanorm.cpu.kernels.tiles import whole_steps
+from numbanorm.cpu.kernels.tiles import whole_channels
 from numbanorm.cpu.layouts import behaved, packed, unpack
 from numbanorm.cpu.rescaled import scaled_backward
 
@@ -57,7 +57,7 @@ def batch_norm_forward(
     mean[:] = exact_mean
     if running.mean is None and running.var is None:
         return _move_nothing
-    return partial(update_running, running, exact_mean, var, count)
+    return partial(update_running, call, running, exact_mean, var, count)
 
 
 def _move_nothing() -> bool:
@@ -84,8 +84,7 @@ def batch_norm_backward(
     dbias: Array,
 ) -> None:
     """Fill dx, dweight and dbias."""
-    kernel = _backward_kernel(x.shape, x.itemsize) if mask is None else None
-    _backward(call, kernel, dy, x, mean, rstd, weight, mask, dx, dweight, dbias)
+    _backward(call, _backward_kernel, dy, x, mean, rstd, weight, mask, dx, dweight, dbias)
 
 
 def batch_norm_backward_frozen(
@@ -101,13 +100,13 @@ def batch_norm_backward_frozen(
     dbias: Array,
 ) -> None:
     """`batch_norm_backward` where mean and rstd, in float64, are constants."""
-    kernel, rounded_rstd = batches.batch_norm_backward_frozen, rstd.astype(x.dtype, copy=False)
-    _backward(call, kernel, dy, x, mean, rounded_rstd, weight, mask, dx, dweight, dbias)
+    rounded_rstd = rstd.astype(x.dtype, copy=False)
+    _backward(call, _frozen_kernel, dy, x, mean, rounded_rstd, weight, mask, dx, dweight, dbias)
 
 
 def _backward(
     call: Any,
-    kernel: Any,
+    kernel_for: Callable[[Shape, int], Any],
     dy: Array,
     x: Array,
     mean: Array,
@@ -118,7 +117,7 @@ def _backward(
     dweight: Array,
     dbias: Array,
 ) -> None:
-    """By a kernel, or by None: the one for the shape of what the mask leaves."""
+    """Fill dx, dweight and dbias by `kernel_for(shape, itemsize)` of the values that the mask leaves."""
     if x.size == 0:
         dweight.fill(0)
         dbias.fill(0)
@@ -126,29 +125,33 @@ def _backward(
     if mask is not None:
         dy_rows, rows = packed(dy, mask), packed(x, mask)
         values = np.empty_like(rows)
-        kernel = kernel or _backward_kernel(rows.shape, rows.itemsize)
-        _backward(call, kernel, dy_rows, rows, mean, rstd, weight, None, values, dweight, dbias)
+        _backward(call, kernel_for, dy_rows, rows, mean, rstd, weight, None, values, dweight, dbias)
         unpack(values, mask, dx)
         return
+    kernel = kernel_for(x.shape, x.itemsize)
     if not kernel(engine(), not call.is_small and call.streams(3), dy, x, mean, rstd, weight, dx, dweight, dbias):
         scaled_backward(kernel, (dy, x, mean, rstd), weight, dx, dweight, dbias, dx=dx)
 
 
 @lru_cache(256)
 def _backward_kernel(shape: Shape, itemsize: int) -> Any:
-    return batches.batch_norm_backward_whole if whole_steps(shape, itemsize)[1] else batches.batch_norm_backward_parts
+    return batches.batch_norm_backward_whole if whole_channels(shape, itemsize) else batches.batch_norm_backward_parts
+
+
+def _frozen_kernel(shape: Shape, itemsize: int) -> Any:
+    return batches.batch_norm_backward_frozen
 
 
 @lru_cache(256)
 def _forward_kernel(shape: Shape, itemsize: int) -> Any:
-    return batches.batch_norm_forward_whole if whole_steps(shape, itemsize)[1] else batches.batch_norm_forward_parts
+    return batches.batch_norm_forward_whole if whole_channels(shape, itemsize) else batches.batch_norm_forward_parts
 
 
-def update_running(running: Running, mean: Array, var: Array, count: float) -> bool:
-    """Whether the statistics of the batch, mean and var of `count` values, are finite, if they move any.
+def update_running(call: Any, running: Running, mean: Array, var: Array, count: float) -> bool:
+    """Move running statistics by a batch with the mean and var of `count` values. Return whether these are finite.
 
-    If not, with `running.skip_nonfinite`, nothing is updated. All is updated or nothing, whatever a signal handler
-    raises: it gets its turn between steps of Python alone.
+    If they are not, `running.skip_nonfinite` keeps the running statistics as they are. Without running statistics,
+    return True. A signal handler may raise at any time: then all has been updated, or nothing.
     """
     if running.mean is None and running.var is None:
         return True

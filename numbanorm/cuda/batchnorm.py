@@ -3,15 +3,12 @@
 from functools import lru_cache
 from typing import NamedTuple
 
-import numpy as np
-
-from numbanorm.cuda.grids import Run, block_for, lanes_for, type_of
+from numbanorm.cuda.grids import NONE, block_for, lanes_for, type_of
 from numbanorm.cuda.kernels import ways
 from numbanorm.cuda.kernels.channels import TERMS, apply, apply_gradient, piece_gradients, piece_moments
 from numbanorm.cuda.kernels.per_channel import channel_gradients, channel_statistics, given_constants, given_statistics
 from numbanorm.cuda.kernels.states import FIELDS, SLOTS
 
-NONE = Run(0, np.dtype(np.float32), 0)
 _BLOCKS = 512  # that keep a GPU busy
 _LONG = 16  # from so many neighbouring values of a channel on, a thread takes them (the way of channels)
 _MANY = 64  # from so many rows on, where these are fewer, a thread takes columns

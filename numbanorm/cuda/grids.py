@@ -23,6 +23,9 @@ class Run(NamedTuple):
     array: Any = None  # of the caller's kind, where one was made for them
 
 
+NONE = Run(0, np.dtype(np.float32), 0)  # in place of an array that is not given
+
+
 def type_of(dtype: np.dtype[Any]) -> Any:
     """Numba's type for a dtype."""
     return _TYPES[dtype]

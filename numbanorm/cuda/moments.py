@@ -9,51 +9,52 @@ import numpy as np
 from numbanorm._math import LARGE, SMALL
 from numbanorm._states import State, replaced
 from numbanorm.cuda import types
-from numbanorm.cuda.batchnorm import NONE, plan_of
-from numbanorm.cuda.grids import FLOAT64, FLOAT64_LANES, block_for, type_of
+from numbanorm.cuda.batchnorm import plan_of
+from numbanorm.cuda.grids import FLOAT64, FLOAT64_LANES, NONE, block_for, type_of
 from numbanorm.cuda.kernels.channels import piece_moments
 from numbanorm.cuda.kernels.moments import piece_extremes, weighted_piece_moments
 from numbanorm.cuda.kernels.per_channel import whole_states
 from numbanorm.cuda.kernels.states import EXTREMES, FIELDS, MOMENTS, Extremes, Moments
 
 
-def measured(call, x, planes, weights, omit_nan):
-    """The state of x (N, C, L), on the host, with weights (N, L), which are float64 or a mask, or none.
+def measured(call, x, weights, omit_nan):
+    """Measure x (N, C, L) with weights (N, L), which are float64 or a mask, or none. Return the state on the host.
 
-    With `omit_nan`, NaNs do not count. Beside weights of float64, it must be given.
+    With `omit_nan`, which must be given beside weights of float64, NaNs do not count.
     """
     if weights.size and weights.dtype == FLOAT64:
-        return weighted_channel_moments(call, x, weights, *planes)
-    state = channel_moments(call, x, weights, *planes)
+        return weighted_channel_moments(call, x, weights)
+    state = channel_moments(call, x, weights)
     if omit_nan and (missing := ~np.isfinite(state.m2)).any():
-        state = replaced(state, weighted_channel_moments(call, x, weights, *planes), missing)
+        state = replaced(state, weighted_channel_moments(call, x, weights), missing)
     return state
 
 
-def channel_moments(call, x, mask, N, C, L):
-    """The state of x (N, C, L), on the host; mask: (N, L), or none."""
-    plan = plan_of(N, C, L, mask, x, most_lanes=FLOAT64_LANES)
+def channel_moments(call, x, mask):
+    """Measure all values of x (N, C, L) where the mask (N, L), if there is one, is True."""
+    plan = plan_of(*call.planes, mask, x, most_lanes=FLOAT64_LANES)
     kernel = piece_moments(type_of(x.dtype), plan.lanes, plan.way, types.float64)
-    return _state_of(Moments(*_wholes(call, kernel, plan, MOMENTS, FLOAT64, (x, mask), N, C, L)))
+    return _state_of(Moments(*_wholes(call, kernel, plan, MOMENTS, FLOAT64, (x, mask))))
 
 
-def weighted_channel_moments(call, x, weights, N, C, L):
-    """`channel_moments` of what is not NaN, with weights (N, L), which may be a mask, or none: all are 1."""
-    plan = plan_of(N, C, L, NONE, x, most_lanes=1)
+def weighted_channel_moments(call, x, weights):
+    """Measure what is not NaN in x (N, C, L), with weights (N, L), which may be a mask, or none."""
+    plan = plan_of(*call.planes, NONE, x, most_lanes=1)
     kernel = weighted_piece_moments(type_of(x.dtype), plan.way, type_of(weights.dtype) if weights.size else None)
-    return _state_of(Moments(*_wholes(call, kernel, plan, MOMENTS, FLOAT64, (x, weights), N, C, L)))
+    return _state_of(Moments(*_wholes(call, kernel, plan, MOMENTS, FLOAT64, (x, weights))))
 
 
-def channel_extremes(call, x, N, C, L):
-    """The least and the greatest value of each channel of x (N, C, L), on the host; inf and -inf where all are NaN."""
-    plan = plan_of(N, C, L, NONE, x)
+def channel_extremes(call, x):
+    """Find the least and the greatest value of each channel of x (N, C, L). They are inf and -inf where all are NaN."""
+    plan = plan_of(*call.planes, NONE, x)
     kernel = piece_extremes(type_of(x.dtype), plan.lanes, plan.way)
-    found = Extremes(*_wholes(call, kernel, plan, EXTREMES, x.dtype, (x,), N, C, L))
+    found = Extremes(*_wholes(call, kernel, plan, EXTREMES, x.dtype, (x,)))
     return found.least, found.greatest
 
 
-def _wholes(call, kernel, plan, kind, dtype, given, N, C, L):
-    """The states of channels (FIELDS, C), on the host, by a kernel that makes those of pieces."""
+def _wholes(call, kernel, plan, kind, dtype, given):
+    """Return the states of channels (FIELDS, C) on the host, by a kernel that makes those of pieces."""
+    N, C, L = call.planes
     partials, wholes = call.scratch(dtype, plan.pieces * FIELDS * plan.columns, FIELDS * C)
     call.launch(kernel, plan.grid, plan.block, *given, partials, N, C, L, plan.chunk, plan.tiles)
     block = block_for(C)
@@ -63,7 +64,10 @@ def _wholes(call, kernel, plan, kind, dtype, given, N, C, L):
 
 
 def _state_of(found):
-    """Moments of the device as a state of the host, whose unit is 1 except where float64 might not hold squares."""
+    """Make a state of the host of moments of the device.
+
+    Its unit is 1, except where float64 might not hold squares.
+    """
     unit = np.where((found.m2 > 0) & ((found.unit > LARGE) | (found.unit < SMALL)), found.unit, 1.0)
     with np.errstate(all="ignore"):
         square = (found.unit / unit) ** 2

@@ -1,12 +1,13 @@
-"""x (N, C, L) scaled, each channel by its own numbers, and clipped."""
+"""Scale x (N, C, L), each channel by its own numbers, and limit the result."""
 
-from numbanorm.cuda.batchnorm import NONE, plan_of
-from numbanorm.cuda.grids import type_of
+from numbanorm.cuda.batchnorm import plan_of
+from numbanorm.cuda.grids import NONE, type_of
 from numbanorm.cuda.kernels.scalers import scale_pieces
 
 
-def scale_channels(call, x, m, scale, offset, low, high, y, N, C, L):
-    """x, y: (N, C, L); m, scale, offset: (C,); all of one dtype."""
+def scale_channels(call, x, m, scale, offset, low, high, y):
+    """Fill y. x, y: (N, C, L); m, scale, offset: (C,); all of one dtype."""
+    N, C, L = call.planes
     plan = plan_of(N, C, L, NONE, x, m, scale, offset, y)
     arguments = x, m, scale, offset, low, high, y, N, C, L, plan.chunk, plan.tiles
     call.launch(scale_pieces(type_of(x.dtype), plan.lanes, plan.way), plan.grid, plan.block, *arguments)

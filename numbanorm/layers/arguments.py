@@ -1,4 +1,4 @@
-"""What the arrays of a layer must be. Each error names the argument, what it was and what it must be."""
+"""Checks of the arrays of a layer. Each error names the argument, what it was and what it must be."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -11,20 +11,20 @@ from numbanorm._types import Array, Shape
 
 
 def of_layer(name: str, x: Any, dtype: np.dtype[Any]) -> None:
-    """An array of a layer's dtype."""
+    """Check that a value is an array of a layer's dtype."""
     arguments.array(name, x, dtype.type)
     if x.dtype.type is not dtype.type:
         raise TypeError(f"{name}: dtype {x.dtype}, must be {dtype}, the layer's; pass {name}.astype(np.{dtype})")
 
 
 def ends_in(x: Array, shape: Shape) -> None:
-    """An array with these sizes of its last axes."""
+    """Check that the last axes of an array have these sizes."""
     if x.shape[-len(shape) :] != shape:
         raise ValueError(f"x: shape {x.shape}, must end in {shape}")
 
 
 def channels(name: str, x: Array, axis: int, count: int) -> None:
-    """An array of so many channels."""
+    """Check that an array has so many channels."""
     found = x.shape[axes.channel_axis(axis, x, name)]
     if found != count:
         others = [i for i, size in enumerate(x.shape) if size == count]
@@ -33,7 +33,7 @@ def channels(name: str, x: Array, axis: int, count: int) -> None:
 
 
 def converted(name: str, value: Any, current: Array) -> Array:
-    """An array of the shape and dtype of the layer's own."""
+    """Convert a value to an array of the shape and dtype of the layer's own, in memory of its own."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: MaskedArray, must be a plain array{instead(name, value, current.dtype.type)}")
     try:
@@ -55,7 +55,7 @@ def converted(name: str, value: Any, current: Array) -> Array:
 
 
 def replacement(name: str, value: Any, current: Array) -> None:
-    """A writable array of the shape and dtype of a layer's own."""
+    """Check that a value is a writable array of the shape and dtype of the layer's own."""
     if type(value) is not np.ndarray:
         arguments.array_type(name, value, current.dtype.type, current.shape)
     if value.dtype.type is not current.dtype.type:
@@ -66,7 +66,7 @@ def replacement(name: str, value: Any, current: Array) -> None:
 
 
 def batches(value: Any) -> Iterable[tuple[str, Any]]:
-    """The arrays of an iterable, or one array, each with a name for errors."""
+    """Return the arrays of an iterable, or the one array that is given, each with a name for errors."""
     if isinstance(value, np.ndarray):
         return (("batches", value),)
     if not arguments.is_iterable_of_arrays(value):
@@ -76,6 +76,6 @@ def batches(value: Any) -> Iterable[tuple[str, Any]]:
 
 
 def enough_values(name: str, count: Array) -> None:
-    """Two of each channel, which then has a variance."""
+    """Check that each channel has two values, and so a variance."""
     if (count < 2).any():
         raise ValueError(f"{name}: {count.min():g} values per channel in all, must be at least two to have a variance")

@@ -12,10 +12,10 @@ from numbanorm.layers import arguments as layer_arguments
 
 
 class LayerArray:
-    """An attribute that holds an array, or None where the layer has none.
+    """An attribute that holds an array, or None if the layer has none.
 
-    Another array of its shape and dtype takes its place when it is assigned, so that layers can share one; a number
-    that is assigned to an array without axes is written into it. All else is an error.
+    An assigned array of the same shape and dtype takes its place, so layers can share one. A number that is assigned to
+    an array without axes is written into it. All other assignments are errors.
     """
 
     def __init__(self, text: str) -> None:
@@ -37,7 +37,7 @@ class LayerArray:
 
 
 class Checked:
-    """An attribute whose values are checked when they are set. Reading it costs no more than any other does."""
+    """An attribute whose values are checked when they are set. Reading it costs no more than reading any other."""
 
     def __init__(self, text: str, check: Callable[[Any, Any], Any]) -> None:
         self.__doc__, self._check = text, check  # check(layer, value) returns what is kept
@@ -50,13 +50,13 @@ class Checked:
 
 
 class Grads(UserDict[str, Array]):
-    """The gradients of a layer, by the names of its parameters: always the same names."""
+    """The gradients of a layer, by the names of its parameters. The names never change."""
 
     def __setitem__(self, name: str, value: Any) -> None:
         self.data[name] = assigned(f"grads[{name!r}]", value, self.data.get(name))
 
     def copy(self) -> dict[str, Array]:  # type: ignore[override]
-        """The same arrays in a dict."""
+        """Return a dict of the same arrays."""
         return self.data.copy()
 
     def __or__(self, other: Any) -> Any:
@@ -74,14 +74,14 @@ class Grads(UserDict[str, Array]):
 
 
 def zeros_like(parameters: Mapping[str, Array]) -> Grads:
-    """The gradients of a layer before its first backward pass."""
+    """Make the gradients that a layer has before its first backward pass."""
     grads = Grads()
     grads.data = {name: np.zeros_like(parameter) for name, parameter in parameters.items()}
     return grads
 
 
 def assigned(name: str, value: Any, current: Any) -> Any:
-    """The array that a layer keeps when `value` is assigned in the place of the array `current`."""
+    """Return the array that a layer keeps if `value` is assigned in place of the array `current`."""
     if value is current:
         return current
     if current is None:

@@ -29,7 +29,7 @@ NOT_TAKEN_ALONG = "_grads", "_grads_of", "_last", "_why_none", "_token"  # when 
 
 
 class NamedGradient(NamedTuple):
-    """A parameter of a layer and its gradient: arrays that stay the same from step to step."""
+    """A parameter of a layer and its gradient. Both arrays stay the same from step to step."""
 
     name: str
     parameter: Array
@@ -37,7 +37,7 @@ class NamedGradient(NamedTuple):
 
 
 def _mode(layer: Any, mode: Any) -> bool:
-    """What `training` becomes; a change drops the pass that waits."""
+    """Check a new value of `training`, and return it. A change of mode drops the pass that waits."""
     numbers.flag("training", mode)
     if layer._last is not None and bool(mode) != layer.training:
         layer._last, layer._why_none = None, DROPPED
@@ -61,7 +61,7 @@ class Layer(ABC):
         self._begin()
 
     def _begin(self) -> None:
-        """What is no part of a pickled layer, or of a copy."""
+        """Set the attributes that are not taken along when a layer is pickled or copied."""
         self._grads = zeros_like(dict(self.named_parameters()))
         self._grads_of: dict[str, bytes] | None = None  # samples of the parameters they belong to; None: all are zero
         self._token = object()  # by which passes know their layer
@@ -69,15 +69,15 @@ class Layer(ABC):
         self._why_none = NOT_CALLED
 
     def __init_subclass__(cls) -> None:
-        """A call is `forward` itself, whichever class has it."""
+        """Make a call of the layer `forward` itself, whichever class has it."""
         cls.__call__ = cls.forward  # type: ignore[method-assign]
 
     @abstractmethod
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
-        """y of x."""
+        """Return y of x."""
 
     def backward(self, dy: Any, saved: Saved | None = None, *, out: Any = None) -> Any:
-        """The gradient with respect to x; adds those with respect to the parameters to `grads`.
+        """Return the gradient with respect to x, and add those with respect to the parameters to `grads`.
 
         Parameters
         ----------
@@ -145,10 +145,7 @@ class Layer(ABC):
                 raise ValueError(f"out: overlaps grads[{name!r}], must have memory of its own")
 
     def _add(self, waiting: Saved, gradients: list[Array]) -> None:
-        """Add the gradients of weight and bias, or of weight alone, and mark the pass as used.
-
-        This is one step, which no signal interrupts.
-        """
+        """Add the gradients of the parameters, and mark the pass as used, in one step that no signal interrupts."""
         self._grads_of, totals = waiting.parameters, self._grads.data
         steps: list[tuple[Any, ...]] = [(setattr, waiting, "token", None)]
         for name, gradient in zip(("weight", "bias"), gradients, strict=False):
@@ -157,7 +154,7 @@ class Layer(ABC):
         list(starmap(call, steps))
 
     def _keep(self, x: Any, copy: bool, out: Any) -> Saved:
-        """What backward will need of x and the parameters, before a forward pass writes into `out`."""
+        """Keep what `backward` will need of x and the parameters, before a forward pass writes into `out`."""
         if copy is not False:
             numbers.flag("copy", copy)
         if not copy and isinstance(out, np.ndarray) and overlap.overlap(out, x):
@@ -165,14 +162,14 @@ class Layer(ABC):
         return Saved(self, x, copy)
 
     def _hand_out(self, saved: Saved, pass_back: Callable[..., Any], how: dict[str, Any]) -> Saved:
-        """With what backward needs of the results; no pass before it waits any more."""
+        """Add to a pass what `backward` needs of the results, and return it. No earlier pass waits any more."""
         saved.pass_back, saved.how = pass_back, how
         self._last, self._why_none = None, HANDED_OUT
         return saved
 
     @property
     def grads(self) -> Grads:
-        """The gradients with respect to the parameters, by name: the sums since the last `zero_grad`."""
+        """The gradients with respect to the parameters, by name. They are sums since the last `zero_grad`."""
         return self._grads
 
     @grads.setter
@@ -191,30 +188,30 @@ class Layer(ABC):
         self._grads_of = None
 
     def parameters(self) -> Iterator[Array]:
-        """The arrays to train; update them in place."""
+        """Yield the arrays to train. Update them in place."""
         return (parameter for _, parameter in self.named_parameters())
 
     def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Array]]:
-        """Each parameter, with its name before it, and before that `prefix`."""
+        """Yield each parameter after its name, which begins with `prefix`."""
         named = ("weight", self._weight), ("bias", self._bias)
         return ((prefix + name, parameter) for name, parameter in named if parameter is not None)
 
     def named_gradients(self, prefix: str = "") -> Iterator[NamedGradient]:
-        """Name, parameter and gradient of each, for an optimiser: the arrays stay the same from step to step."""
+        """Yield name, parameter and gradient of each parameter. The arrays stay the same from step to step."""
         named = self.named_parameters()
         return (NamedGradient(prefix + name, parameter, self._grads[name]) for name, parameter in named)
 
     def train(self, mode: bool = True) -> Self:
-        """Use the statistics of each batch (the mode of a new layer); returns the layer.
+        """Use the statistics of each batch, as a new layer does. Return the layer.
 
-        A change of mode drops what was kept for `backward`, but for what `forward_saved` has returned.
+        A change of mode drops what was kept for `backward`, except what `forward_saved` has returned.
         """
         numbers.flag("mode", mode)
         self.training = mode
         return self
 
     def eval(self) -> Self:
-        """Use the population's statistics where the layer has them; returns the layer."""
+        """Use the population's statistics if the layer has them. Return the layer."""
         return self.train(False)
 
     def _buffers(self) -> dict[str, Array]:
@@ -224,11 +221,11 @@ class Layer(ABC):
         return dict(self.named_parameters()) | self._buffers()
 
     def state_dict(self, prefix: str = "") -> dict[str, Array]:
-        """Copies of the arrays, by the keys that PyTorch uses, with `prefix` before each."""
+        """Return copies of the arrays by the keys that PyTorch uses. Each key begins with `prefix`."""
         return {prefix + key: value.copy() for key, value in self._arrays().items()}
 
     def load_state_dict(self, state: Mapping[str, Any], strict: bool = True, prefix: str = "") -> states.LoadedKeys:
-        """Copy arrays in, from `state_dict` of this class or of PyTorch's; all are checked before any is copied.
+        """Copy arrays in from `state_dict` of this class or of PyTorch's. All are checked before any is copied.
 
         Parameters
         ----------
@@ -260,7 +257,7 @@ class Layer(ABC):
         return states.load(self._arrays(), state, bool(strict), prefix)
 
     def _shown(self, size: Any, options: dict[str, Any], others: dict[str, tuple[Any, Any]]) -> str:
-        """The text of a layer, with those of the `others` (value and default) that are not as usual."""
+        """Return the text of a layer. Of the `others`, (value, default) by name, show those that are no default."""
         unusual = {name: value for name, (value, default) in others.items() if value != default}
         named = ", ".join(f"{name}={value}" for name, value in (options | unusual).items())
         dtype = f", dtype=np.{self.dtype}" if self.dtype != np.float32 else ""

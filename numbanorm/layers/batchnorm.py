@@ -1,7 +1,7 @@
 """The layer of batch normalization."""
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Self
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -12,24 +12,16 @@ from numbanorm._call.view import positions
 from numbanorm._math import reciprocal_stds
 from numbanorm._types import Array, Gradients
 from numbanorm.batchnorm import batch_norm, batch_norm_backward, forward_in_training
-from numbanorm.cpu.batchnorm import update_running
 from numbanorm.layers import arguments as layer_arguments
 from numbanorm.layers import synchronised
 from numbanorm.layers.arrays import Checked
 from numbanorm.layers.base import NOT_KEPT
-from numbanorm.layers.running import TrackingLayer
+from numbanorm.layers.parts import LayerOfParts
 from numbanorm.layers.saved import Saved, is_keeping
 from numbanorm.layers.synchronised import Parts, Reduce
-from numbanorm.moments import Moments
 
 
-def _reduction(layer: Any, value: Any) -> Reduce | None:
-    if value is not None and not callable(value):
-        raise TypeError(f"all_reduce: {type(value).__qualname__}, must be callable or None")
-    return value
-
-
-class BatchNorm(TrackingLayer):
+class BatchNorm(LayerOfParts):
     """Batch normalization: `numbanorm.batch_norm_forward` in training, `numbanorm.batch_norm` in evaluation.
 
     y = (x - mean) * rstd * weight + bias, with rstd = 1 / sqrt(var + eps), per channel: with the statistics of the
@@ -86,7 +78,6 @@ class BatchNorm(TrackingLayer):
     """
 
     channel_axis: Any = Checked("The axis of the channels in x.", lambda layer, value: numbers.any_channel_axis(value))
-    all_reduce: Any = Checked("What sums over the processes that a batch is spread over, or None.", _reduction)
 
     def __init__(
         self,
@@ -112,7 +103,7 @@ class BatchNorm(TrackingLayer):
             self._track(self.num_features)
 
     def forward(self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None) -> Array:
-        """y; keeps x for `backward`, but under `no_grad`, and in training updates the running statistics.
+        """Return y. Keep x for `backward`, except under `no_grad`. In training, move the running statistics.
 
         Parameters
         ----------
@@ -142,45 +133,12 @@ class BatchNorm(TrackingLayer):
     def forward_saved(
         self, x: Array, mask: Array | None = None, *, copy: bool = False, out: Array | None = None
     ) -> tuple[Array, Saved]:
-        """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
+        """Return y, and what `backward` takes as `saved`. So several passes may wait for `backward`, in any order."""
         self._check("x", x)
         saved = self._keep(x, copy, out)
         mask = mask.copy() if isinstance(mask, np.ndarray) else mask  # which loaders use again
         y, pass_back, how = self._run(x, mask, out)
         return y, self._hand_out(saved, pass_back, how)
-
-    def forward_parts(
-        self, xs: Sequence[Array], masks: Sequence[Array | None] | None = None, *, copy: bool = False
-    ) -> tuple[list[Array], Saved]:
-        """Several parts of one batch (micro-batches), normalised with the statistics of all of them; for training.
-
-        Parameters
-        ----------
-        xs : sequence of ndarray
-            As `forward` takes x; their sizes may differ, and some may be empty.
-        masks : sequence of ndarray or None, optional
-            Of each part.
-        copy : bool
-            Whether to keep copies of xs and the weight, which may change then.
-
-        Returns
-        -------
-        ys : list of ndarray
-        saved : Saved
-            For ``backward(dys, saved)``, which takes a list with dy of each part, and no `out`, and returns a list of
-            dx.
-        """
-        if not self.training and self._running_mean is not None:
-            raise RuntimeError("forward_parts: in evaluation parts need nothing of each other; call the layer on each")
-        xs = synchronised.listed("xs", xs)
-        if not xs:
-            raise ValueError("xs: no parts, must be at least one, which may be empty")
-        for i, x in enumerate(xs):
-            self._check(f"xs[{i}]", x)
-        masks = self._masks(masks, xs)
-        saved = self._keep(xs, copy, None)
-        ys, how = self._synchronised(Parts(xs, masks, self.channel_axis), None)
-        return ys, self._hand_out(saved, synchronised.backward, how)
 
     def _check(self, name: str, x: Any) -> None:
         axis = self.channel_axis
@@ -191,7 +149,7 @@ class BatchNorm(TrackingLayer):
         layer_arguments.channels(name, x, self.channel_axis, self.num_features)
 
     def _run(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Callable[..., Any], dict[str, Any]]:
-        """y, and the function that gives the gradients with what it must be given."""
+        """Return y, the function that computes the gradients, and the keyword arguments that it needs."""
         if self.training and self.all_reduce is not None:
             if out is not None:
                 arguments.out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
@@ -214,7 +172,7 @@ class BatchNorm(TrackingLayer):
         return y, _backward_frozen, statistics | {"mask": mask, "channel_axis": axis}
 
     def _evaluate(self, x: Array, mask: Array | None, out: Array | None) -> tuple[Array, Array, Array]:
-        """y, mean, variance: copies, since another batch in training may come before `backward`."""
+        """Return y, and copies of mean and variance: a batch in training may come before `backward`."""
         if mask is not None:
             arguments.mask(mask, positions(x, self.channel_axis).shape[:-1])
         mean, var, how = self._running_mean.copy(), self._running_var.copy(), {"channel_axis": self.channel_axis}
@@ -223,93 +181,10 @@ class BatchNorm(TrackingLayer):
             positions(y, self.channel_axis)[~mask] = 0
         return y, mean, var
 
-    def _masks(self, masks: Any, xs: list[Array]) -> list[Array | None]:
-        """A copy of that of each part, since loaders use them again."""
-        if masks is None:
-            return [None] * len(xs)
-        masks = synchronised.one_for_each("masks", masks, len(xs))
-        for i, (mask, x) in enumerate(zip(masks, xs, strict=True)):
-            if mask is not None:
-                arguments.mask_type(mask, positions(x, self.channel_axis).shape[:-1], f"masks[{i}]")
-        return [None if mask is None else mask.copy() for mask in masks]
-
-    def _synchronised(self, parts: Parts, out: Array | None) -> tuple[list[Array], dict[str, Any]]:
-        """y of each part, and what `synchronised.backward` must be given."""
-        all_reduce = self.all_reduce if self.all_reduce is not None and self.training else synchronised.alone
-        running = self._moved()
-        found = synchronised.statistics(parts, self.num_features, self.eps, all_reduce)
-        ys = synchronised.forward(parts, found, self._weight, self._bias, self.eps, out)
-        if found.n > 0 and not update_running(running, found.mean, found.var, found.n):
-            self._warn()
-        return ys, {"masks": parts.masks, "channel_axis": parts.channel_axis, "found": found, "all_reduce": all_reduce}
-
-    def calibrate(self, batches: Array | Iterable[Array]) -> Self:
-        """Set the running statistics to the mean and the unbiased variance of all values of the batches together.
-
-        With n values of a channel in all, whatever batches they come in [1]_::
-
-            running_mean = sum(x) / n
-            running_var  = sum((x - running_mean)**2) / (n - 1)
-
-        The mean of the batches' own statistics, which `momentum=None` keeps, gives each batch the same weight, whatever
-        its size, and its variance is that within batches, without that of their means. If all values are drawn
-        independently from one population, both are unbiased estimates of its mean and variance, and this one has the
-        smaller error. If batches differ (by class, by source, over time), the mean of their variances is too small by
-        the variance of their means, and only this one estimates the variance of all values.
-
-        Parameters
-        ----------
-        batches : iterable of ndarray, or ndarray
-            What the layer is given, batch by batch; one at a time is needed. Their sizes may differ. Of padded
-            batches, pass the positions that count, as `x[mask]` where the channels are last. With `all_reduce`, those
-            of this process: the statistics are those of all processes then, and `all_reduce` is called twice, with
-            `Moments` and with the number of batches, an int.
-
-        Returns
-        -------
-        BatchNorm
-            The layer. `num_batches_tracked` is the number of the batches, with `all_reduce` of those of all processes.
-
-        Raises
-        ------
-        TypeError, ValueError
-            A batch is of the wrong type or shape, or there are less than two values per channel. The layer is as it was
-            then.
-
-        References
-        ----------
-        .. [1] Ioffe, Szegedy, "Batch Normalization: Accelerating Deep Network Training by Reducing Internal Covariate
-           Shift", 2015, section 3.1, has the other one.
-
-        Examples
-        --------
-        >>> import numpy as np
-        >>> from numbanorm import BatchNorm
-        >>> layer = BatchNorm(1).calibrate(np.array([[i], [i + 2]], np.float32) for i in (1, 7))
-        >>> layer.running_mean, layer.running_var.round(2)
-        (array([5.]), array([13.33]))
-        """
-        if not self.track_running_stats:
-            raise RuntimeError("calibrate: there are no running statistics; make a layer with track_running_stats=True")
-        moments, count = Moments(0, np.zeros(self.num_features), 0), 0
-        for name, batch in layer_arguments.batches(batches):
-            self._check(name, batch)
-            moments.update(batch, channel_axis=self.channel_axis)
-            count += 1
-        all_reduce = synchronised.alone if self.all_reduce is None else self.all_reduce
-        moments, count = synchronised.total(all_reduce, moments), synchronised.total(all_reduce, count)
-        layer_arguments.enough_values("batches", moments.count)
-        self._set_running(moments.mean, moments.var(ddof=1), count)
-        return self
-
     @property
     def affine(self) -> bool:
         """Whether there is a weight."""
         return self._weight is not None
-
-    def __getstate__(self) -> dict[str, Any]:
-        reduction = None if self.all_reduce is None else synchronised.not_taken_along
-        return super().__getstate__() | {"all_reduce": reduction}
 
     def __repr__(self) -> str:
         options = {"eps": self.eps, "momentum": self.momentum, "affine": self.affine}
@@ -321,5 +196,5 @@ class BatchNorm(TrackingLayer):
 
 
 def _backward_frozen(dy: Array, x: Array, *, mean: Array, var: Array, eps: float, **how: Any) -> Gradients:
-    """Where the statistics are constants."""
+    """Compute the gradients if the statistics are constants."""
     return batch_norm_backward(dy, x, mean, reciprocal_stds(var, eps), frozen=True, **how)

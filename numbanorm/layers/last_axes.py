@@ -1,4 +1,4 @@
-"""What layers have that normalise over the last axes."""
+"""The base of the layers that normalise over the last axes."""
 
 from collections.abc import Callable
 from typing import Any
@@ -21,7 +21,7 @@ class OverLastAxes(Layer):
         dtype: DTypeLike,
         parameters: Callable[[], tuple[bool, bool]],
     ) -> None:
-        """`parameters` checks and tells whether there are a weight and a bias, once shape and eps have been checked."""
+        """Check shape and eps first. Then call `parameters`, which returns whether there are a weight and a bias."""
         self.normalized_shape = shape = numbers.sizes("normalized_shape", normalized_shape)
         self._axis = -1 if len(shape) == 1 else tuple(range(-len(shape), 0))  # an int is looked up faster
         self.eps = eps

@@ -74,7 +74,7 @@ class LayerNorm(OverLastAxes):
         super().__init__(normalized_shape, eps, dtype, parameters)
 
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
-        """y; keeps x for `backward`, but under `no_grad`.
+        """Return y. Keep x for `backward`, except under `no_grad`.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class LayerNorm(OverLastAxes):
         return y
 
     def forward_saved(self, x: Array, *, copy: bool = False, out: Array | None = None) -> tuple[Array, Saved]:
-        """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
+        """Return y, and what `backward` takes as `saved`. So several passes may wait for `backward`, in any order."""
         self._check(x)
         saved = self._keep(x, copy, out)
         y, mean, rstd = layer_norm_forward(x, self._weight, self._bias, axis=self._axis, eps=self.eps, out=out)

@@ -67,7 +67,10 @@ class RMSNorm(OverLastAxes):
         self._eps_of_dtype = float(np.finfo(self.dtype).eps)
 
     def forward(self, x: Array, *, copy: bool = False, out: Array | None = None) -> Array:
-        """y; keeps x for `backward`, but under `no_grad`. All is as in `LayerNorm.forward`."""
+        """Return y. Keep x for `backward`, except under `no_grad`.
+
+        Arguments, results and errors are those of `LayerNorm.forward`.
+        """
         if is_keeping():
             y, self._last = self.forward_saved(x, copy=copy, out=out)
             return y
@@ -77,7 +80,7 @@ class RMSNorm(OverLastAxes):
         return y
 
     def forward_saved(self, x: Array, *, copy: bool = False, out: Array | None = None) -> tuple[Array, Saved]:
-        """y, and what `backward` takes as `saved`: so several forward passes may wait, for theirs in any order."""
+        """Return y, and what `backward` takes as `saved`. So several passes may wait for `backward`, in any order."""
         self._check(x)
         saved = self._keep(x, copy, out)
         y, rstd = rms_norm_forward(x, self._weight, axis=self._axis, eps=self._chosen_eps(), out=out)

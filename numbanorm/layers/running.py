@@ -1,4 +1,4 @@
-"""Layers with running statistics: what a batch in training does to them, and whether they are still finite."""
+"""Layers with running statistics: how a batch in training moves them, and whether they are still finite."""
 
 import sys
 import warnings
@@ -28,7 +28,7 @@ def _flag(layer: Any, value: Any) -> bool:
 
 
 class _RunningStatistic(LayerArray):
-    """A running mean or variance. Assigning another array has the channels that are not finite looked up anew."""
+    """A running mean or variance. If another array is assigned, the layer looks anew which channels are not finite."""
 
     def __set__(self, layer: Any, value: Any) -> None:
         super().__set__(layer, value)
@@ -36,7 +36,7 @@ class _RunningStatistic(LayerArray):
 
 
 class TrackingLayer(Layer):
-    """A layer that may have running statistics; without any at first."""
+    """A layer that may have running statistics. It has none at first."""
 
     running_mean = _RunningStatistic("The running mean of each channel, float64; None without running statistics.")
     running_var = _RunningStatistic("The running variance of each channel, float64; None without running statistics.")
@@ -60,7 +60,7 @@ class TrackingLayer(Layer):
         return self._running_mean is not None
 
     def _moved(self) -> Running:
-        """What a batch in training moves, and how."""
+        """Return the running statistics that a batch in training moves, and its share in them."""
         if self._running_mean is None or not self.training:
             return _NOT_MOVED
         if not (self._running_mean.flags.writeable and self._running_var.flags.writeable):
@@ -70,7 +70,7 @@ class TrackingLayer(Layer):
         return Running(self._running_mean, self._running_var, share, count.reshape(1), self.skip_nonfinite)
 
     def _warn(self) -> None:
-        """Of each channel once."""
+        """Warn of channels whose running statistics are no longer finite, once of each channel."""
         new = sorted(self._not_finite() - self._warned)
         self._warned = self._warned.union(new)
         if new:
@@ -82,7 +82,7 @@ class TrackingLayer(Layer):
             warnings.warn(f"{text}; {advice}", RuntimeWarning, stacklevel=_frames())
 
     def _not_finite(self) -> frozenset[int]:
-        """The channels whose running statistics are not finite."""
+        """Return the channels whose running statistics are not finite."""
         if self._running_mean is None:
             return frozenset()
         finite = np.isfinite(self._running_mean) & np.isfinite(self._running_var)
@@ -110,7 +110,7 @@ class TrackingLayer(Layer):
 
 
 def _frames() -> int:
-    """How many the caller of this package is away, for a warning that names the caller's line."""
+    """Return how many frames away the caller of this package is, for a warning that names the caller's line."""
     frame, count = sys._getframe(1), 1
     while frame.f_back is not None and frame.f_globals.get("__name__", "").startswith("numbanorm."):
         frame, count = frame.f_back, count + 1

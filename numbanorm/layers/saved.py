@@ -1,4 +1,4 @@
-"""What a layer keeps of a forward pass for its backward pass, and whether that is still what it was."""
+"""What a layer keeps of a forward pass for its backward pass, and the check that it has not changed."""
 
 import math
 from collections.abc import Callable, Iterable
@@ -56,7 +56,7 @@ class no_grad:
         _is_keeping.reset(self._tokens.pop())
 
     def __call__(self, function: Callable[P, R]) -> Callable[P, R]:
-        """The function, within a context of its own at each call."""
+        """Return a function that enters a context of its own at each call."""
         if any(is_kind(function) for is_kind in (isgeneratorfunction, iscoroutinefunction, isasyncgenfunction)):
             name = getattr(function, "__qualname__", function)
             raise TypeError(
@@ -72,7 +72,7 @@ class no_grad:
 
 
 def is_keeping() -> bool:
-    """Whether layers keep what `backward` needs."""
+    """Return whether layers keep what `backward` needs."""
     return _is_keeping.get()
 
 
@@ -115,7 +115,7 @@ def set_debug(enabled: bool) -> bool:
 
 
 class Unchanged:
-    """An array, or with `copy` a copy of it, which must not change between a forward and its backward pass."""
+    """An array that must not change between a forward and its backward pass, or with `copy` a copy of it."""
 
     __slots__ = ("_samples", "_whole", "value")
 
@@ -125,7 +125,7 @@ class Unchanged:
         self._whole = value.copy() if _compares_everything and not copy else None
 
     def check(self, name: str, advice: str) -> None:
-        """RuntimeError if another value stands there."""
+        """Raise a RuntimeError if the array has other values now."""
         if samples(self.value) != self._samples or not self._is_whole():
             raise _changed(name, advice)
 
@@ -138,7 +138,7 @@ def _changed(name: str, advice: str) -> RuntimeError:
 
 
 class AllUnchanged:
-    """Several arrays that must not change, the parts of one batch."""
+    """Several arrays that must not change: the parts of one batch."""
 
     __slots__ = ("_each",)
 
@@ -151,13 +151,13 @@ class AllUnchanged:
         return [each.value for each in self._each]
 
     def check(self, name: str, advice: str) -> None:
-        """RuntimeError if one has changed."""
+        """Raise a RuntimeError if one of the arrays has changed."""
         for i, each in enumerate(self._each):
             each.check(f"{name}[{i}]", advice)
 
 
 def samples(array: Array) -> bytes:
-    """The values at the positions that are compared."""
+    """Return the values at the positions that are compared."""
     if array.size <= FEW:
         return array.tobytes()
     if array.flags.c_contiguous:
@@ -167,14 +167,14 @@ def samples(array: Array) -> bytes:
 
 @lru_cache(256)
 def _positions(size: int) -> Array:
-    """One at random in each of as many runs of equal length, so that a change of any pattern meets some."""
+    """Return random positions, one in each of several runs of equal length. So a change of any pattern meets some."""
     bounds = np.arange(SAMPLES + 1) * size // SAMPLES
     return bounds[:-1] + (_fractions() * np.diff(bounds)).astype(np.intp)
 
 
 @cache
 def _fractions() -> Array:
-    """Where in each run: the same for all sizes, since drawing them takes longer than a call."""
+    """Draw the places within the runs. They are the same for all sizes, since drawing takes longer than a call."""
     return np.random.default_rng(0).random(SAMPLES)
 
 
@@ -184,7 +184,7 @@ def _indices(shape: Shape) -> tuple[Array, ...]:
 
 
 class Saved:
-    """A forward pass that waits for its backward pass, as `forward_saved` returns it: for one `backward`.
+    """A forward pass that waits for its one backward pass. `forward_saved` returns it.
 
     It holds x until then, and is neither pickled nor copied.
     """
@@ -207,7 +207,7 @@ class Saved:
         self.how: dict[str, Any]
 
     def check(self, weight: Array | None) -> None:
-        """RuntimeError if x has changed, or the weight, which `weight` is now."""
+        """Raise a RuntimeError if x has changed, or the weight, which is `weight` now."""
         self.x.check("x", X_ADVICE)
         if weight is None or self.copies:
             return
@@ -217,11 +217,11 @@ class Saved:
             raise _changed("weight", WEIGHT_ADVICE)
 
     def gradients(self, dy: Any, out: Any) -> tuple[Any, ...]:
-        """dx, dweight and, where there is one, dbias."""
+        """Return dx, dweight and, if there is a bias, dbias."""
         return self.pass_back(dy, self.x.value, weight=self.weight, out=out, **self.how)
 
     def use_up(self) -> None:
-        """Keep nothing any more."""
+        """Let go of all that was kept."""
         self.token = self.x = self.weight = None
         self.how = {}
 

@@ -1,4 +1,4 @@
-"""States of layers: the keys that are PyTorch's, what is missing, and loading all or nothing."""
+"""States of layers: their keys are PyTorch's, and loading copies all arrays or none."""
 
 from collections.abc import Iterable, Mapping, Set
 from itertools import starmap
@@ -21,7 +21,7 @@ class LoadedKeys(NamedTuple):
 
 
 def load(current: Mapping[str, Array], state: Any, strict: bool, prefix: str) -> LoadedKeys:
-    """Copy arrays in; all are checked before any is copied."""
+    """Copy arrays in. All are checked before any is copied."""
     given = _without_prefix(state, prefix)
     found = _compared(current, given)
     if strict and (found.missing_keys or found.unexpected_keys):
@@ -47,7 +47,11 @@ def _without_prefix(state: Any, prefix: str) -> dict[str, Any]:
 
 
 def _compared(current: Iterable[str], given: Mapping[str, Any]) -> LoadedKeys:
-    """A state of statistics without a count is one of an old PyTorch: the layer's own count stays."""
+    """Compare the keys of a layer and of a state.
+
+    A state of statistics without a count of batches is one of an old PyTorch. It lacks nothing: the layer's count
+    stays.
+    """
     missing = [key for key in current if key not in given]
     if missing == [COUNT]:
         missing = []
@@ -78,7 +82,7 @@ def _advice(current: Mapping[str, Any], given: Mapping[str, Any], found: LoadedK
 
 
 def _prefixes(current: Iterable[str], keys: Set[str]) -> list[str]:
-    """Those before which a state has all that such a layer needs."""
+    """Return the prefixes with which a state has all the keys that such a layer needs."""
     first, *others = (key for key in current if key != COUNT)
     found = {key.removesuffix(first) for key in keys if key.endswith(first)}
     return sorted(prefix for prefix in found if all(prefix + other in keys for other in others))

@@ -28,9 +28,9 @@ class Parts(NamedTuple):
 
 
 class Statistics(NamedTuple):
-    """Of each channel, over all parts of all processes.
+    """The statistics of each channel over all parts of all processes.
 
-    With the rounded mean, x_hat comes out larger by `excess`, for which both passes make up.
+    With the rounded mean, x_hat comes out larger by `excess`. Both passes correct that.
     """
 
     n: float
@@ -41,24 +41,27 @@ class Statistics(NamedTuple):
 
 
 def alone(value: Any) -> Any:
-    """The reduction of one process."""
+    """Reduce a value over one process: return it."""
     return value
 
 
 def not_taken_along(value: Any) -> Any:
-    """The reduction of a layer that was pickled or copied, which has none until it is given one."""
+    """Raise an error. This is the reduction of a layer that was pickled or copied, until it is given one."""
     raise RuntimeError("all_reduce: not pickled or copied with the layer, must be set again: layer.all_reduce = f")
 
 
 def listed(name: str, value: Any) -> list[Any]:
-    """A list of what belongs to several parts. A generator is refused: it could write all parts into one array."""
+    """Return a list of what belongs to several parts.
+
+    A generator is refused, since it could write all parts into one array.
+    """
     if not isinstance(value, list | tuple):
         raise TypeError(f"{name}: {kind_of(value)}, must be a list or a tuple with an array for each part of the batch")
     return list(value)
 
 
 def one_for_each(name: str, value: Any, count: int) -> list[Any]:
-    """A list with one item for each of `count` parts."""
+    """Return a list with one item for each of `count` parts."""
     found = listed(name, value)
     if len(found) != count:
         raise ValueError(f"{name}: {len(found)} of them, must be {count}, one for each of xs")
@@ -66,7 +69,7 @@ def one_for_each(name: str, value: Any, count: int) -> list[Any]:
 
 
 def total(all_reduce: Any, part: Summed) -> Summed:
-    """The sum over all processes of what each has."""
+    """Return the sum of what each process has."""
     found = all_reduce(part)
     if not isinstance(found, type(part)):
         must = f"must return the sum of the {type(part).__qualname__} that all processes gave it"
@@ -92,7 +95,7 @@ def statistics(parts: Parts, channels: int, eps: float, all_reduce: Reduce) -> S
 
 
 def forward(parts: Parts, found: Statistics, weight: Any, bias: Any, eps: float, out: Any) -> list[Array]:
-    """y of each part; `out` is of the one part that has it."""
+    """Return y of each part. `out` is for the one part that has it."""
     with np.errstate(invalid="ignore"):
         shift = found.excess * (1.0 if weight is None else weight)
         shifted = ((0.0 if bias is None else bias) - shift).astype(parts.xs[0].dtype)
@@ -107,7 +110,7 @@ def forward(parts: Parts, found: Statistics, weight: Any, bias: Any, eps: float,
 
 
 def backward(dys: Any, xs: list[Array], *, out: Any, **how: Any) -> tuple[list[Array], Array, Array]:
-    """dx of each part; dweight and dbias of the parts of this process."""
+    """Return dx of each part, and dweight and dbias of the parts of this process."""
     if out is not None:
         raise TypeError(f"out: {kind_of(out)}, must be None where a batch came in parts")
     dys = one_for_each("dy", dys, len(xs))
@@ -117,7 +120,7 @@ def backward(dys: Any, xs: list[Array], *, out: Any, **how: Any) -> tuple[list[A
 
 
 def backward_of_one(dy: Any, x: Array, *, out: Any, **how: Any) -> tuple[Array, Array, Array]:
-    """`backward` of a process with one part."""
+    """Do `backward` in a process that has one part."""
     arguments.like("dy", dy, x)
     if out is not None:
         arguments.out(out, x, {"dy": dy, "x": x}, {"weight": how["weight"]})

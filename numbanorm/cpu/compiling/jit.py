@@ -12,6 +12,7 @@ from numba.extending import intrinsic, register_jitable
 from numbanorm.cpu.compiling.cache import KernelCache
 from numbanorm.cpu.compiling.numba_internals import (
     CPUDispatcher,
+    InnerCompiler,
     config,
     global_compiler_lock,
     has_compiler_lock,
@@ -43,7 +44,14 @@ def _named(module, name):
     return getattr(importlib.import_module(module), name)
 
 
-class Formula(Compiled):
+class Inner(Compiled):
+    """A compiled function that only compiled code calls. It is compiled with each of its callers."""
+
+    def __init__(self, py_func, locals=None, targetoptions=None):
+        super().__init__(py_func, locals, targetoptions, InnerCompiler)
+
+
+class Formula(Inner):
     """A compiled function on scalars. A call from Python runs its Python code, so it also takes NumPy arrays there."""
 
     def __call__(self, *args):
@@ -145,7 +153,7 @@ def _start_with_a_large_stack(thread):
 
 
 # Functions that only compiled code calls.
-inner = partial(compiled, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+inner = partial(compiled, kind=Inner, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 # Loops over a run of values. They are always inlined, since a call would pass arrays on the stack and count references.
 # "reassoc" is not allowed: (x - m) - delta would become x - (m + delta).

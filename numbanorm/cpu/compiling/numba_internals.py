@@ -8,11 +8,12 @@ has moved.
 from typing import Any
 
 from llvmlite import ir
-from llvmlite.binding import ffi
+from llvmlite.binding import add_symbol, ffi
 from numba import types
 from numba.core import cgutils, config
 from numba.core.caching import NullCache
-from numba.core.compiler import CompileResult
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler, CompileResult
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import CPUDispatcher, cpu_target
 from numba.core.serialize import dumps
@@ -21,11 +22,13 @@ from numba.np.ufunc import parallel as threading_layer
 
 __all__ = [
     "CPUDispatcher",
+    "InnerCompiler",
     "NullCache",
     "call_compiled",
     "cgutils",
     "compile_and_link",
     "config",
+    "define_symbol",
     "deserialize",
     "fork_locks",
     "global_compiler_lock",
@@ -81,6 +84,11 @@ def fork_locks() -> list[Any]:
     return [lock for lock in (compiler, starter, llvm) if lock is not None]
 
 
+def define_symbol(name: str, address: int) -> None:
+    """Let compiled code find an address by a name, also code that is read from a file in another process."""
+    add_symbol(name, address)
+
+
 def pointer_to_c_function(dispatcher: Any, argument_types: tuple[Any, ...]) -> int:
     """The address of a function that has been compiled for these types, to be called in C's convention."""
     compiled = dispatcher.overloads[argument_types]
@@ -113,3 +121,32 @@ def call_compiled(target: Any, builder: ir.IRBuilder, descriptor: Any, args: lis
 def return_error(target: Any, builder: ir.IRBuilder, error: type[Exception], message: str) -> None:
     """Return from the function that is being compiled with an error."""
     target.call_conv.return_user_exc(builder, error, (message,))
+
+
+class InnerCompiler(Compiler):
+    """What compiles functions that only compiled code calls, to LLVM's code, which each caller takes in.
+
+    Numba would optimize that code as it is and make machine code of it, then do so again as a part of each caller, and
+    again of each caller of these. Here both are done once, for the outermost caller: that takes a fifth less time.
+    """
+
+    def compile_extra(self, func: Any) -> Any:
+        """Compile a function. The result has LLVM's code alone."""
+        self.state.flags.no_compile = True
+        self.state.library = _LinkedLibrary(self.state.targetctx.codegen(), func.__qualname__)
+        result = super().compile_extra(func)
+        # Numba knows a compiled function by the builtin function that Python would call. This one is like no other, and
+        # raises an error whatever it is given.
+        entry_point = [].index
+        self.state.targetctx.insert_user_function(entry_point, result.fndesc, [result.library])
+        return result._replace(entry_point=entry_point)
+
+
+class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
+    """The code of a function, to be linked with that of its callers."""
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalized = True

@@ -7,10 +7,12 @@ import threading
 from abc import abstractmethod
 
 from numba import typeof, types
+from numba.extending import overload
 
 from numbanorm.cpu.compiling.jit import c_address, starting, uninterrupted
 from numbanorm.cpu.compiling.numba_internals import fork_locks, global_compiler_lock
-from numbanorm.cpu.engine import portable, workers
+from numbanorm.cpu.engine import cells, portable, workers
+from numbanorm.cpu.engine.atomic import load
 from numbanorm.cpu.engine.forks import forking, hold_across_forks
 from numbanorm.cpu.engine.threads import is_multiprocessing_child, limits, processors, thread_count
 
@@ -107,11 +109,22 @@ _PATIENCE = 0.01  # seconds to wait for the guard, before looking whether the th
 
 
 def engine() -> int:
-    """Start the engine in use and return its address. Return SERIAL while another thread forks."""
+    """Start the engine in use and return its address. Return SERIAL while another thread forks.
+
+    In compiled code, return SERIAL until Python code has started the engine.
+    """
     if _address:
         return _address
     used = _started()
     return used.address if used else SERIAL
+
+
+@overload(engine)
+def _compiled_engine():
+    def engine():
+        return load(cells.address(), cells.ENGINE)
+
+    return engine
 
 
 def _started() -> Engine | None:
@@ -145,7 +158,7 @@ def _start(used: Engine) -> Engine:
     while True:
         asked = _asked
         used.set_threads(1 if _ending else thread_count(_asked_here()))
-        _address = used.address
+        _address = cells.words[cells.ENGINE] = used.address  # in this order: see `ask_for`
         if asked is _asked:  # `ask_for` sets it without the guard
             return used
 
@@ -178,7 +191,9 @@ def _asked_here() -> int | None:
 def ask_for(number: int | None) -> None:
     """Use at most so many threads from now on. None means as many as the other limits allow."""
     global _address, _asked
-    _asked, _address = None if number is None else (number, os.getpid()), 0
+    _asked = None if number is None else (number, os.getpid())
+    # In this order: if `_start` sets both in another thread meanwhile, the cell is not left at 0 beside an address.
+    cells.words[cells.ENGINE] = _address = SERIAL
 
 
 def thread_count_in_use() -> int:
@@ -188,7 +203,10 @@ def thread_count_in_use() -> int:
 
 
 def _rest() -> None:
-    """End all threads before the process forks. Calls then do their work in the thread that calls."""
+    """End all threads before the process forks. Calls then do their work in the thread that calls.
+
+    So do those of compiled code, which keeps the address of the engine: `_resume` gives them their threads back.
+    """
     global _address
     _address = 0
     _resting[:] = [(made, made.threads) for made in list(_made.values())]
@@ -209,7 +227,8 @@ def _resume() -> None:
 def _begin_anew() -> None:
     """Forget the parent's threads in a child. Calls there start new ones."""
     global _address, _is_forked
-    _address, _is_forked = 0, True
+    cells.words[cells.ENGINE] = _address = SERIAL
+    _is_forked = True
     _resting.clear()
     for made in _made.values():
         made.forked()
@@ -224,7 +243,8 @@ def _end() -> None:
     """End all threads before the interpreter frees the code that they run."""
     global _address, _ending
     with _guard:
-        _ending, _address = True, 0
+        _ending = True
+        cells.words[cells.ENGINE] = _address = SERIAL
         for made in list(_made.values()):
             made.set_threads(1)
 

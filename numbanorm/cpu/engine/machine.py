@@ -4,7 +4,11 @@ import functools
 import os
 from pathlib import Path
 
+from numba.extending import overload
+
 from numbanorm.cpu.compiling.numba_internals import this_machine
+from numbanorm.cpu.engine import cells
+from numbanorm.cpu.engine.atomic import load
 
 _CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _USUAL = 32 << 20  # bytes
@@ -12,7 +16,7 @@ _SHARE = 16 << 20  # bytes of cache to each processor, at most: a virtual machin
 
 
 def streams(nbytes: int) -> bool:
-    """Whether to stream results past the caches, if all arrays of a call take `nbytes`.
+    """Whether to stream results past the caches, if all arrays of a call take `nbytes`. Compiled code may call this.
 
     Results are streamed above half of the last-level cache, since what else the caller has there is worth as much as
     the results. The choice affects the time alone: the kernels compute the same bits either way.
@@ -33,6 +37,18 @@ def last_level_cache() -> int:
 def _bytes(text: str) -> int:
     """The number of bytes that Linux writes as, say, 32768K."""
     return int(text.strip().removesuffix("K")) << 10
+
+
+# This is set at the import, since compiled code may run before any Python code asks.
+cells.words[cells.STREAMED] = last_level_cache() // 2
+
+
+@overload(streams)
+def _compiled_streams(nbytes):
+    def streams(nbytes):
+        return nbytes > load(cells.address(), cells.STREAMED)
+
+    return streams
 
 
 def target() -> tuple[str, str]:

@@ -1,8 +1,8 @@
 """Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels.
 
-The work is cut into tiles of x. If tiles of whole channels stay in the cache (`whole_steps` says so), one launch reads
-each tile and writes its result: the launchers `*_whole`. Otherwise a first launch adds up sums, tile by tile, and a
-second writes the results: the launchers `*_parts`.
+The work is cut into tiles of x. If tiles of whole channels stay in the cache (`whole_channels` says so), one launch
+reads each tile and writes its result: the launchers `*_whole`. Otherwise a first launch adds up sums, tile by tile, and
+a second writes the results: the launchers `*_parts`.
 """
 
 import math
@@ -32,7 +32,7 @@ from numbanorm.cpu.kernels.channels import (
 from numbanorm.cpu.kernels.gradient_tiles import drop_untrue_shifts, finish_backward
 from numbanorm.cpu.kernels.ranges import all_in_range, all_near, moments_of_inexact_sums
 from numbanorm.cpu.kernels.statistics import MomentSums, channel_shift, gradient_shift, moments_of_sums, total
-from numbanorm.cpu.kernels.tiles import sum_steps, whole_steps, work
+from numbanorm.cpu.kernels.tiles import sum_steps, whole_channels, whole_steps, work
 from numbanorm.cpu.vectors.elements import copy_row
 
 
@@ -78,7 +78,7 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
 def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
     """Write y, mean, rstd and the biased var. x, y: (N, C, L); weight, bias, rstd: (C,); mean, var: (C,), float64."""
     compact()
-    if whole_steps(x.shape, x.itemsize)[1]:
+    if whole_channels(x.shape, x.itemsize):
         batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rstd, var)
     else:
         batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rstd, var)
@@ -161,7 +161,7 @@ def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
     (`ranges.all_near`).
     """
     compact()
-    if whole_steps(x.shape, x.itemsize)[1]:
+    if whole_channels(x.shape, x.itemsize):
         return batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
     return batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias)
 

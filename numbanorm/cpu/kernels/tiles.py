@@ -55,6 +55,12 @@ def whole_steps(shape, itemsize):
     return (N, c_step, L), N * c_step * L * itemsize <= WHOLE_CHANNELS_BYTES
 
 
+@plain
+def whole_channels(shape, itemsize):
+    """Whether an x of this shape is for the kernels that read tiles of whole channels, which stay in the cache."""
+    return whole_steps(shape, itemsize)[1]
+
+
 @block
 def sum_steps(x):
     """The size of tiles that hold parts of channels. They are long in memory, and few: their sums take < 1 MB."""

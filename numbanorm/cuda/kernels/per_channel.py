@@ -25,7 +25,7 @@ from numbanorm.cuda.vectors.units import rstd_of, scale_of, unit_for
 
 @device
 def _channel():
-    """That of the thread."""
+    """Return the channel of this thread."""
     return types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
 
 

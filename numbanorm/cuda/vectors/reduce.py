@@ -25,7 +25,7 @@ class Group(NamedTuple):
     """Device functions over the threads of a group. Each gets a vector, and an array in shared memory for it alone."""
 
     sum: object
-    largest: object  # of numbers that are not negative
+    largest: object  # of numbers that are not negative, and not NaN: from a NaN, threads get different results
     first: object  # the vector of the first thread
 
 
@@ -36,6 +36,7 @@ def add(a, b):
 
 @device
 def larger(a, b):
+    """The larger number. If one is NaN, return a: so the largest of numbers begins with one that is not NaN."""
     return select(a < b, b, a)
 
 

@@ -1,0 +1,53 @@
+"""How kernels see x: what its reduced, statistic and parameter axes make of its shape."""
+
+import numpy as np
+import pytest
+
+from numbanorm._call.view import Axes, View, layout_of
+
+SHAPE = (2, 3, 5, 7)
+
+
+def seen(axes, x=None):
+    return View.of(layout_of(np.zeros(SHAPE, np.float32) if x is None else x), axes)
+
+
+@pytest.mark.parametrize(
+    ("axes", "planes", "count", "statistic", "kernel", "kernel_statistic"),
+    [
+        (Axes.over((3,), 4), (30, 7, 1), 7, (2, 3, 5, 1), (30, 7), (30,)),
+        (Axes.over((0,), 4), (1, 2, 105), 2, (1, 3, 5, 7), (1, 2, 105), (1, 105)),
+        (Axes.over((1, 2), 4), (2, 15, 7), 15, (2, 1, 1, 7), (2, 15, 7), (2, 7)),
+        (Axes.over((0, 1, 2, 3), 4), (1, 210, 1), 210, (1, 1, 1, 1), (1, 210), (1,)),
+        (Axes.channels(1, 4), (2, 3, 35), 70, (3,), (2, 3, 35), (3,)),
+        (Axes.channels(3, 4), (30, 7, 1), 30, (7,), (30, 7, 1), (7,)),
+        (Axes.channels(0, 4), (1, 2, 105), 105, (2,), (1, 2, 105), (2,)),
+    ],
+)
+def test_the_three_sets_of_axes_decide(axes, planes, count, statistic, kernel, kernel_statistic):
+    view = seen(axes)
+    assert (view.planes, view.count, view.statistic_shape) == (planes, count, statistic)
+    assert (view.kernel_shape, view.kernel_statistic_shape) == (kernel, kernel_statistic)
+    assert view.parameter_shape == tuple(SHAPE[i] for i in axes.parameter)
+
+
+def test_channels_of_arrays_in_other_orders_are_in_the_middle():
+    x = np.moveaxis(np.zeros((2, 5, 7, 3)), -1, 1)  # channels last in memory
+    view = seen(Axes.channels(1, 4), x)
+    assert (view.order, view.planes, view.count) == ((0, 2, 3, 1), (70, 3, 1), 70)
+    assert (view.statistic_order, view.parameter_order) == (None, (0,))
+
+
+def test_groups_of_channels_fit():
+    """Samples, groups, channels of a group, positions: neither all axes nor one alone are reduced."""
+    view = seen(Axes(reduced=(2, 3), statistic=(0, 1), parameter=(1, 2)))
+    assert (view.planes, view.count) == ((2, 15, 7), 35)
+    assert (view.statistic_shape, view.parameter_shape) == ((2, 3), (3, 5))
+
+
+def test_statistics_lie_as_x_does():
+    """Also those of groups of channels, where samples come last in memory."""
+    groups, x = Axes(reduced=(2, 3), statistic=(0, 1), parameter=(1, 2)), np.zeros((3, 5, 7, 2)).transpose(3, 0, 1, 2)
+    assert (seen(groups, x).statistic_order, seen(groups, x).statistic_shape) == ((1, 0), (2, 3))
+    rows = seen(Axes.over((1,), 2), np.zeros((4, 6)).T)
+    assert (rows.statistic_order, rows.statistic_shape) == ((1, 0), (6, 1))
