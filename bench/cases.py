@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import NamedTuple
 
 import numpy as np
@@ -46,10 +47,16 @@ class Operation(NamedTuple):
         return tuple(a for name, a in arguments.items() if name not in (self.axis_name, "mask"))
 
 
-def operations(family: str) -> tuple[Operation, ...]:
-    """Those of the table that have one file."""
-    found = (operation for operation in OPERATIONS.values() if operation.family == family)
-    return tuple(Operation(one.name, one.axis_name, one.moves - 1) for one in found)
+# The halves of a backward pass are timed as a whole.
+FAMILIES = tuple(dict.fromkeys(one.family for one in OPERATIONS.values() if one.family != "batchnorm_halves"))
+
+
+def operations(*families: str, training: bool = False) -> tuple[Operation, ...]:
+    """Those of the table, or those that give more than y: forward and backward in training."""
+    found = (one for family in families for one in OPERATIONS.values() if one.family == family)
+    return tuple(
+        Operation(one.name, one.axis_name, one.moves - 1) for one in found if len(one.results) > 1 or not training
+    )
 
 
 class Case(NamedTuple):
@@ -68,6 +75,11 @@ class Case(NamedTuple):
     def megabytes(self) -> float:
         """The fewest that the operation must move."""
         return (self.operation.reads + 1) * self.nbytes / 1e6
+
+
+def all_cases(dtype: type = np.float32) -> list[Case]:
+    """Those of the file of each family."""
+    return [case for family in FAMILIES for case in import_module(f"bench.{family}").cases(dtype)]
 
 
 def calls(case: Case, names: tuple[str, ...] = peers.BASIC) -> dict[str, Callable]:

@@ -1,6 +1,6 @@
 """How fast every operation is on a GPU, beside its peers and beside a copy on the device: ``python -m bench --gpu``.
 
-The bytes are the fewest that an operation must move, those of `layernorm` and `batchnorm`: for LN and BN forward one
+The bytes are the fewest that an operation must move, those of `layernorm`, `rmsnorm` and `batchnorm`: forward one
 read and one write of x's size, for backward two reads and one write. BN in training must read x, or dy and x, twice
 where the cache does not hold them, and so moves half as much again, or two thirds: it cannot come near the copy.
 
@@ -19,30 +19,32 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from bench import batchnorm, gpu_statistics, gpu_systems, layernorm, peers
-from bench.cases import Case, Shape
+from bench import gpu_statistics, gpu_systems, peers
+from bench.cases import FAMILIES, Case, Shape, operations
 from bench.environment import append
 from bench.gpu_device import device_times, gpu_line, host_times, missing
 from bench.tables import Table
 from bench.timing import Timing, ratio
 
-LAYER_NORM = (
-    Shape("BERT", (16384, 768), -1, quick=True),
-    Shape("GPT-2", (16384, 1024), -1),
-    Shape("GPT-3", (8192, 4096), -1, quick=True),
-    Shape("wide", (4096, 8192), -1),
-    Shape("wide", (4096, 16384), -1),
-    Shape("wide", (1024, 65536), -1),
-    Shape("tiny", (1, 768), -1, quick=True),
-)
-BATCH_NORM = (
-    Shape("ResNet-50", (256, 64, 56, 56), 1, quick=True),
-    Shape("ResNet-50", (256, 512, 14, 14), 1),
-    Shape("ResNet-50", (256, 56, 56, 64), -1),
-    Shape("ResNet-50", (256, 14, 14, 512), -1, quick=True),
-    Shape("MLP", (65536, 1024), 1),
-    Shape("tiny", (60, 100), 1, quick=True),
-)
+SHAPES = {
+    "axis": (
+        Shape("BERT", (16384, 768), -1, quick=True),
+        Shape("GPT-2", (16384, 1024), -1),
+        Shape("GPT-3", (8192, 4096), -1, quick=True),
+        Shape("wide", (4096, 8192), -1),
+        Shape("wide", (4096, 16384), -1),
+        Shape("wide", (1024, 65536), -1),
+        Shape("tiny", (1, 768), -1, quick=True),
+    ),
+    "channel_axis": (
+        Shape("ResNet-50", (256, 64, 56, 56), 1, quick=True),
+        Shape("ResNet-50", (256, 512, 14, 14), 1),
+        Shape("ResNet-50", (256, 56, 56, 64), -1),
+        Shape("ResNet-50", (256, 14, 14, 512), -1, quick=True),
+        Shape("MLP", (65536, 1024), 1),
+        Shape("tiny", (60, 100), 1, quick=True),
+    ),
+}
 OWN = ("numbanorm", "out=")
 COPY, LAUNCH = "copy", "empty kernel"
 ALL = (*OWN, *gpu_systems.PEERS, COPY, LAUNCH)
@@ -67,9 +69,8 @@ def run(console: Console, quick: bool) -> int:
             console.print(f"{name}: needs {lack}, and is left out", markup=False)
     cases = [
         Case(operation, shape)
-        for module, shapes in ((layernorm, LAYER_NORM), (batchnorm, BATCH_NORM))
-        for operation in module.OPERATIONS
-        for shape in shapes
+        for operation in operations(*FAMILIES)
+        for shape in SHAPES[operation.axis_name]
         if shape.quick or not quick
     ]
     rounds = QUICK_ROUNDS if quick else ROUNDS

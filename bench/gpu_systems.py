@@ -14,7 +14,7 @@ import numpy as np
 import numbanorm
 from bench.cases import TOLERANCE, Case
 
-EPS = 1e-5
+EPS, RMS_EPS = 1e-5, 1e-6
 MOMENTUM = 0.1
 WANTED = [True] * 3
 OUT_OF_CACHE = 4  # times its size are moved before an array comes again
@@ -193,6 +193,15 @@ def _torch_functions() -> dict[str, Callable]:
     def layer_norm_backward(dy, x, mean, rstd, weight):  # of a bias, only whether there is one matters
         return aten.native_layer_norm_backward.default(dy, x, weight.shape, mean, rstd, weight, weight, WANTED)
 
+    def rms_norm(x, weight):
+        return torch.rms_norm(x, weight.shape, weight, RMS_EPS)
+
+    def rms_norm_forward(x, weight):
+        return aten._fused_rms_norm.default(x, weight.shape, weight, RMS_EPS)
+
+    def rms_norm_backward(dy, x, rstd, weight):
+        return aten._fused_rms_norm_backward.default(dy, x, weight.shape, rstd, weight, WANTED[:2])
+
     def batch_norm(x, mean, var, weight, bias):
         return torch.batch_norm(x, weight, bias, mean, var, False, MOMENTUM, EPS, True)
 
@@ -202,8 +211,9 @@ def _torch_functions() -> dict[str, Callable]:
     def batch_norm_backward(dy, x, mean, rstd, weight):
         return aten.native_batch_norm_backward.default(dy, x, weight, None, None, mean, rstd, True, EPS, WANTED)
 
-    found = layer_norm, layer_norm_forward, layer_norm_backward, batch_norm, batch_norm_forward, batch_norm_backward
-    return {function.__name__: function for function in found}
+    over_axes = layer_norm, layer_norm_forward, layer_norm_backward, rms_norm, rms_norm_forward, rms_norm_backward
+    per_channel = batch_norm, batch_norm_forward, batch_norm_backward
+    return {function.__name__: function for function in over_axes + per_channel}
 
 
 def _liger() -> dict[str, Callable]:

@@ -9,8 +9,7 @@ from rich.console import Console
 from rich.progress import track
 
 import numbanorm
-from bench import batchnorm, layernorm
-from bench.cases import Case, Shape
+from bench.cases import FAMILIES, Case, Shape, operations
 from bench.environment import append
 from bench.tables import Table
 from bench.timing import Timing, ratio, time_calls
@@ -36,10 +35,9 @@ class Growth(NamedTuple):
 
 def measure(console: Console, quick: bool) -> list[Growth]:
     """Forward and backward, the numbers of rows in turn."""
-    operations = (*layernorm.OPERATIONS[1:], *batchnorm.OPERATIONS[1:])
     counts, rounds = (ROWS[-2:], QUICK_ROUNDS) if quick else (ROWS, ROUNDS)
     results = []
-    for operation in track(operations, "growth", console=console):
+    for operation in track(operations(*FAMILIES, training=True), "growth", console=console):
         cases = [Case(operation, Shape("rows", (count, COLS), 1)) for count in counts]
         timings = time_calls(_calls(cases), rounds)
         results.append(Growth(cases[0], timings[str(cases[0].shape)], None))

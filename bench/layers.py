@@ -23,7 +23,8 @@ class Pass(NamedTuple):
 def measure(quick: bool) -> list[Pass]:
     """Forward passes, with and without what backward needs, and forward and backward together."""
     rounds = QUICK_ROUNDS if quick else ROUNDS
-    return [Pass(name, time_calls(calls, rounds)) for name, calls in (_layer_norm() | _batch_norm()).items()]
+    passes = _over_axes("LayerNorm", "layer_norm") | _over_axes("RMSNorm", "rms_norm") | _batch_norm()
+    return [Pass(name, time_calls(calls, rounds)) for name, calls in passes.items()]
 
 
 def _arrays(shape: tuple[int, int]) -> np.ndarray:
@@ -46,21 +47,23 @@ def _unkept(layer, x) -> Callable:
     return unkept
 
 
-def _layer_norm() -> dict[str, dict[str, Callable]]:
+def _over_axes(name: str, stem: str) -> dict[str, dict[str, Callable]]:
     x, dy = _arrays((1, 768))
-    layer = numbanorm.LayerNorm(768)
-    parameters = layer.weight, layer.bias
+    layer = getattr(numbanorm, name)(768)
+    parameters = list(layer.parameters())
+    inference, forward, backward = (getattr(numbanorm, stem + way) for way in ("", "_forward", "_backward"))
 
     def functions():
-        _, mean, rstd = numbanorm.layer_norm_forward(x, *parameters)
-        return numbanorm.layer_norm_backward(dy, x, mean, rstd, layer.weight)
+        _, *statistics = forward(x, *parameters)
+        return backward(dy, x, *statistics, layer.weight)
 
-    forward = {"layer": lambda: layer(x), "functions": lambda: numbanorm.layer_norm_forward(x, *parameters)}
-    unkept = {"layer": _unkept(layer, x), "functions": lambda: numbanorm.layer_norm(x, *parameters)}
     return {
-        "LayerNorm, 1 x 768, forward": forward,
-        "LayerNorm, 1 x 768, forward under no_grad": unkept,
-        "LayerNorm, 1 x 768, forward and backward": {"layer": _both(layer, x, dy), "functions": functions},
+        f"{name}, 1 x 768, forward": {"layer": lambda: layer(x), "functions": lambda: forward(x, *parameters)},
+        f"{name}, 1 x 768, forward under no_grad": {
+            "layer": _unkept(layer, x),
+            "functions": lambda: inference(x, *parameters),
+        },
+        f"{name}, 1 x 768, forward and backward": {"layer": _both(layer, x, dy), "functions": functions},
     }
 
 

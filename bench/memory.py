@@ -14,12 +14,12 @@ from rich.console import Console
 from rich.progress import track
 
 import numbanorm
-from bench import batchnorm, layernorm, processes
-from bench.cases import Case, Shape, random
+from bench import processes
+from bench.cases import FAMILIES, Case, Shape, operations
 from bench.environment import append
 from bench.tables import Table
 
-OPERATIONS = {operation.name: operation for operation in (*layernorm.OPERATIONS[1:], *batchnorm.OPERATIONS[1:])}
+OPERATIONS = {operation.name: operation for operation in operations(*FAMILIES, training=True)}
 SIZES = ("64x100000", "4x3x300000", "65536x64")
 SPARE = 1 << 20
 BALLAST = 256 << 20
@@ -58,8 +58,8 @@ def _taken(case: Case) -> tuple[int, int, int]:
     operation, shape, dtype = case
     call = partial(getattr(numbanorm, operation.name), **{operation.axis_name: shape.axis})
     fewer = shape._replace(sizes=(shape.sizes[0] // 4, *shape.sizes[1:]))
-    call(*_arrays(case._replace(shape=fewer)))  # compiles what goes the same way
-    arrays, out = _arrays(case), np.ones(shape.sizes, dtype)
+    call(*operation.arrays(fewer))  # compiles what goes the same way
+    arrays, out = operation.arrays(shape), np.ones(shape.sizes, dtype)
     ballast = np.ones(BALLAST, np.uint8)  # lifts the process above its peak so far, so that the call's is seen
     before = _held("VmHWM")
     results = call(*arrays, out=out)
@@ -71,16 +71,6 @@ def _taken(case: Case) -> tuple[int, int, int]:
     kept = _held("VmRSS") - before
     del ballast
     return with_out, fresh, kept
-
-
-def _arrays(case: Case) -> list[np.ndarray]:
-    """Those of the case; for backward without the help of forward, which might leave memory for the call."""
-    shape, own = case.shape, case.shape.sizes[case.shape.axis]
-    x, parameter = random(0, *shape.sizes), np.ones(own, np.float32)
-    if case.operation.name.endswith("forward"):
-        return [x, parameter, parameter]
-    statistic = np.ones((*shape.sizes[:-1], 1), np.float32) if case.operation.axis_name == "axis" else parameter
-    return [random(1, *shape.sizes), x, statistic, statistic, parameter]
 
 
 def _held(what: str) -> int:

@@ -18,8 +18,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 import numbanorm
-from bench import batchnorm, layernorm
-from bench.cases import Case, Shape, calls, check_agreement
+from bench.cases import FAMILIES, Case, Shape, calls, check_agreement, operations
 from bench.environment import append
 from bench.tables import Table
 
@@ -30,8 +29,10 @@ FORK_PAUSE = 0.2  # seconds, between one child and the next
 CHILD_SECONDS = 10  # a child that takes longer hangs
 SIGNAL_PAUSE = 0.005
 GROWTH = 32 << 20  # bytes of memory, over the second half, that garbage in flight explains
-LAYER_NORM = ((300, 768), -1), ((64, 96, 50), 1), ((2, 300_000), -1), ((9, 4096), -1), ((1, 768), -1)
-BATCH_NORM = ((700, 64), 1), ((16, 24, 30, 30), 1), ((50_000, 8), 1), ((60, 100), 1)
+SHAPES = {
+    "axis": (((300, 768), -1), ((64, 96, 50), 1), ((2, 300_000), -1), ((9, 4096), -1), ((1, 768), -1)),
+    "channel_axis": (((700, 64), 1), ((16, 24, 30, 30), 1), ((50_000, 8), 1), ((60, 100), 1)),
+}
 
 
 @dataclass
@@ -77,15 +78,14 @@ def _arrays(result) -> list[np.ndarray]:
 def _checked() -> Checked:
     """Computed by one thread, alone."""
     found = Checked()
-    for module, shapes in ((layernorm, LAYER_NORM), (batchnorm, BATCH_NORM)):
-        for operation in module.OPERATIONS:
-            for sizes, axis in shapes:
-                for dtype in (np.float32, np.float64):
-                    systems = calls(Case(operation, Shape("soak", sizes, axis), dtype), ("NumPy",))
-                    check_agreement(systems)
-                    for name in ("numbanorm", "out="):
-                        expected = [a.copy() for a in _arrays(systems[name]())]
-                        found.pairs.append((f"{operation.name} {sizes} {name}", systems[name], expected))
+    for operation in operations(*FAMILIES):
+        for sizes, axis in SHAPES[operation.axis_name]:
+            for dtype in (np.float32, np.float64):
+                systems = calls(Case(operation, Shape("soak", sizes, axis), dtype), ("NumPy",))
+                check_agreement(systems)
+                for name in ("numbanorm", "out="):
+                    expected = [a.copy() for a in _arrays(systems[name]())]
+                    found.pairs.append((f"{operation.name} {sizes} {name}", systems[name], expected))
     return found
 
 

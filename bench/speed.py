@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from bench import batchnorm, layernorm, peers, rmsnorm
+from bench import peers
 from bench.bandwidth import ORDINARY, STREAMING, copies
-from bench.cases import Case, calls, check_agreement
+from bench.cases import Case, all_cases, calls, check_agreement
 from bench.environment import append
 from bench.tables import Table
 from bench.timing import Timing, ratio, time_calls
@@ -53,10 +53,6 @@ def measure(console: Console, quick: bool, dtype: type = np.float32, names: tupl
     np.empty(31 << 20, np.uint8)
     cases = [case for case in all_cases(dtype) if case.shape.quick or not quick]
     return [_measure_case(case, quick, names) for case in track(cases, "speed", console=console)]
-
-
-def all_cases(dtype: type = np.float32) -> list[Case]:
-    return layernorm.cases(dtype) + rmsnorm.cases(dtype) + batchnorm.cases(dtype)
 
 
 def _measure_case(case: Case, quick: bool, names: tuple[str, ...]) -> Result:

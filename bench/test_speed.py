@@ -3,8 +3,7 @@
 import pytest
 
 from bench import peers
-from bench.cases import calls, check_agreement
-from bench.speed import all_cases
+from bench.cases import all_cases, calls, check_agreement
 
 SYSTEMS = ("numbanorm", "out=", *peers.installed())
 

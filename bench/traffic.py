@@ -19,5 +19,5 @@ def save(table: Table):
 
 
 def _named(case: Case) -> str:
-    place = {None: "", 1: ", channels first", -1: ", channels last"}[case.channel_axis]
+    place = ", channels last" if case.axis == -1 else ", channels first"
     return " x ".join(map(str, case.shape)) + (place if len(case.shape) > 2 else "")

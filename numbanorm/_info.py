@@ -29,6 +29,8 @@ def lines() -> Iterator[tuple[str, str]]:
         yield "cache", f"{directory}: {_state(directory)}"
     yield "GPU", _gpus()
     yield "CUDA", "; ".join(_cuda())
+    for value in _cubins():
+        yield "CUDA cache", value
 
 
 def _or_error(value: Callable[[], str]) -> str:
@@ -56,6 +58,10 @@ def _model() -> str:
 def _state(directory: Path) -> str:
     """Say what a directory holds, and whether more can be put there."""
     whole, other, nbytes = cache.contents(directory)
+    return _told(directory, whole, other, nbytes)
+
+
+def _told(directory: Path, whole: int, other: int, nbytes: int) -> str:
     old = f", {other} old or damaged" if other else ""
     return f"{whole} kernels{old}, {nbytes / 1e6:.1f} MB, {cache.state(directory)}"
 
@@ -88,3 +94,18 @@ def _cuda() -> Iterator[str]:
         ctypes.CDLL(_CUDA_DRIVER)
     except OSError:
         yield "the driver is missing"
+
+
+def _cubins() -> Iterator[str]:
+    """Say what is kept of the machine code for GPUs of any kind, if the package for them could be imported."""
+    if "numbanorm.cuda" not in sys.modules:  # `_cuda` has told why
+        return
+    try:
+        from numbanorm.cuda import cubins
+
+        compiler = cubins.compiler()
+    except Exception as error:  # of many types, where a library of NVIDIA's compilers is missing
+        yield f"error: {type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        return
+    for directory in places.directories(cubins.SOURCES):
+        yield f"{directory}: {_told(directory, *cache.contents(directory, cubins.SOURCES, compiler))}"

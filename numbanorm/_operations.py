@@ -10,6 +10,7 @@ import numpy as np
 
 from numbanorm import batchnorm, batchnorm_halves, layernorm, rmsnorm
 from numbanorm._call import host
+from numbanorm._math import reciprocal_stds
 from numbanorm._types import FLOAT64, Array, Shape
 
 
@@ -22,6 +23,8 @@ class Operation(NamedTuple):
     optional: tuple[str, ...]  # arrays that it may be given
     results: tuple[str, ...]
     updated: tuple[str, ...] = ()  # arrays that it updates in place
+    read_twice: tuple[str, ...] = ()  # arrays of x's size of which it sums all before it can use any
+    switches: tuple[str, ...] = ()  # flags that it takes
 
     @property
     def name(self) -> str:
@@ -37,6 +40,16 @@ class Operation(NamedTuple):
     def moves(self) -> int:
         """The number of arrays of x's size that the function must read and write at least."""
         return sum(name in ("x", "dy", "y", "dx") for name in self.given + self.results)
+
+    @property
+    def moves_uncached(self) -> int:
+        """The same where no cache keeps what it reads twice."""
+        return self.moves + len(self.read_twice)
+
+    @property
+    def statistics(self) -> tuple[str, ...]:
+        """Those that it is given. Beside x of float32 they may be float64."""
+        return tuple(name for name in self.given if name in ("mean", "var", "rstd", "sum_dy", "sum_dy_xhat"))
 
     @property
     def takes_out(self) -> bool:
@@ -59,7 +72,7 @@ def _argument(operation: Operation, name: str, x: Array, axis: int, values: Call
     if name in ("mean", "var", "rstd"):
         mean, var = x.mean(over, FLOAT64, keepdims=keeps), x.var(over, FLOAT64, keepdims=keeps)
         about_0 = operation.family == "rmsnorm"  # whose mean is taken for 0
-        rstd = 1 / np.sqrt(var + mean * mean + 1e-6 if about_0 else var + 1e-5)
+        rstd = reciprocal_stds(var + mean * mean, 1e-6) if about_0 else reciprocal_stds(var, 1e-5)
         statistic = {"mean": mean, "var": var, "rstd": rstd}[name]
         return statistic.astype(x.dtype)
     if name == "count":
@@ -91,6 +104,7 @@ OPERATIONS = {
             (*_AFFINE, *_RUNNING, "mask"),
             ("y", "mean", "rstd"),
             updated=_RUNNING,
+            read_twice=("x",),
         ),
         Operation(
             batchnorm.batch_norm_backward,
@@ -98,6 +112,8 @@ OPERATIONS = {
             ("dy", "x", "mean", "rstd"),
             ("weight", "mask"),
             _GRADIENTS,
+            read_twice=("dy", "x"),
+            switches=("frozen",),
         ),
         Operation(
             batchnorm_halves.batch_norm_backward_reduce,

@@ -38,8 +38,8 @@ def _operation(operation: Operation, x: Array, axis: int) -> None:
     operation.function(**arguments)
     if operation.updated:
         operation.function(**arguments | {name: arguments[name].astype(FLOAT64) for name in operation.updated})
-    if operation.name == "batch_norm_backward":
-        operation.function(**arguments, frozen=True)
+    for switch in operation.switches:
+        operation.function(**arguments | {switch: True})
 
 
 def _scalers(x: Array) -> None:

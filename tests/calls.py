@@ -1,8 +1,10 @@
-"""Valid calls of the six functions, drawn by hypothesis, each with a check of its result against the reference."""
+"""Valid calls of the functions of arrays, drawn by hypothesis, each with a check of its result by the reference."""
 
 from collections.abc import Callable
 from contextlib import contextmanager, nullcontext
 from fractions import Fraction
+from functools import partial
+from inspect import signature
 from math import prod
 from typing import Any, NamedTuple
 from unittest.mock import patch
@@ -11,10 +13,11 @@ import numpy as np
 from hypothesis import strategies as st
 
 import numbanorm
+from numbanorm._operations import OPERATIONS
 from numbanorm.cpu.engine import machine
 from tests import reference
 from tests.arranged import FLOATS, OFFSETS, copied, placed, plain, shapes
-from tests.cases import assert_gradients, assert_normalized, assert_statistics, assert_within, tolerance
+from tests.cases import assert_forward, assert_gradients, assert_normalized, assert_within, tolerance
 
 
 class Call(NamedTuple):
@@ -65,22 +68,34 @@ def statistics(draw, dtype, **exact):
 
 
 @st.composite
-def layer_norm_calls(draw, name):
-    shape, dtype, backward = draw(shapes(1)), draw(FLOATS), name.endswith("backward")
+def calls_over_axes(draw, operation):
+    shape, dtype, backward = draw(shapes(1)), draw(FLOATS), "dy" in operation.given
     listed = draw(st.lists(st.integers(0, len(shape) - 1), min_size=1, max_size=len(shape), unique=True))
     axes = tuple(sorted(listed))
-    own = tuple(shape[i] for i in axes)
-    arguments, sizes = draw(inputs(shape, dtype, backward)), dict.fromkeys(("x", "out"), shape) | {"weight": own}
+    parameter_shape = tuple(shape[i] for i in axes)
+    arguments, sizes = draw(inputs(shape, dtype, backward)), dict.fromkeys(("x", "out"), shape)
     if axes != (len(shape) - 1,) or draw(st.booleans()):
         arguments["axis"] = draw(axis_of([i - draw(st.sampled_from([0, len(shape)])) for i in listed]))
     if backward:
-        mean, rstd, *_ = quietly(reference.normalize)(plain(arguments["x"]), axes, 1e-5)
-        arguments |= draw(statistics(dtype, mean=mean, rstd=rstd)) | draw(parameters(["weight"], own, dtype))
-        sizes |= {"dy": shape, "mean": mean.shape, "rstd": mean.shape}
-    else:
-        arguments |= draw(parameters(["weight", "bias"], own, dtype)) | draw(one_of(EPS))
-        sizes |= {"bias": own}
-    return Call(getattr(numbanorm, name), arguments, sizes, _layer_norm_check(arguments, axes, backward))
+        expected = quietly(_reference(_forward_of(operation)))(plain(arguments["x"]), axes=axes)
+        exact = {name: getattr(expected, name) for name in operation.statistics}
+        arguments |= draw(statistics(dtype, **exact))
+        sizes |= {"dy": shape} | {name: a.shape for name, a in exact.items()}
+    arguments |= draw(parameters(operation.optional, parameter_shape, dtype))
+    if "eps" in signature(operation.function).parameters:
+        arguments |= draw(one_of(EPS))
+    sizes |= dict.fromkeys(operation.optional, parameter_shape)
+    return Call(operation.function, arguments, sizes, _check_over_axes(operation, arguments, axes))
+
+
+def _forward_of(operation):
+    """That in training, if there is one."""
+    return OPERATIONS.get(f"{operation.name.removesuffix('_backward').removesuffix('_forward')}_forward", operation)
+
+
+def _reference(operation):
+    """The function of the same name, which takes no parameters unless they are given, by name."""
+    return partial(getattr(reference, operation.name), **dict.fromkeys(operation.optional))
 
 
 def axis_of(listed):
@@ -89,19 +104,21 @@ def axis_of(listed):
     return several | st.sampled_from([listed[0], np.int64(listed[0])]) if len(listed) == 1 else several
 
 
-def _layer_norm_check(arguments, axes, backward):
-    given = {"weight": None, "bias": None, "eps": 1e-5} | _plain(arguments)
-    x, weight, eps = given["x"], given["weight"], float(given["eps"])
+def _check_over_axes(operation, arguments, axes):
+    given = _plain(arguments)
+    affine = {name: given.get(name) for name in operation.optional}
 
     def check_forward(result):
-        expected = reference.layer_norm_forward(x, weight, given["bias"], axes, eps)
-        _assert_forward(result, expected, reference._over(weight, axes, x.ndim, 1), arguments)
+        eps = {"eps": float(given["eps"])} if "eps" in given else {}
+        expected = _reference(_forward_of(operation))(given["x"], axes=axes, **affine, **eps)
+        over_x = reference._over(affine.get("weight"), axes, given["x"].ndim, 1)
+        _assert_forward(result, expected, over_x, arguments)
 
     def check_backward(result):
         _assert_delivered(result.dx, arguments)
-        assert_gradients(result, reference.layer_norm_backward(given["dy"], x, weight, axes))
+        assert_gradients(result, _reference(operation)(given["dy"], given["x"], axes=axes, **affine))
 
-    return quietly(check_backward if backward else check_forward)
+    return quietly(check_backward if "dy" in given else check_forward)
 
 
 @st.composite
@@ -214,7 +231,7 @@ def batch_norm_backward_calls(draw):
 
 
 CALLS = {
-    **{name: layer_norm_calls(name) for name in ("layer_norm", "layer_norm_forward", "layer_norm_backward")},
+    **{name: calls_over_axes(one) for name, one in OPERATIONS.items() if one.axis_name == "axis"},
     "batch_norm": batch_norm_calls(),
     "batch_norm_forward": batch_norm_forward_calls(),
     "batch_norm_backward": batch_norm_backward_calls(),
@@ -225,11 +242,13 @@ def _assert_forward(result, expected, over_x, arguments):
     """y and, if there are any, the statistics: NaN where nothing entered them."""
     y = result if isinstance(result, np.ndarray) else result.y
     _assert_delivered(y, arguments)
-    assert_normalized(y, expected.y, expected.x_hat, over_x)
-    if y is not result and y.size > 0:
-        assert_statistics(result.mean, result.rstd, expected)
-    elif y is not result:
-        np.testing.assert_array_equal((result.mean, result.rstd), np.full((2, *result.mean.shape), np.nan))
+    if y is result:
+        assert_normalized(y, expected.y, expected.x_hat, over_x)
+    elif y.size > 0:
+        assert_forward(result, expected, over_x)
+    else:
+        for statistic in result[1:]:
+            np.testing.assert_array_equal(statistic, np.full(statistic.shape, np.nan))
 
 
 def _assert_delivered(result, arguments):

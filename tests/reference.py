@@ -73,7 +73,7 @@ class RMSGradients(NamedTuple):
 
 def rms_norm_forward(x, weight, axes, eps=1e-6):
     x = precise(x)
-    rstd = 1 / np.sqrt((x * x).mean(axes, keepdims=True) + x.dtype.type(eps))
+    rstd = 1 / np.sqrt(_mean(x * x, axes) + x.dtype.type(eps))
     return RMSForward(x * rstd * _over(weight, axes, x.ndim, 1), rstd, x * rstd)
 
 
@@ -81,7 +81,7 @@ def rms_norm_backward(dy, x, weight, axes, eps=1e-6):
     _, rstd, x_hat = rms_norm_forward(x, weight, axes, eps)
     dy = precise(dy)
     wdy = dy * _over(weight, axes, x.ndim, 1)
-    mean_wdy_x_hat = (wdy * x_hat).mean(axes, keepdims=True)
+    mean_wdy_x_hat = _mean(wdy * x_hat, axes)
     terms = rstd * (np.abs(wdy) + np.abs(x_hat * mean_wdy_x_hat))
     others = tuple(i for i in range(x.ndim) if i not in {a % x.ndim for a in _tuple(axes)})
     dweight, dweight_terms = (dy * x_hat).sum(others), np.abs(dy * x_hat).sum(others)
@@ -126,6 +126,11 @@ def input_gradient(wdy, x_hat, rstd, axes, where=True):
     mean_wdy_x_hat = (wdy * x_hat).sum(axes, keepdims=True) / count
     terms = rstd * (np.abs(wdy) + np.abs(mean_wdy) + np.abs(x_hat * mean_wdy_x_hat))
     return rstd * (wdy - mean_wdy - x_hat * mean_wdy_x_hat), _largest(terms, axes)
+
+
+def _mean(a, axes):
+    """Of no values 0 / 0, as in `normalize`; NumPy's own would warn of them in another way."""
+    return a.sum(axes, keepdims=True) / np.ones(a.shape).sum(axes, keepdims=True)
 
 
 def _largest(terms, axes):

@@ -1,4 +1,4 @@
-"""Any valid call of the six functions does what the reference says; any with a bad argument writes nothing."""
+"""Any valid call of a function of arrays does what the reference says; any with a bad argument writes nothing."""
 
 import inspect
 import re

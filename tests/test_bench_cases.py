@@ -1,14 +1,11 @@
 """The benchmarks time every operation of the table that has a result of x's size, on arrays that it takes."""
 
-import numpy as np
 import pytest
 
-from bench import batchnorm, layernorm, rmsnorm
-from bench.cases import calls, check_agreement
+from bench.cases import all_cases, calls, check_agreement
 from numbanorm._operations import OPERATIONS
 
-CASES = [case for module in (layernorm, rmsnorm, batchnorm) for case in module.cases(np.float32)]
-TINY = [case for case in CASES if case.shape.network == "tiny"]
+TINY = [case for case in all_cases() if case.shape.network == "tiny"]
 
 
 def test_each_operation_is_timed():

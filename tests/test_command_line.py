@@ -4,12 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from numbanorm import __main__, _warmup, get_num_threads
 from numbanorm.cpu.compiling import cache, places
+from numbanorm.cpu.compiling.bytecode import code_digest
 from numbanorm.cpu.compiling.numba_internals import this_machine
 from numbanorm.cpu.engine import engines
 
@@ -96,7 +98,8 @@ def test_info(tmp_path):
     output = python("-m", "numbanorm", "info", NUMBA_CACHE_DIR=str(tmp_path))
     found = {name: value.strip() for name, _, value in (line.partition(":") for line in output.splitlines())}
     assert list(found) == [
-        *("numbanorm", "system", "CPU", "vectors", "last-level cache", "engine", "threads", "cache", "GPU", "CUDA")
+        *("numbanorm", "system", "CPU", "vectors", "last-level cache", "engine", "threads", "cache", "GPU", "CUDA"),
+        *(["CUDA cache"] if find_spec("numba_cuda") else []),
     ]
     assert found["engine"] == engines.engine_name()
     assert int(found["threads"].partition(" ")[0]) == get_num_threads()
@@ -122,7 +125,24 @@ def test_info_tells_why_the_cuda_package_cannot_be_used(tmp_path):
     )
     output = python("-m", "numbanorm", "info", PYTHONPATH=str(tmp_path))
     assert "AttributeError: no types" in output
+    assert "CUDA cache" not in output
     assert "pip install -U 'numbanorm[cuda]'" in output
+
+
+def test_info_counts_the_machine_code_for_gpus(tmp_path):
+    pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
+    from numbanorm.cuda import cubins
+
+    directory = tmp_path / f"numbanorm-{code_digest(cubins.SOURCES).hex()[:12]}"
+    directory.mkdir()
+    kept = cache._digest(b"entry\0cubin", cubins.SOURCES) + b"entry\0cubin"
+    (directory / f"a-sm_80-{cubins.compiler()}.numbanorm").write_bytes(kept)
+    (directory / f"a-sm_90-{cubins.compiler()}.numbanorm").write_bytes(kept)
+    (directory / f"b-sm_90-{cubins.compiler()}.numbanorm").write_bytes(kept[:-1])
+    (directory / "a-sm_90-of another compiler.numbanorm").write_bytes(kept)
+    output = python("-m", "numbanorm", "info", NUMBA_CACHE_DIR=str(tmp_path))
+    assert f"{directory}: 2 kernels, 2 old or damaged, 0.0 MB, writable" in output
+    assert cache.contents(directory)[:2] == (0, 4)  # none is for this CPU
 
 
 def test_info_tells_old_kernels_from_good_ones(tmp_path, monkeypatch):

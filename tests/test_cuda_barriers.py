@@ -1,5 +1,7 @@
 """Each barrier is needed: without any one of them, the interpreter finds a fault."""
 
+from functools import cache, partial
+from typing import NamedTuple
 from unittest.mock import patch
 
 import numpy as np
@@ -7,94 +9,40 @@ import pytest
 
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
-from numbanorm import (
-    MinMaxScaler,
-    Moments,
-    StandardScaler,
-    batch_norm_backward,
-    batch_norm_backward_reduce,
-    batch_norm_forward,
-    layer_norm_backward,
-    layer_norm_forward,
-    rms_norm_backward,
-    rms_norm_forward,
-)
+from numbanorm import MinMaxScaler, Moments, StandardScaler
+from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import rows_and_columns
-from tests import compiled, device
+from tests import compiled, emulator
 from tests.cases import values
-from tests.on_device import on_device
+from tests.examples import arrays_changed, unmasked
 from tests.ptx import Fault
 
-FORWARD, BACKWARD = on_device(layer_norm_forward), on_device(layer_norm_backward)
-RMS_FORWARD, RMS_BACKWARD = on_device(rms_norm_forward), on_device(rms_norm_backward)
-BN_FORWARD, BN_BACKWARD = on_device(batch_norm_forward), on_device(batch_norm_backward)
 
+class Scenario(NamedTuple):
+    """x, which all operations of a family are called on."""
 
-def of_layer_norm(shape, axis=-1, scale=1.0):
-    x = values(shape) * np.float32(scale)
+    shape: tuple[int, ...]
+    axis: int
+    scale: float = 1.0
 
-    def run():
-        _, mean, rstd = FORWARD(x, axis=axis, eps=0.0)
-        launched = list(device.launches)
-        BACKWARD(values(shape, seed=2), x, mean, rstd, axis=axis)
-        return launched + device.launches
-
-    return run
-
-
-def of_rms_norm(shape, axis=-1, scale=1.0):
-    x = values(shape) * np.float32(scale)
-
-    def run():
-        with patch.object(rows_and_columns, "_BUSY", 1):  # so that a block takes several rows
-            rstd = RMS_FORWARD(x, axis=axis, eps=0.0).rstd
-            launched = list(device.launches)
-            RMS_BACKWARD(values(shape, seed=2), x, rstd, axis=axis)
-            return launched + device.launches
-
-    return run
-
-
-def of_batch_norm(shape):
-    x = values(shape)
-
-    def run():
-        _, mean, rstd = BN_FORWARD(x)
-        launched = list(device.launches)
-        BN_BACKWARD(values(shape, seed=2), x, mean, rstd)
-        return launched + device.launches
-
-    return run
-
-
-def of_statistics(shape):
-    x, weights = values(shape), np.ones(shape[0])
-
-    def run():
-        launched = []
-        with device.emulated():
-            there, one = device.to_device(x), device.to_device(np.ones(shape[1]))
-            Moments.of(there)
-            batch_norm_backward_reduce(there, there, one, one)
-            MinMaxScaler().fit(there)
-            StandardScaler().fit(there, sample_weight=weights)
-            launched += device.launches
-        return launched
-
-    return run
+    def calls(self, family):
+        for operation in OPERATIONS.values():
+            if operation.family == family:
+                x = values(self.shape) * np.float32(self.scale)
+                arguments = unmasked(operation, x, self.axis, partial(values, seed=2))
+                yield partial(call_on_device, operation.function, arguments)
 
 
 SCENARIOS = {  # each kernel that has barriers; squares beyond float32 for those that are for them
-    "rows held by a block": of_layer_norm((70, 2000), scale=1e25),
-    "long rows": of_layer_norm((70, 20001)),
-    "columns": of_layer_norm((2, 300, 40), axis=1),
-    "rows of RMS normalization": of_rms_norm((70, 2000), scale=1e25),
-    "long rows of RMS normalization": of_rms_norm((9, 20001)),
-    "columns of RMS normalization": of_rms_norm((2, 300, 40), axis=1),
-    "channels last": of_batch_norm((3000, 40)),
-    "channels first": of_batch_norm((16, 3, 900)),
-    "statistics": of_statistics((700, 6)),
+    "axis": {
+        "rows held by a block": Scenario((70, 2000), -1, scale=1e25),
+        "long rows": Scenario((9, 20001), -1),
+        "columns": Scenario((2, 300, 40), 1),
+    },
+    "channel_axis": {"channels last": Scenario((3000, 40), 1), "channels first": Scenario((16, 3, 900), 1)},
 }
+KINDS = {operation.family: operation.axis_name for operation in OPERATIONS.values()}
+CASES = [(name, family) for family, kind in KINDS.items() for name in SCENARIOS[kind]] + [("statistics", "")]
 WITH_BARRIERS = {
     *("rows_forward", "rows_backward", "long_rows_forward", "long_rows_backward", "parameter_gradients"),
     *("columns_forward", "columns_backward", "column_sums"),
@@ -103,31 +51,56 @@ WITH_BARRIERS = {
 }
 
 
+def call_on_device(function, arguments):
+    function(**arrays_changed(arguments, emulator.to_device))
+
+
+def of_statistics():
+    X = {"X": values((700, 6))}
+    yield partial(call_on_device, lambda X: Moments.of(X), X)
+    yield partial(call_on_device, MinMaxScaler().fit, X)
+    yield partial(call_on_device, lambda X: StandardScaler().fit(X, sample_weight=np.ones(700)), X)
+
+
+def launched_by(call):
+    """A block takes several rows, as in arrays of thousands of rows."""
+    with patch.object(rows_and_columns, "_BUSY", 1), emulator.emulated():
+        call()
+        return {launch[0] for launch in emulator.launches}
+
+
+@cache
+def with_barriers(scenario, family):
+    """The kernels, each with the first call that launches it."""
+    found = {}
+    for call in SCENARIOS[KINDS[family]][scenario].calls(family) if family else of_statistics():
+        for kernel in launched_by(call) - found.keys():
+            if compiled.program(kernel).barriers:
+                found[kernel] = call
+    return found
+
+
 def name_of(kernel):
     return kernel.function.__qualname__.partition(".")[0]
 
 
-def kernels_of(scenario):
-    return {launch[0] for launch in SCENARIOS[scenario]() if compiled.program(launch[0]).barriers}
-
-
 def test_the_scenarios_have_every_kernel_with_barriers():
-    assert {name_of(kernel) for scenario in SCENARIOS for kernel in kernels_of(scenario)} == WITH_BARRIERS
+    assert {name_of(kernel) for case in CASES for kernel in with_barriers(*case)} == WITH_BARRIERS
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_without_any_barrier_there_is_a_fault(scenario):
-    for kernel in kernels_of(scenario):
+@pytest.mark.parametrize(("scenario", "family"), CASES)
+def test_without_any_barrier_there_is_a_fault(scenario, family):
+    for kernel, call in with_barriers(scenario, family).items():
         for barrier in compiled.program(kernel).barriers:
-            assert has_a_fault_without(kernel, barrier, scenario), f"{name_of(kernel)}, barrier {barrier}"
+            assert has_a_fault_without(kernel, barrier, call), f"{kernel.name}, barrier {barrier}"
 
 
-def has_a_fault_without(kernel, barrier, scenario):
+def has_a_fault_without(kernel, barrier, call):
     whole = compiled.program
     changed = whole(kernel).without(barrier)
     with patch.object(compiled, "program", lambda k: changed if k == kernel else whole(k)):
         try:
-            SCENARIOS[scenario]()
+            launched_by(call)
         except Fault:
             return True
     return False

@@ -84,9 +84,9 @@ def test_a_damaged_file_is_compiled_anew(damage, compiled, tmp_path):
 def test_other_versions_have_their_own_files(compiled, tmp_path, monkeypatch):
     for version in ("1.0", "1.1", "1.0"):
         monkeypatch.setattr(compiling, "version", lambda package, version=version: version)
-        cubins._compiler.cache_clear()
+        cubins.compiler.cache_clear()
         cubins.cubin_of(KERNEL, CAPABILITY)
-    cubins._compiler.cache_clear()
+    cubins.compiler.cache_clear()
     assert len(files(tmp_path)) == len(compiled) == 2
 
 

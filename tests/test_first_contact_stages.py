@@ -73,7 +73,7 @@ def rehearsed():
 
 
 SHORT = ["rows", "scalers"]
-LONG = ["rows of channels", "masked", "frozen", "moments", "libraries"]  # to compile
+LONG = ["RMS normalization", "rows of channels", "masked", "frozen", "moments", "libraries"]  # to compile
 
 
 @pytest.mark.usefixtures("rehearsed")
@@ -137,7 +137,7 @@ def _wrong(*arguments):
 
 @pytest.mark.usefixtures("rehearsed")
 def test_bandwidth_and_host_time_every_system(monkeypatch):
-    monkeypatch.setattr(bandwidth, "BATCH_NORM", {})
+    monkeypatch.setattr(bandwidth, "FAMILIES", ("layernorm",))
     steps = bandwidth.steps("", NEVER)
     assert list(steps) == [
         *("clocks", "layer_norm_forward, small 6 x 64", "layer_norm_backward, small 6 x 64", "clocks at the end")
@@ -153,14 +153,24 @@ def test_bandwidth_and_host_time_every_system(monkeypatch):
 
 
 def test_bandwidth_has_each_operation_on_each_shape():
+    """Those of a family together, and the families in turn."""
     steps = list(bandwidth.steps("", NEVER))
-    assert steps[1:6] == [
-        "layer_norm_forward, BERT 8192 x 768",
-        "layer_norm_backward, BERT 8192 x 768",
-        *(f"{name}, ResNet-50 32 x 256 x 56 x 56, axis 1" for name in ("batch_norm_forward", "batch_norm_backward")),
-        "batch_norm, ResNet-50 32 x 256 x 56 x 56, axis 1",
-    ]
-    assert len(steps) == 2 + 2 * len(bandwidth.LAYER_NORM) + 3 * len(bandwidth.BATCH_NORM)
+    firsts = {
+        "layer_norm_forward, BERT 8192 x 768": ["layer_norm_backward, BERT 8192 x 768"],
+        "rms_norm_forward, Llama 8192 x 4096": ["rms_norm_backward, Llama 8192 x 4096"],
+        "batch_norm_forward, ResNet-50 32 x 256 x 56 x 56, axis 1": [
+            f"{name}, ResNet-50 32 x 256 x 56 x 56, axis 1" for name in ("batch_norm_backward", "batch_norm")
+        ],
+    }
+    places = [steps.index(first) for first in firsts]
+    for place, others in zip(places, firsts.values(), strict=True):
+        assert steps[place + 1 : place + 1 + len(others)] == others
+    assert places[0] == 1
+    assert max(places) < steps.index("layer_norm_forward, large 16384 x 4096")
+    timed = sum(len(cases) for family in bandwidth.FAMILIES for cases in bandwidth._of_family(family))
+    assert len(steps) == 2 + timed
+    for stem, shapes, count in ("layer", bandwidth.LAYER_NORM, 2), ("batch", bandwidth.BATCH_NORM, 3):
+        assert sum(step.startswith(f"{stem}_norm") for step in steps) == count * len(shapes)
 
 
 def test_the_cpu_is_timed_with_as_many_threads_as_it_says(monkeypatch):

@@ -5,23 +5,15 @@ import platform
 import signal
 import subprocess
 import sys
+from functools import partial
+from itertools import product
 
 import numba
 import numpy as np
 import pytest
 
-from numbanorm import (
-    batch_norm,
-    batch_norm_backward,
-    batch_norm_forward,
-    layer_norm,
-    layer_norm_backward,
-    layer_norm_forward,
-    rms_norm,
-    rms_norm_backward,
-    rms_norm_forward,
-)
 from numbanorm._call import host, recycling
+from numbanorm._operations import OPERATIONS
 from numbanorm.cpu import batchnorm
 from numbanorm.cpu.engine import machine
 from numbanorm.cpu.engine.parallel import SERIAL
@@ -29,71 +21,62 @@ from numbanorm.cpu.kernels import batches, rows
 from numbanorm.cpu.vectors.elements import copy_row
 from numbanorm.cpu.vectors.simd import pointer
 from tests.cases import values
+from tests.examples import arrays_changed, unmasked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="closes pages as Linux does")
 
 WIDTHS = [*range(1, 41), 63, 64, 65, 100, 127, 128, 129, 255, 256, 257, 511, 512, 513, 1023, 1024, 1025, 2500, 8193]
-FAMILIES = {  # shapes, and the axis of what is normalised together or of the channels
-    "layer_norm rows": (
-        -1,
-        [(rows, cols) for cols in WIDTHS for rows in (1, 2, 8, 9, 17) if rows * cols < 50_000]
-        + [(1, 70_001), (3, 70_001), (2, 131_073), (2, 262_145), (1, 300_001), (700, 33), (5003, 7), (300, 600)],
-    ),
-    "layer_norm middle axis": (
-        1,
-        [(N, count, L) for L in WIDTHS[1:] for N, count in ((1, 1), (2, 3), (3, 8), (1, 17)) if count * L < 30_000]
-        + [(5, 96, 1000), (1, 20_000, 3)],
-    ),
-    "batch_norm rows": (
-        1,
-        [(rows, C) for C in WIDTHS for rows in (2, 3, 16, 33) if rows * C < 50_000]
-        + [(20_011, 3), (70_001, 1), (5003, 64), (300, 1100)],
-    ),
-    "batch_norm channels first": (
-        1,
-        [(N, C, L) for L in WIDTHS[1:] for N, C in ((1, 1), (2, 3), (5, 2), (3, 17)) if C * L < 30_000]
-        + [(300, 64, 49), (2, 3, 70_001), (3, 40, 1000), (1, 1, 300_001)],
-    ),
+SHAPES = {  # by way: the axis of what is normalised together or of the channels, and shapes
+    "axis": {
+        "rows": (
+            -1,
+            [(rows, cols) for cols in WIDTHS for rows in (1, 2, 8, 9, 17) if rows * cols < 50_000]
+            + [(1, 70_001), (3, 70_001), (2, 131_073), (2, 262_145), (1, 300_001), (700, 33), (5003, 7), (300, 600)],
+        ),
+        "middle axis": (
+            1,
+            [(N, count, L) for L in WIDTHS[1:] for N, count in ((1, 1), (2, 3), (3, 8), (1, 17)) if count * L < 30_000]
+            + [(5, 96, 1000), (1, 20_000, 3)],
+        ),
+    },
+    "channel_axis": {
+        "rows": (
+            1,
+            [(rows, C) for C in WIDTHS for rows in (2, 3, 16, 33) if rows * C < 50_000]
+            + [(20_011, 3), (70_001, 1), (5003, 64), (300, 1100)],
+        ),
+        "channels first": (
+            1,
+            [(N, C, L) for L in WIDTHS[1:] for N, C in ((1, 1), (2, 3), (5, 2), (3, 17)) if C * L < 30_000]
+            + [(300, 64, 49), (2, 3, 70_001), (3, 40, 1000), (1, 1, 300_001)],
+        ),
+    },
 }
-FAMILIES |= {kind.replace("layer", "rms"): FAMILIES[kind] for kind in ("layer_norm rows", "layer_norm middle axis")}
+KINDS = {operation.family: operation.axis_name for operation in OPERATIONS.values()}
+CASES = [(family, way) for family, kind in KINDS.items() for way in SHAPES[kind]]
 
 
-def calls(family, shape, dtype, place):
-    """Each function once, on arrays that `place` puts somewhere: its name, and what gives its results."""
-    axis, _ = FAMILIES[family]
-    x, dy = values(shape, dtype, offset=3), values(shape, dtype, offset=30, seed=2)
-    x.flat[0] = 1e20 if family.startswith("rms") else 1e5  # its row or channel is summed once more
-    x, dy = place(x), place(dy)
-    affine = [place(values(shape[axis], dtype, seed=seed)) for seed in (1, 4)]
-
-    def out():
-        return place(np.full(shape, np.nan, dtype))
-
-    if not family.startswith("batch"):
-        kept = [1 if i == axis % len(shape) else n for i, n in enumerate(shape)]
-        statistics = [place(values(kept, dtype, offset=3, seed=seed)) for seed in (5, 6)]
-    if family.startswith("rms"):
-        yield "rms_norm", lambda: (rms_norm(x, affine[0], axis=axis, out=out()),)
-        yield "rms_norm_forward", lambda: rms_norm_forward(x, affine[0], axis=axis, out=out())
-        yield "rms_norm_backward", lambda: rms_norm_backward(dy, x, statistics[1], affine[0], axis=axis, out=out())
-        return
-    if family.startswith("layer"):
-        yield "layer_norm", lambda: (layer_norm(x, *affine, axis=axis, out=out()),)
-        yield "layer_norm_forward", lambda: layer_norm_forward(x, *affine, axis=axis, out=out())
-        yield "layer_norm_backward", lambda: layer_norm_backward(dy, x, *statistics, affine[0], axis=axis, out=out())
-        return
-    statistics = [place(values(shape[1], dtype, offset=3, seed=seed)) for seed in (5, 6)]
-    exact = [place(values(shape[1], np.float64, offset=9, seed=seed)) for seed in (7, 8)]
-    running = [place(values(shape[1], dtype, offset=9, seed=seed)) for seed in (9, 10)]
-    yield "batch_norm", lambda: (batch_norm(x, *exact, *affine, out=out()),)
-    yield "batch_norm_forward", lambda: (*batch_norm_forward(x, *affine, *running, out=out()), *running)
-    yield "batch_norm_backward", lambda: batch_norm_backward(dy, x, *statistics, affine[0], out=out())
-    given = exact[0], statistics[1], affine[0]
-    yield "frozen batch_norm_backward", lambda: batch_norm_backward(dy, x, *given, frozen=True, out=out())
+def calls(family, axis, shape, dtype):
+    """Each function of a family with its arguments, by what distinguishes it."""
+    x = values(shape, dtype, offset=3)
+    x.flat[0] = 1e20 if family == "rmsnorm" else 1e5  # its row or channel is summed once more
+    for operation in OPERATIONS.values():
+        if operation.family == family:
+            arguments = unmasked(operation, x, axis, partial(values, offset=30, seed=2))
+            far = {name: values(arguments[name].shape, dtype, offset=9, seed=3) for name in operation.statistics}
+            yield operation.name, operation, arguments | far
+            if operation.axis_name == "channel_axis" and (dtype.itemsize == 4 or operation.switches):
+                yield f"{operation.name} in float64", operation, in_float64(operation, arguments | far)
 
 
-def all_calls(family, at_end):
-    """Each by its name, beside closed pages, with the same results as anywhere else."""
+def in_float64(operation, arguments):
+    """With statistics that a kernel may read where they are, and what is only for those switched on."""
+    exact = {name: arguments[name].astype(float) for name in operation.statistics + operation.updated}
+    return arguments | exact | dict.fromkeys(operation.switches, True)
+
+
+def all_calls(family, way, at_end):
+    """Each beside closed pages, with the same results as anywhere else."""
     from tests import guards
 
     class GuardedNumPy:
@@ -104,20 +87,27 @@ def all_calls(family, at_end):
 
     recycling.LARGE = 0  # lets results of any size stream
     scratch = guards.Scratch(at_end)
-    cases = [(shape, dtype, streams) for shape in FAMILIES[family][1] for dtype in ("f4", "f8") for streams in (0, 1)]
-    for shape, dtype, streams in cases:
-        found = []
-        for numpy, place in ((np, np.copy), (GuardedNumPy(), lambda a: guards.copy(a, at_end))):
-            host.np = batchnorm.np = numpy
-            machine.streams = lambda nbytes, streams=streams: bool(streams)
-            found.append({})
-            for name, call in calls(family, shape, np.dtype(dtype), place):
+    axis, shapes = SHAPES[KINDS[family]][way]
+    for shape, dtype, streams in product(shapes, (np.dtype("f4"), np.dtype("f8")), (False, True)):
+        machine.streams = lambda nbytes, streams=streams: streams
+        for name, operation, arguments in calls(family, axis, shape, dtype):
+            found = []
+            for numpy, place in ((np, np.copy), (GuardedNumPy(), lambda a: guards.copy(a, at_end))):
                 print(name, shape, dtype, "streamed" if streams else "stored", place.__name__, flush=True)
-                found[-1][name] = call()
-        for name, expected in found[0].items():
-            for a, b in zip(expected, found[1][name], strict=True):
+                host.np = batchnorm.np = numpy
+                found.append(results(operation, arrays_changed(arguments, place), place))
+            host.np = batchnorm.np = np
+            for a, b in zip(*found, strict=True):
                 np.testing.assert_array_equal(a, b, f"{name} {shape} {dtype} {streams}")
     assert scratch.count > 0, "Numba has asked for memory in another way"
+
+
+def results(operation, arguments, place):
+    """What it returns and updates."""
+    if operation.takes_out:
+        arguments["out"] = place(np.full_like(arguments["x"], np.nan))
+    found = operation.function(**arguments)
+    return *(found if isinstance(found, tuple) else (found,)), *(arguments[name] for name in operation.updated)
 
 
 def python(command, cpu=None):
@@ -138,11 +128,11 @@ def python(command, cpu=None):
         pytest.param(False, id="after a closed page", marks=pytest.mark.slow),
     ],
 )
-@pytest.mark.parametrize("family", FAMILIES)
-def test_kernels_stay_within_their_arrays(family, at_end, cpu):
+@pytest.mark.parametrize(("family", "way"), CASES)
+def test_kernels_stay_within_their_arrays(family, way, at_end, cpu):
     if cpu and platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("their names are those of x86 processors")
-    run = python(f"all_calls({family!r}, {at_end})", cpu)
+    run = python(f"all_calls({family!r}, {way!r}, {at_end})", cpu)
     last = run.stdout.splitlines()[-1:]
     assert run.returncode == 0, f"{signal.strsignal(-run.returncode) if run.returncode < 0 else run.stderr} in {last}"
 

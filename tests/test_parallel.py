@@ -6,6 +6,7 @@ import platform
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
 from itertools import pairwise
 
 import numba
@@ -14,76 +15,91 @@ import pytest
 from numba import types
 
 import numbanorm
-from numbanorm import Gradients, layernorm
+from numbanorm import layernorm
+from numbanorm._operations import OPERATIONS
 from numbanorm.cpu.engine import engines, machine, parallel
 from numbanorm.cpu.engine.control import control, set_control
 from numbanorm.cpu.kernels.rows import layer_norm_rows_forward, rows_forward
 from tests import reference
 from tests.cases import assert_gradients, assert_normalized, values
+from tests.examples import unmasked
 
 ENGINES = sorted({"prange", engines.engine_name()})  # those of this system
 
 SHAPES = {  # of each way that kernels go
-    "layer_norm rows": ((700, 768), -1),
-    "layer_norm narrow rows": ((5003, 37), -1),
-    "layer_norm short rows": ((1003, 100), -1),
-    "layer_norm panels of long rows": ((100, 3001), -1),
-    "layer_norm pieces of long rows": ((3, 300000), -1),
-    "layer_norm middle axis": ((5, 96, 1000), 1),
-    "batch_norm tiles of rows": ((20011, 64), 1),
-    "batch_norm tiles of wide rows": ((700, 1100), 1),
-    "batch_norm short channels": ((300, 256, 49), 1),
-    "batch_norm whole long channels": ((8, 40, 1000), 1),
-    "batch_norm tiles of long channels": ((6, 3, 300000), 1),
+    "axis": {
+        "rows": ((700, 768), -1),
+        "narrow rows": ((5003, 37), -1),
+        "short rows": ((1003, 100), -1),
+        "panels of long rows": ((100, 3001), -1),
+        "pieces of long rows": ((3, 300000), -1),
+        "middle axis": ((5, 96, 1000), 1),
+    },
+    "channel_axis": {
+        "tiles of rows": ((20011, 64), 1),
+        "tiles of wide rows": ((700, 1100), 1),
+        "short channels": ((300, 256, 49), 1),
+        "whole long channels": ((8, 40, 1000), 1),
+        "tiles of long channels": ((6, 3, 300000), 1),
+    },
 }
+CASES = [(operation, name) for operation in OPERATIONS.values() for name in SHAPES[operation.axis_name]]
 
 
-def every_result(shape, axis, batch):
-    """The arrays that forward and backward give."""
-    x, dy = values(shape, offset=3), values(shape, seed=2)
-    weight, bias = values((2, shape[axis]), seed=1)
-    if batch:
-        y, mean, rstd = numbanorm.batch_norm_forward(x, weight, bias, channel_axis=axis)
-        gradients = numbanorm.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=axis)
-        frozen = numbanorm.batch_norm_backward(dy, x, mean, rstd, weight, channel_axis=axis, frozen=True)
-        inference = numbanorm.batch_norm(x, mean, rstd, weight, bias, channel_axis=axis)
-        return y, mean, rstd, *gradients, *frozen, inference
-    y, mean, rstd = numbanorm.layer_norm_forward(x, weight, bias, axis=axis)
-    return y, mean, rstd, *numbanorm.layer_norm_backward(dy, x, mean, rstd, weight, axis=axis)
+@cache
+def given(operation, name):
+    """Its arguments on a shape."""
+    shape, axis = SHAPES[operation.axis_name][name]
+    return unmasked(operation, values(shape, offset=3), axis, partial(values, seed=2))
 
 
-def fingerprint(shapes=SHAPES):
+def run(operation, name):
+    """What it returns, and the arrays that it updates, which are copies."""
+    updated = {key: given(operation, name)[key].copy() for key in operation.updated}
+    return operation.function(**given(operation, name) | updated), updated.values()
+
+
+def fingerprint(cases=CASES):
     """A hash of every result."""
     digest = hashlib.sha256()
-    for name, (shape, axis) in shapes.items():
-        for result in every_result(shape, axis, name.startswith("batch_norm")):
-            digest.update(np.ascontiguousarray(result))
+    for case in cases:
+        result, updated = run(*case)
+        for a in (*(result if isinstance(result, tuple) else (result,)), *updated):
+            digest.update(np.ascontiguousarray(a))
     return digest.hexdigest()
 
 
 @pytest.fixture(scope="module")
 def expected():
-    return fingerprint()
+    yield fingerprint()
+    given.cache_clear()
 
 
-def assert_contract(shapes):
-    """Every result, streamed or not, within what the accuracy contract allows."""
-    for name, (shape, axis) in shapes.items():
-        x, dy, (weight, bias) = values(shape, offset=3), values(shape, seed=2), values((2, shape[axis]), seed=1)
-        y, _, _, *gradients = every_result(shape, axis, name.startswith("batch_norm"))
-        stem = name.partition(" ")[0]
-        expected = getattr(reference, f"{stem}_forward")(x, weight, bias, axis)
-        along = [-1 if i == axis % x.ndim else 1 for i in range(x.ndim)]
-        assert_normalized(y, expected.y, expected.x_hat, weight.reshape(along))
-        assert_gradients(Gradients(*gradients[:3]), getattr(reference, f"{stem}_backward")(dy, x, weight, axis))
+def assert_contract(cases):
+    """Every result that has a reference of the same arguments, streamed or not, within the accuracy contract."""
+    for operation, name in cases:
+        exact = getattr(reference, operation.name, None) if operation.name.endswith("ward") else None
+        if exact:
+            arguments, axis = given(operation, name), SHAPES[operation.axis_name][name][1]
+            names = [key for key in operation.given + operation.optional if key in ("dy", "x", "weight", "bias")]
+            expected = exact(*(arguments[key] for key in names), axis)
+            result, _ = run(operation, name)
+            if "dx" in operation.results:
+                assert_gradients(result, expected)
+            else:
+                along = [-1 if i == axis % arguments["x"].ndim else 1 for i in range(arguments["x"].ndim)]
+                assert_normalized(result.y, expected.y, expected.x_hat, arguments["weight"].reshape(along))
 
 
 @pytest.mark.parametrize(
     ("cpu", "names"),
     [
-        pytest.param("generic", ["layer_norm rows"], marks=pytest.mark.slow, id="generic, rows"),
-        pytest.param("haswell", ["batch_norm short channels"], marks=pytest.mark.slow, id="haswell, channels"),
-        *(pytest.param(cpu, [*SHAPES], marks=pytest.mark.nightly, id=f"{cpu}, all") for cpu in ("generic", "haswell")),
+        pytest.param("generic", ["rows"], marks=pytest.mark.slow, id="generic, rows"),
+        pytest.param("haswell", ["short channels"], marks=pytest.mark.slow, id="haswell, channels"),
+        *(
+            pytest.param(cpu, [name for names in SHAPES.values() for name in names], marks=pytest.mark.nightly, id=id)
+            for cpu, id in (("generic", "generic, all"), ("haswell", "haswell, all"))
+        ),
     ],
 )
 def test_processors_without_wide_vectors(cpu, names):
@@ -91,12 +107,12 @@ def test_processors_without_wide_vectors(cpu, names):
     if platform.machine().lower() not in ("x86_64", "amd64"):
         pytest.skip("their names are those of x86 processors")
     command = (
-        "from tests.test_parallel import SHAPES, assert_contract, fingerprint, numbanorm\n"
-        f"shapes = {{name: SHAPES[name] for name in {names}}}\n"
-        "assert_contract(shapes)\n"
-        "expected = fingerprint(shapes)\n"
+        "from tests.test_parallel import CASES, assert_contract, fingerprint, numbanorm\n"
+        f"cases = [case for case in CASES if case[1] in {names}]\n"
+        "assert_contract(cases)\n"
+        "expected = fingerprint(cases)\n"
         "numbanorm.cpu.engine.machine.streams = lambda nbytes: True\n"
-        "assert fingerprint(shapes) == expected"
+        "assert fingerprint(cases) == expected"
     )
     features = {"generic": "", "haswell": "+avx2,+fma"}[cpu]
     environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
@@ -168,8 +184,8 @@ def test_all_threads_compute_as_the_caller_is_set_to(name, use):
 
 
 def test_the_serial_way_agrees(expected, monkeypatch):
-    for module in (numbanorm.cpu.layernorm, numbanorm.cpu.batchnorm):
-        monkeypatch.setattr(module, "engine", lambda: parallel.SERIAL)
+    for family in {operation.family for operation in OPERATIONS.values()}:
+        monkeypatch.setattr(f"numbanorm.cpu.{family}.engine", lambda: parallel.SERIAL)
     assert fingerprint() == expected
 
 
@@ -216,28 +232,26 @@ def test_streaming_changes_no_bit(expected, monkeypatch):
 )
 def test_streams_write_their_own_memory_only(shape, axis, start, dtype, monkeypatch):
     """Wherever it begins, and with rows that are no whole number of cache lines."""
-    x, dy = values(shape, dtype), values(shape, dtype, seed=2)
+    x, normalised = values(shape, dtype), {"axis": axis, "channel_axis": 1}
     memory = np.full(x.size + 32, np.nan, dtype)
     first = -memory.ctypes.data % 64 // x.itemsize + start
     out = memory[first : first + x.size].reshape(shape)
+    calls = [
+        partial(one.function, **unmasked(one, x, normalised[one.axis_name], partial(values, seed=2)))
+        for one in OPERATIONS.values()
+        if one.takes_out
+    ]
 
-    def both():
-        normalized = numbanorm.layer_norm_forward(x, axis=axis)
-        yield normalized.y, numbanorm.layer_norm(x, axis=axis, out=out)
-        yield numbanorm.layer_norm_backward(dy, x, *normalized[1:], axis=axis).dx, None
-        numbanorm.layer_norm_backward(dy, x, *normalized[1:], axis=axis, out=out)
-        yield None, out
-        normalized = numbanorm.batch_norm_forward(x)
-        yield normalized.y, numbanorm.batch_norm_forward(x, out=out).y
-        yield numbanorm.batch_norm_backward(dy, x, *normalized[1:]).dx, None
-        yield None, numbanorm.batch_norm_backward(dy, x, *normalized[1:], out=out).dx
+    def y_or_dx(call):
+        result = call()
+        return result[0] if isinstance(result, tuple) else result
 
-    plain = [(a if b is None else b).copy() for a, b in both()]
+    plain = [y_or_dx(call) for call in calls]
     monkeypatch.setattr(machine, "streams", lambda nbytes: True)
-    for expected, (fresh, given) in zip(plain, both(), strict=True):
-        for result in (fresh, given):
-            if result is not None:
-                np.testing.assert_array_equal(result, expected)
+    for call, expected in zip(calls, plain, strict=True):
+        np.testing.assert_array_equal(y_or_dx(call), expected)
+        call(out=out)
+        np.testing.assert_array_equal(out, expected)
     assert np.isnan(memory[:first]).all()
     assert np.isnan(memory[first + x.size :]).all()
 

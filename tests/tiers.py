@@ -85,7 +85,7 @@ SLOW = {
         "test_both_halves": "float64",
         "test_scalers": "True",
     },
-    "test_memory_bounds": {"test_kernels_stay_within_their_arrays": "rms_norm"},
+    "test_memory_bounds": {"test_kernels_stay_within_their_arrays": "rmsnorm|halves"},
     "test_parallel": {"test_any_number_of_threads_agrees": "prange-[13]"},
     "test_cache": {
         "test_a_change_in_any_file_is_compiled": "None",

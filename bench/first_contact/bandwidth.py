@@ -7,10 +7,11 @@ from functools import partial
 from itertools import zip_longest
 from typing import Any
 
-from bench import batchnorm, gpu_device, gpu_systems, layernorm, peers
-from bench.cases import Case, Operation, Shape
+from bench import gpu_device, gpu_systems, peers
+from bench.cases import FAMILIES, Case, Operation, Shape, operations
 from bench.first_contact.steps import Steps, need
 from bench.timing import Timing, ratio
+from numbanorm._operations import OPERATIONS
 
 PEERS = ("PyTorch",)
 COPY, LAUNCH = "copy", "empty kernel"
@@ -37,7 +38,12 @@ BATCH_NORM = {
     Shape("ResNet-50", (32, 64, 112, 112), 1): (0.53, 0.53, 0.92),
     Shape("ResNet-50", (256, 7, 7, 512), -1): (0.44, 0.49, 0.80),
 }
-TINY = (layernorm, Shape("tiny", (1, 768), -1)), (batchnorm, Shape("tiny", (60, 100), 1))
+PREDICTED = {"layernorm": LAYER_NORM, "batchnorm": BATCH_NORM}
+NOT_PREDICTED = {  # of the other families
+    "axis": {Shape("Llama", (8192, 4096), -1): None, Shape("T5", (8192, 768), -1): None},
+    "channel_axis": {Shape("ResNet-50", (32, 256, 56, 56), 1): None},
+}
+TINY = {"axis": Shape("tiny", (1, 768), -1), "channel_axis": Shape("tiny", (60, 100), 1)}
 
 
 def steps(part: str, until: float) -> Steps:
@@ -49,17 +55,27 @@ def steps(part: str, until: float) -> Steps:
 
 
 def _cases() -> list[tuple[Case, float | None]]:
-    """The shapes of LN and of BN take turns."""
-    layer_norm = [_cases_of(layernorm.OPERATIONS[1:], shape, shares) for shape, shares in LAYER_NORM.items()]
-    forward, backward, inference = (batchnorm.OPERATIONS[i] for i in (1, 2, 0))
-    batch_norm = [_cases_of((forward, backward, inference), *pair) for pair in BATCH_NORM.items()]
-    turns = zip_longest(layer_norm, batch_norm, fillvalue=[])
+    """The shapes of the families take turns."""
+    turns = zip_longest(*map(_of_family, FAMILIES), fillvalue=[])
     return [case for turn in turns for cases in turn for case in cases]
 
 
-def _cases_of(operations: tuple[Operation, ...], shape: Shape, shares: tuple[float, ...] | None):
-    predicted = shares or (None,) * len(operations)
-    return [(Case(operation, shape), share) for operation, share in zip(operations, predicted, strict=True)]
+def _of_family(family: str) -> list[list[tuple[Case, float | None]]]:
+    """The cases of each shape."""
+    found = _operations(family)
+    shapes = PREDICTED[family] if family in PREDICTED else NOT_PREDICTED[found[0].axis_name]
+    predicted = ((shape, shares or (None,) * len(found)) for shape, shares in shapes.items())
+    return [
+        [(Case(operation, shape), share) for operation, share in zip(found, shares, strict=True)]
+        for shape, shares in predicted
+    ]
+
+
+def _operations(family: str) -> tuple[Operation, ...]:
+    """Forward and backward, and inference where its statistics are given: else it has the kernel of forward."""
+    training = operations(family, training=True)
+    given = (one for one in operations(family) if one not in training and OPERATIONS[one.name].statistics)
+    return *training, *given
 
 
 def _name(case: Case) -> str:
@@ -103,7 +119,7 @@ def _microseconds(timings: dict[str, Timing]) -> dict[str, list[float]]:
 
 def host_steps(part: str, until: float) -> Steps:
     """What tiny arrays take the host, beside a bare launch."""
-    cases = [Case(operation, shape) for module, shape in TINY for operation in module.OPERATIONS]
+    cases = [Case(operation, TINY[operation.axis_name]) for operation in operations(*FAMILIES)]
     return {_name(case): partial(host_time, case) for case in cases}
 
 

@@ -34,6 +34,10 @@ FAMILIES: dict[str, list[Case]] = {
     "rows": _of("layer_norm", (64, 768), (37, 64), (37, 8), (37, 100), (37, 1024), (37, 1023), (9, 4096)),
     "long rows": _of("layer_norm", (5, 8192), (3, 70001), (3, 16384), (2, 65536)),
     "columns": _of("layer_norm", (4, 50, 7), (3, 300, 40), axis=1),
+    "RMS normalization": [
+        *_of("rms_norm", (64, 768), (37, 1023), (9, 4096), (5, 8192), (3, 70001)),
+        *_of("rms_norm", (4, 50, 7), axis=1),
+    ],
     "rows of channels": _of("batch_norm", (700, 1024), (1000, 64), (300, 1001), axis=1),
     "channels first": _of("batch_norm", (4, 8, 56, 56), (64, 96, 7, 7), (9, 5, 3), (2, 3, 40000), axis=1),
     "channels last": _of("batch_norm", (8, 14, 14, 64)),
@@ -91,17 +95,18 @@ def _given(case: Case, dtype: type) -> tuple[np.ndarray, ...]:
     return values(case.shape, dtype, 3.0), values(case.shape, dtype, seed=2), weight, bias, weight.reshape(shape)
 
 
-def _layer_norm(device: Any, case: Case, dtype: type) -> None:
-    import numbanorm
+def _over_axes(device: Any, case: Case, dtype: type, stem: str = "") -> None:
+    """Forward and backward of the norm that the case names."""
+    from numbanorm._operations import OPERATIONS
     from tests import cases, reference
 
     (x, dy, weight, bias, over_x), axis = _given(case, dtype), case.axis
-    expected = reference.layer_norm_forward(x, weight, bias, axis)
-    y, mean, rstd = device.wrap(numbanorm.layer_norm_forward)(x, weight, bias, axis=axis)
-    cases.assert_normalized(y, expected.y, expected.x_hat, over_x)
-    cases.assert_statistics(mean, rstd, expected)
-    gradients = device.wrap(numbanorm.layer_norm_backward)(dy, x, mean, rstd, weight, axis=axis)
-    cases.assert_gradients(gradients, reference.layer_norm_backward(dy, x, weight, axis))
+    forward, backward = (OPERATIONS[f"{stem or case.operation}_{way}"] for way in ("forward", "backward"))
+    affine = (weight, bias)[: len(forward.optional)]
+    result = device.wrap(forward.function)(x, *affine, axis=axis)
+    cases.assert_forward(result, getattr(reference, forward.name)(x, *affine, axis), over_x)
+    gradients = device.wrap(backward.function)(dy, x, *result[1:], weight, axis=axis)
+    cases.assert_gradients(gradients, getattr(reference, backward.name)(dy, x, weight, axis))
 
 
 def _batch_norm(device: Any, case: Case, dtype: type) -> None:
@@ -131,7 +136,7 @@ def _batch_norm(device: Any, case: Case, dtype: type) -> None:
 
 
 def _both_norms(device: Any, case: Case, dtype: type) -> None:
-    _layer_norm(device, case, dtype)
+    _over_axes(device, case, dtype, "layer_norm")
     _batch_norm(device, case, dtype)
 
 
@@ -172,5 +177,5 @@ def _scalers(device: Any, case: Case, dtype: type) -> None:
         cases.assert_within(np.nan_to_num(y), np.nan_to_num(expected), limit)
 
 
-CHECKS = {"layer_norm": _layer_norm, "batch_norm": _batch_norm, "both norms": _both_norms}
+CHECKS = {"layer_norm": _over_axes, "rms_norm": _over_axes, "batch_norm": _batch_norm, "both norms": _both_norms}
 CHECKS |= {"moments": _moments, "scalers": _scalers}

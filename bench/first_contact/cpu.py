@@ -4,22 +4,23 @@ from functools import partial
 from typing import Any
 
 import numbanorm
-from bench import batchnorm, layernorm
 from bench.bandwidth import copies
-from bench.cases import Case, Shape, calls
+from bench.cases import FAMILIES, Case, Shape, calls, operations
 from bench.first_contact.steps import Steps
 from bench.timing import ratio, time_calls
 
-LAYER_NORM = Shape("large", (16384, 1024), -1)
-BATCH_NORM = (Shape("ResNet-50", (32, 256, 56, 56), 1), Shape("narrow", (262144, 64), 1))
+SHAPES = {
+    "axis": (Shape("large", (16384, 1024), -1),),
+    "channel_axis": (Shape("ResNet-50", (32, 256, 56, 56), 1), Shape("narrow", (262144, 64), 1)),
+}
 ROUNDS = 7
 
 
 def steps(part: str, until: float) -> Steps:
     """All threads and one of each case, then the numbers between."""
     most = numbanorm.get_num_threads()
-    cases = [Case(operation, LAYER_NORM) for operation in layernorm.OPERATIONS[1:]]
-    cases += [Case(operation, shape) for shape in BATCH_NORM for operation in batchnorm.OPERATIONS[1:]]
+    found = operations(*FAMILIES, training=True)
+    cases = [Case(operation, shape) for operation in found for shape in SHAPES[operation.axis_name]]
     return {
         f"{case.operation.name}, {case.shape}, {threads} of {most} threads": partial(time_of, case, threads)
         for threads in thread_counts(most)

@@ -8,16 +8,21 @@ from unittest.mock import patch
 
 import numpy as np
 
-from bench import gpu_device, gpu_systems, layernorm
+from bench import gpu_device, gpu_systems
 from bench.cases import Shape
 from bench.first_contact import bandwidth, correctness, sanitizer
 from bench.first_contact.steps import Lacking
 from bench.timing import Timing
 
-LAYER_NORM, BATCH_NORM = {Shape("small", (6, 64), -1): (1.0, 1.0)}, {Shape("small", (3, 8, 5, 4), 1): None}
-TINY = ((layernorm, Shape("tiny", (6, 64), -1)),)
+PREDICTED = {
+    "layernorm": {Shape("small", (6, 64), -1): (1.0, 1.0)},
+    "batchnorm": {Shape("small", (3, 8, 5, 4), 1): None},
+}
+NOT_PREDICTED = {"axis": {Shape("small", (6, 64), -1): None}, "channel_axis": {}}
+TINY = {"axis": Shape("tiny", (6, 64), -1), "channel_axis": Shape("tiny", (20, 8), 1)}
 FAMILIES = {
     "rows": [correctness.Case("layer_norm", (5, 64))],
+    "RMS normalization": [correctness.Case("rms_norm", (5, 64))],
     "rows of channels": [correctness.Case("batch_norm", (20, 8), 1)],
     "frozen": [correctness.Case("batch_norm", (20, 8), 1, "frozen")],
     "masked": [correctness.Case("batch_norm", (3, 8, 5, 4), 1, "masked")],
@@ -37,7 +42,7 @@ def emulated() -> Iterator[None]:
     replaced = {
         gpu_device: {"no_gpu": str, "facts": _facts, "device_times": _times, "host_times": _host_times},
         gpu_systems: {"library": lambda: library, "sets_of": lambda case: 2, "bare_launch": lambda: lambda: None},
-        bandwidth: {"LAYER_NORM": LAYER_NORM, "BATCH_NORM": BATCH_NORM, "TINY": TINY, "PEERS": ()},
+        bandwidth: {"PREDICTED": PREDICTED, "NOT_PREDICTED": NOT_PREDICTED, "TINY": TINY, "PEERS": ()},
         sanitizer: {"program": _no_sanitizer},
         correctness: {
             "device_of": lambda name: EMULATED,

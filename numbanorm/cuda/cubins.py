@@ -51,12 +51,12 @@ def _unpacked(content: bytes) -> tuple[bytes, str]:
 def file_name(kernel: Kernel, cc: Capability) -> str:
     """Of a kernel's machine code."""
     described = kernel.name, [str(argument) for argument in kernel.argument_types], kernel.register_limit
-    return f"{kernel.name.partition('(')[0]}-{_digest(described)}-sm_{cc[0]}{cc[1]}-{_compiler()}{SUFFIX}"
+    return f"{kernel.name.partition('(')[0]}-{_digest(described)}-sm_{cc[0]}{cc[1]}-{compiler()}{SUFFIX}"
 
 
 @cache
-def _compiler() -> str:
-    """What compiles, in short; Python's optimization changes the byte code that it compiles."""
+def compiler() -> str:
+    """What compiles, in short: names of files end so. Python's optimization changes the byte code that is compiled."""
     return _digest((compiling.versions(), platform.python_version(), sys.flags.optimize))
 
 

@@ -133,21 +133,24 @@ def _warn_once(message):
         warnings.warn(f"{message}; set NUMBA_CACHE_DIR to a directory of your own", RuntimeWarning, stacklevel=3)
 
 
-def contents(directory):
-    """Return how many kernels there would be used now, how many of this package's would not, and the bytes of all."""
-    maker = f"-{_maker(this_machine())}{SUFFIX}"
+def contents(directory, package=CPU, maker=None):
+    """Return how many kernels there would be used now, how many of this package's would not, and the bytes of all.
+
+    maker: the end of the names of those that would be used, of which the default is for kernels on this CPU.
+    """
+    ending = f"-{maker or _maker(this_machine())}{SUFFIX}"
     good = other = nbytes = 0
     for path in directory.glob(f"*{SUFFIX}") if os.access(directory, os.R_OK) else ():
-        is_good = path.name.endswith(maker) and _is_good(path)
+        is_good = path.name.endswith(ending) and _is_good(path, package)
         good += is_good
         other += not is_good
         nbytes += path.stat().st_size if os.path.exists(path) else 0
     return good, other, nbytes
 
 
-def _is_good(path):
+def _is_good(path, package):
     try:
-        _payload(path.parent, path.name)
+        _payload(path.parent, path.name, package)
     except (OSError, ValueError):
         return False
     return True
