@@ -1,7 +1,7 @@
 """What the CUDA kernels compile to, which needs no GPU.
 
 The default run compiles the kernels of float32 that load vectors, in their largest size, for compute capability 9.0.
-The tests marked `slow` add their other sizes and capabilities, the other kernels and float64; at night all is compiled.
+The tests marked `slow` add other capabilities, the other kernels and float64; at night all is compiled, in every size.
 """
 
 import re
@@ -35,7 +35,6 @@ GROUPS = [
     *(
         pytest.param(cases, capability, marks=pytest.mark.slow, id=name)
         for name, cases, capability in (
-            ("vectors of float32 in every size", WIDE, MAIN),
             ("others of float32", largest(OTHERS), MAIN),
             ("vectors of float64", [case for case in largest(DOUBLE) if case.wide], MAIN),
             ("vectors of float32 for 8.0", largest(WIDE), (8, 0)),

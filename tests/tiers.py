@@ -32,6 +32,7 @@ FIRST = [
 
 SLOW = {
     "test_rmsnorm on emulated": {
+        "test_any_shape_axes_and_layout": "^$",
         "test_every_shape": r"float64|300001|\(2, 512\)|\(43, 65\)|\(4, 33\)|\(1, 1\)-",
         "test_without_a_weight": r"1000\.0",
         "test_every_layout": "shape[12]",
@@ -43,13 +44,10 @@ SLOW = {
     },
     "test_rmsnorm on host": {"test_the_error_does_not_grow_with_the_count": "10000000|5000000"},
     "test_batchnorm on host": {
-        "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
         "test_the_error_does_not_grow_with_the_count": r"30000000",
         "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"\(150000, 64\)",
-        "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
     },
     "test_layernorm on host": {
-        "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
         "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"5000000",
     },
     "test_batchnorm on emulated": {
@@ -77,6 +75,7 @@ SLOW = {
         "test_sums_of_many_squares_that_float32_can_just_hold": "shape1",
     },
     "test_range on emulated": {
+        "test_any_size_and_offset": "^$",
         "test_layer_norm": r"\((2, 4099|1, 16400)\).*float64",
         "test_batch_norm": r"\(9, 2, 300\).*float64|float64-1e(\+300|\+155|-155|-300)",
     },
@@ -133,6 +132,10 @@ SLOW = {
 _LARGE = r"\((4, 1000|33, 3001|2, 300000|2, 700, 30)\)"  # of the whole range: smaller ones launch the same kernels
 
 NIGHTLY = {
+    "test_batchnorm on host": {
+        "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
+        "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
+    },
     "test_batchnorm on emulated": {
         "test_every_shape": r"^(?!\((60, 100|4, 600, 49|2, 3, 5)\)-1).*float64|\(5000, 64\)-0",
         "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
@@ -142,12 +145,15 @@ NIGHTLY = {
         "test_the_error_does_not_grow_with_the_count": r"15000000|30000000",
         "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"\(150000, 64\)|10000000",
     },
+    "test_layernorm on host": {
+        "test_the_error_is_the_same_at_any_offset": r"-(1\.0|1000\.0|10000\.0)$",
+    },
     "test_layernorm on emulated": {
         "test_every_shape": r"^(?!\((4, 32|43, 65|1, 4099|2, 3, 5|3, 1, 700|2, 300, 600)\)).*float64|300001",
         "test_the_error_is_the_same_at_any_offset": r"-(0\.0|1\.0|1000\.0|10000\.0)$",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"-(1\.0|100\.0|10000\.0)$",
         "test_squares_beyond_float32": "shape2-.*(e-12|e-22|e-30)",
-        "test_non_finite_values_stay_in_their_row": r"shape3[78]",
+        "test_non_finite_values_stay_in_their_row": r"shape3[678]",
         "test_in_place_is_exact": "shape[24]-.*(fortran|channels_last|unaligned|big_endian|subclass)",
         "test_the_error_of_the_gradients_does_not_grow_with_the_count": r"\(1, 1000000\)|10000000|5000000",
         "test_the_error_does_not_grow_with_the_count": r"30000000",
@@ -157,6 +163,7 @@ NIGHTLY = {
         "test_results_do_not_depend_on_the_order_of_blocks_and_threads": "-2$",
     },
     "test_rmsnorm on emulated": {
+        "test_every_shape": r"^(?!\((4, 32|43, 65|1, 4099|2, 3, 5|3, 1, 700)\)).*float64|300001",
         "test_the_error_does_not_grow_with_the_count": "10000000|5000000",
         "test_the_whole_range_of_the_dtype": _LARGE,
     },
