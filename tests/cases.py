@@ -134,7 +134,7 @@ def assert_normalized(y, expected, expected_x_hat, weight=1.0):
 def assert_gradients(gradients, expected):
     """Within `gradient_bounds`."""
     bounds = gradient_bounds(expected, gradients.dx.dtype)
-    for name in gradients._fields:
+    for name in [name for name in bounds._fields if hasattr(gradients, name)]:
         assert_within(getattr(gradients, name), getattr(expected, name), getattr(bounds, name))
 
 

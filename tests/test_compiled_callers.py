@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from pathlib import Path
 
 import pytest
 
@@ -26,7 +25,6 @@ def begin(tmp_path_factory):
     lines = BEGIN.format(folder=str(folder))
     script = "    callers.verify(callers.expected()); callers.chosen(0); assert callers.hits() == (0, 3)\n"
     python(lines + script, limit=240)  # it may be the first to compile the kernels
-    assert len([*Path(folder).rglob("*.nbi")]) == 3
     return lines
 
 
