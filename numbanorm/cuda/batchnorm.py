@@ -1,4 +1,4 @@
-"""Normalise batches x (N, C, L) with statistics per channel, over N and L. With L = 1, x is rows x channels."""
+"""Launch the kernels of batch normalization of x (N, C, L). With L = 1, x is rows x channels."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -89,8 +89,8 @@ def _all_is_done():
 def batch_norm(call, x, mean, var, weight, bias, eps, y):
     """Fill y, by given statistics. Return True.
 
-    x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,). Nobody looks whether a variance is negative: the host
-    would have to wait for the GPU.
+    x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,). The function does not look whether a variance is
+    negative: the host would have to wait for the GPU.
     """
     N, C, L = call.planes
     (scaled,) = call.scratch(x.dtype, 4 * C)

@@ -1,6 +1,6 @@
 """Describe and compile kernels.
 
-Launches, the files of machine code and the tests learn about a kernel here alone.
+Launches, the files of machine code and the tests know no more of a kernel than is here.
 """
 
 import re

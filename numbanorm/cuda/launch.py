@@ -55,8 +55,8 @@ class Loaded(NamedTuple):
     def packed(self, arguments: tuple[Any, ...]) -> list[Any]:
         """Return arguments of Python as `core.launch` copies them to the kernel.
 
-        It takes an int for 8 bytes, which all pointers and integers of the kernels have, and a float for a double.
-        The kernel takes each integer of a tuple as an argument of its own, as Numba compiles it.
+        `core.launch` takes an int for 8 bytes, which all pointers and integers of the kernels have, and a float for a
+        double. The kernel takes each integer of a tuple as an argument of its own, as Numba compiles it.
         """
         values = [*arguments]
         if self.has_tuples:
@@ -124,7 +124,7 @@ def fetch(address: int, size: int, dtype: np.dtype[Any], stream: int, device: in
 
 
 def send(array: Array, address: int, stream: int, device: int) -> None:
-    """Copy values to the device, before all that comes onto the stream from now on."""
+    """Copy values to the device, before all later work on the stream."""
     with cuda.gpus[device]:
         _at(address, array.size, array.dtype).copy_to_device(array, stream=_numba_stream(stream))
         _numba_stream(stream).synchronize()  # before the array may be gone
@@ -136,7 +136,7 @@ def _at(address: int, size: int, dtype: np.dtype[Any]) -> Any:
 
 
 def wait(device: int, stream: int, others: set[int]) -> None:
-    """Have what is launched on a stream from now on wait for what is on the others."""
+    """Let all later launches on a stream wait for what is on the other streams."""
     with cuda.gpus[device]:
         for other in others:
             event = cuda.event(timing=False)

@@ -1,4 +1,4 @@
-"""Normalise batches x (N, C, L) with statistics per channel, over N and L. With L = 1, x is rows x channels.
+"""Do batch normalization of x (N, C, L), with statistics per channel, over N and L. With L = 1, x is rows x channels.
 
 One launch makes the states of pieces of each channel, one merges them (`per_channel`), and one applies what comes of
 it. No two threads add to the same memory, so the shape fixes the order of all sums. `way` says how x is shared out.

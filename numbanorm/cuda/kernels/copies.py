@@ -30,7 +30,7 @@ def strided_copy(source_dtype, dtype, ndim):
 
 @lru_cache(1 << 12)
 def plan(shape, source_steps, steps):
-    """Describe the same copy with as few axes as possible, at least one.
+    """Describe a copy by as few axes as possible, at least one.
 
     Axes whose values follow each other become one.
     """

@@ -30,10 +30,7 @@ def _channel():
 
 
 def _channel_states(kind):
-    """Make a device function that merges the states of a channel's pieces.
-
-    It returns the state of the channel to the first thread of a column.
-    """
+    """Make a device function that returns to the first thread of a column the merged state of a channel's pieces."""
     of_kind, merge = states(kind, 1), kind.merge
     nothing, load_state, of_threads, room = of_kind.nothing, of_kind.load, of_kind.of_threads, FIELDS * SLOTS
 
@@ -183,7 +180,7 @@ def channel_sums():
 def gradients_of_sums(dtype):
     """Make a kernel that writes what `channels.apply_gradient` reads: m, rounded_rstd and linear (4, C).
 
-    They are of dtype, and so is the weight. All other arguments are float64.
+    They are of dtype, and so is the weight. The other inputs are float64.
     """
 
     def kernel(mean, rstd, weight, sum_dy, sum_dy_x_hat, count, m, rounded_rstd, linear, C, weight_count):
@@ -220,10 +217,7 @@ def _scale_for_rstd(rstd):
 
 @factory
 def given_statistics(dtype, mean_dtype, var_dtype):
-    """Make a kernel that writes scaled (4, C), which `channels.apply` reads, from a given mean and variance.
-
-    The mean and the variance may be of any dtypes.
-    """
+    """Make a kernel that writes scaled (4, C), for `channels.apply`, from a mean and a variance of any dtypes."""
 
     def kernel(mean, var, eps, scaled, C):
         channel = _channel()
@@ -241,10 +235,7 @@ def given_statistics(dtype, mean_dtype, var_dtype):
 
 @factory
 def given_constants(dtype, mean_dtype, rstd_dtype):
-    """Make a kernel that writes m, rounded_rstd and mean_h, of dtype, from a given mean and rstd.
-
-    The mean and rstd may be of any dtypes.
-    """
+    """Make a kernel that writes m, rounded_rstd and mean_h, of dtype, from a mean and an rstd of any dtypes."""
 
     def kernel(mean, rstd, m, rounded_rstd, mean_h, C):
         channel = _channel()

@@ -134,7 +134,10 @@ def finished(moments, eps):
 
 
 class States(NamedTuple):
-    """Hold device functions on states of one kind. Their fields, except the count, are vectors of so many lanes."""
+    """Hold device functions on states of one kind.
+
+    The fields of a state, except the count, are vectors of so many lanes.
+    """
 
     nothing: Any  # (like): the state of no values, of the type of `like`
     load: Any  # (run, index, step): a state from numbers `step` places apart
