@@ -22,7 +22,7 @@ def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def packed(a: Array, mask: Array) -> Array:
-    """Return the positions of a (N, C, L) that count, as (positions, C, 1)."""
+    """Return the values of a (N, C, L) where the mask is True, as (positions, C, 1)."""
     return np.ascontiguousarray(np.moveaxis(a, 1, -1)[mask])[:, :, None]
 
 

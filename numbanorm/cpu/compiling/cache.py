@@ -140,9 +140,9 @@ def _warn_once(message):
 
 
 def contents(directory, package=CPU, maker=None):
-    """Return how many kernels there would be used now, how many of this package's would not, and the bytes of all.
+    """Return how many kernels in a directory would be used now, how many would not, and the bytes of all.
 
-    maker: the end of the names of those that would be used, of which the default is for kernels on this CPU.
+    maker: the end of the names of kernels that would be used; by default, that of kernels on this CPU.
     """
     ending = f"-{maker or _maker(this_machine())}{SUFFIX}"
     good = other = nbytes = 0

@@ -119,7 +119,7 @@ starting = threading.RLock()  # held while a thread starts, since the size of st
 
 
 def uninterrupted(function, *args):
-    """Return function(*args), which compiles, and run it in a thread of its own.
+    """Run function(*args), which compiles, in a new thread, and return its result.
 
     A signal handler runs in the main thread. If it raised there while Numba compiles, Numba would stay half done for
     good. The new thread also has a stack that is large enough for LLVM, whatever size the user sets for threads.

@@ -1,4 +1,4 @@
-"""Use all of Numba's and llvmlite's that is not public. No other file of the CPU kernels does so.
+"""Wrap everything of Numba and llvmlite that is not public. No other file of the CPU kernels uses such things.
 
 Each was seen, by this name and with these arguments, in Numba 0.62.0 to 0.68.1 with llvmlite 0.45.0 to 0.50.0: the
 first and the last version that `tests/test_numba_internals.py` has passed with. That test names what another version
@@ -98,8 +98,8 @@ def pointer_to_c_function(dispatcher: Any, argument_types: tuple[Any, ...]) -> i
 def compile_and_link(typing_context: Any, dispatcher: Any, argument_types: tuple[Any, ...]) -> Any:
     """Compile a function for these types. Return ``descriptor_of(target)``.
 
-    Numba's code generator calls `descriptor_of` when it generates a caller. It returns the descriptor for
-    `call_compiled`, and adds the compiled function to what the caller is linked with.
+    Call `descriptor_of` while Numba generates the code of a caller. It returns the descriptor for `call_compiled`, and
+    adds the compiled function to what the caller is linked with.
     """
     signature = typing_context.resolve_function_type(types.Dispatcher(dispatcher), argument_types, {})
 
@@ -124,7 +124,7 @@ def return_error(target: Any, builder: ir.IRBuilder, error: type[Exception], mes
 
 
 class InnerCompiler(Compiler):
-    """Compile functions that only compiled code calls to LLVM's code, which each caller takes in.
+    """Compile to LLVM's code the functions that only compiled code calls. Each caller takes in that code.
 
     Numba would optimize that code as it is and make machine code of it, then do so again as a part of each caller, and
     again of each caller of these. Here both are done once, for the outermost caller: that takes a fifth less time.

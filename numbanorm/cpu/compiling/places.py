@@ -99,7 +99,7 @@ def _prepare(directory):
 
 
 def _remove_remains(directory):
-    """Delete what processes have left that were killed while they wrote or held a lock."""
+    """Delete the files of processes that were killed while they wrote or held a lock."""
     for path in directory.glob(f"*{SUFFIX}.*"):
         with suppress(OSError):
             if path.lstat().st_mtime < time.time() - _DAY:

@@ -22,10 +22,7 @@ _ROUTINE = types.intp(types.intp)
 
 
 class Engine:
-    """Hold a pool of threads, which may have none.
-
-    The memory of the pool is never freed, since compiled code may hold its address.
-    """
+    """Hold a pool of threads, which may have none. It is never freed, since compiled code may hold its address."""
 
     name: str
 

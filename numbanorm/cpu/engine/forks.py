@@ -32,7 +32,8 @@ def hold_across_forks(
 
     After the fork, parent and child call their function, and then release the locks.
 
-    Before a fork, Python calls the functions that were registered last first. After it, Python calls them last.
+    Python calls functions before a fork in the reverse order of their registration, and functions after it in that
+    order.
     """
     os.register_at_fork(after_in_child=partial(_make_up_for_before, locks))
     os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)

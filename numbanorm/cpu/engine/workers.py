@@ -74,7 +74,7 @@ def supported() -> bool:
 
 
 def allow_processors(pool: np.ndarray, processors: set[int]) -> None:
-    """Set the processors on which workers may run that begin from now on."""
+    """Set the processors on which workers may run that are started later."""
     allowed = np.zeros(8 * PROCESSORS_BYTES, np.uint8)
     allowed[[number for number in processors if number < allowed.size]] = 1
     pool[PROCESSORS : PROCESSORS + PROCESSORS_BYTES // BYTES] = np.packbits(allowed, bitorder="little").view(np.intp)
@@ -131,10 +131,7 @@ def end(pool):
 
 @launcher
 def run(pool, kernel, context, items, grain):
-    """Call kernel(context, lo, hi) for all items, `grain` of them or more at a time.
-
-    This is the engine's entry.
-    """
+    """Call kernel(context, lo, hi) for all items, `grain` of them or more at a time. This is the engine's entry."""
     if not begin(pool, kernel, context, items, grain):
         call_kernel(kernel, context, 0, items)
         return

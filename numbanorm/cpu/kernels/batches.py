@@ -1,4 +1,4 @@
-"""Normalise batches x (N, C, L) with statistics per channel, over N and L. With L = 1, x is rows x channels.
+"""Do batch normalization of x (N, C, L), with statistics per channel, over N and L. With L = 1, x is rows x channels.
 
 The work is cut into tiles of x. If tiles of whole channels stay in the cache (`whole_channels` says so), one launch
 reads each tile and writes its result: the launchers `*_whole`. Otherwise a first launch adds up sums, tile by tile, and

@@ -46,9 +46,10 @@ def summing_row_by_row(row_shift, row_sums):
 
 @loop
 def sums_of_narrow_rows(first, count, streams, x, lane_sums, shifts):
-    """Do what `summing_row_by_row` does for narrow rows: adding up the lanes of each would take most of the time.
+    """Return each row's shift m and its `row_sums`, as the lanes of vectors, for narrow rows.
 
-    The lanes of all rows are added up at once. Lanes from `count` on hold what was in lane_sums before.
+    Adding up the lanes row by row would take most of the time, so the lanes of all rows are added up at once. Lanes
+    from `count` on hold what was in lane_sums before.
     """
     cols = x.shape[1]
     one_row, one_each, samples = whole(x, 0, 0, 0), first_few(x), shift_samples(cols)

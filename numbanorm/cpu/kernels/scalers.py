@@ -1,7 +1,4 @@
-"""Compute what the scalers need of x (N, C, L).
-
-This is extremes, moments with weights and missing values, and scaled values.
-"""
+"""Compute what the scalers need: extremes, moments with weights and missing values, and scaled values."""
 
 import numpy as np
 

@@ -63,10 +63,7 @@ def sample_places(x):
 
 @block
 def channel_shift(x, channels, m):
-    """Fill m with the mean of a few values of each channel.
-
-    They are spread over the channel, since neighbours are often alike.
-    """
+    """Fill m with the mean of a few values of each channel, which are spread out, since neighbours are often alike."""
     compact()
     (c0, _), L, places = channels, x.shape[2], sample_places(x)
     values, total, share = pointer(x, c0 * L), np.zeros(m.size), 1.0 / places.size
@@ -94,10 +91,7 @@ def _add_share(j, total, values, share):
 
 @block
 def gradient_shift(dy, channels, m_dy):
-    """Fill m_dy as `channel_shift` does where the values are far from 0 and near each other.
-
-    Elsewhere m_dy is 0.
-    """
+    """Fill m_dy as `channel_shift` does where the values are far from 0 and near each other, and else with 0."""
     compact()
     channel_shift(dy, channels, m_dy)
     c0, L, places = channels[0], dy.shape[2], sample_places(dy)

@@ -154,7 +154,10 @@ def shift_samples(size):
 
 @loop
 def shift_terms(samples, row, weight):
-    """Return terms that add up to the mean of a row's first values times weight. It is exact when these are equal."""
+    """Return terms whose sum is the mean of a row's first values times weight.
+
+    The sum is exact when all these products are equal.
+    """
     first = few(row, samples)
     return at(row, first) * at(weight, first) * (1.0 / samples)
 
