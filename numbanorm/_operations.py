@@ -1,4 +1,4 @@
-"""The table of the operations: what each public function of arrays takes, returns, writes and must move.
+"""This table of the operations says what each public function of arrays takes, returns, writes and must move.
 
 Warm-up, tests, benchmarks and the table of the README read it.
 """
@@ -15,7 +15,7 @@ from numbanorm._types import FLOAT64, Array, Shape
 
 
 class Operation(NamedTuple):
-    """A public function of x and of other arrays, which are given by name."""
+    """Describe a public function of x and of other arrays, which are given by name."""
 
     function: Callable[..., Any]
     axis_name: str  # "axis": x is normalised over it; "channel_axis": over all others
@@ -28,32 +28,32 @@ class Operation(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name of the function."""
+        """Return the name of the function."""
         return self.function.__name__
 
     @property
     def family(self) -> str:
-        """The stem of the function's files."""
+        """Return the stem of the function's files."""
         return self.function.__module__.rpartition(".")[2]
 
     @property
     def moves(self) -> int:
-        """The number of arrays of x's size that the function must read and write at least."""
+        """Return how many arrays of x's size the function must read and write at least."""
         return sum(name in ("x", "dy", "y", "dx") for name in self.given + self.results)
 
     @property
     def moves_uncached(self) -> int:
-        """The same where no cache keeps what it reads twice."""
+        """Return `moves` where no cache keeps the arrays that the function reads twice."""
         return self.moves + len(self.read_twice)
 
     @property
     def statistics(self) -> tuple[str, ...]:
-        """Those that it is given. Beside x of float32 they may be float64."""
+        """Return the names of the statistics that the function is given. Beside x of float32 they may be float64."""
         return tuple(name for name in self.given if name in ("mean", "var", "rstd", "sum_dy", "sum_dy_xhat"))
 
     @property
     def takes_out(self) -> bool:
-        """Whether the function takes `out`, for a result of x's size."""
+        """Return whether the function takes `out`, for a result of x's size."""
         return self.results[0] in ("y", "dx")
 
     def arguments(self, x: Array, axis: int, values: Callable[[Shape], Array], optional: bool = True) -> dict[str, Any]:

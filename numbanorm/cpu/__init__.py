@@ -1,1 +1,1 @@
-"""The kernels for NumPy arrays."""
+"""This package holds the kernels for NumPy arrays."""

@@ -1,4 +1,4 @@
-"""Batch normalization: which kernel is for which shape, masks, and running statistics.
+"""Choose the kernel of batch normalization for a shape, and take care of masks and of running statistics.
 
 x is (N, C, L), a mask (N, L) or None, and what each channel has (C,).
 """
@@ -23,7 +23,7 @@ _NO_STATISTIC, _NO_COUNT = np.empty(0), np.empty(0, np.int64)
 
 
 def batch_norm(call: Any, x: Array, mean: Array, var: Array, weight: Array, bias: Array, eps: float, y: Array) -> bool:
-    """Fill y. False, and nothing is written, if a variance is negative."""
+    """Fill y and return True. If a variance is negative, write nothing and return False."""
     stream = not call.is_small and call.streams(2)
     return x.size == 0 or bool(batches.batch_norm(engine(), stream, x, mean, var, weight, bias, eps, y))
 
@@ -40,7 +40,7 @@ def batch_norm_forward(
     mean: Array,
     rstd: Array,
 ) -> Callable[[], bool]:
-    """Fill y, mean and rstd. What is returned moves the running statistics, as `update_running` does, when called."""
+    """Fill y, mean and rstd. Return a function that moves the running statistics, as `update_running` does."""
     if x.size == 0:
         mean.fill(np.nan)
         rstd.fill(np.nan)
@@ -99,7 +99,7 @@ def batch_norm_backward_frozen(
     dweight: Array,
     dbias: Array,
 ) -> None:
-    """`batch_norm_backward` where mean and rstd, in float64, are constants."""
+    """Do what `batch_norm_backward` does where mean and rstd, in float64, are constants."""
     rounded_rstd = rstd.astype(x.dtype, copy=False)
     _backward(call, _frozen_kernel, dy, x, mean, rounded_rstd, weight, mask, dx, dweight, dbias)
 

@@ -1,4 +1,4 @@
-"""The backward pass of batch normalization in two halves: masks, and values that lie too far apart.
+"""Do the backward pass of batch normalization in two halves, with masks, and with values that lie too far apart.
 
 dy and x are (N, C, L), a mask (N, L) or None, and what each channel has (C,).
 """

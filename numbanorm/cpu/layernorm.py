@@ -1,4 +1,4 @@
-"""Layer normalization: which kernel is for which shape.
+"""Choose the kernel of layer normalization for a shape.
 
 x is (rows, cols), or (N, count, L) where it is normalised over its middle axis; `kernels.rows` and `kernels.columns`
 say what else the arguments are. Statistics that nobody wants are empty.

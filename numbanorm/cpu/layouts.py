@@ -1,4 +1,4 @@
-"""How arrays must lie for the kernels."""
+"""Arrange arrays as the kernels need them."""
 
 from typing import Any
 
@@ -8,7 +8,10 @@ from numbanorm._types import Array
 
 
 def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
-    """C-ordered, aligned, of this dtype, and writable as far as Numba can tell, else it would compile anew."""
+    """Return an array that is C-ordered, aligned, of this dtype, and writable as far as Numba can tell.
+
+    Numba would compile anew for any other array.
+    """
     flags, other = a.flags, a.dtype is not dtype and a.dtype != dtype  # most are the same object, which is soon said
     if flags.carray and not other and type(a) is np.ndarray:
         return a
@@ -19,7 +22,7 @@ def behaved(a: Array, dtype: np.dtype[Any]) -> Array:
 
 
 def packed(a: Array, mask: Array) -> Array:
-    """The positions of a (N, C, L) that count, as (positions, C, 1)."""
+    """Return the values of a (N, C, L) where the mask is True, as (positions, C, 1)."""
     return np.ascontiguousarray(np.moveaxis(a, 1, -1)[mask])[:, :, None]
 
 
@@ -30,7 +33,7 @@ def unpack(rows: Array, mask: Array, a: Array) -> None:
 
 
 class _Writable:
-    """A read-only array's memory without the flag, for kernels that only read it."""
+    """Expose a read-only array's memory without the flag, for kernels that only read it."""
 
     def __init__(self, a: Array) -> None:
         self.owner = a

@@ -1,6 +1,6 @@
-"""Statistics of each channel of x (N, C, L) that are kept and merged: float64, whatever the dtype of x.
+"""Compute statistics of each channel of x (N, C, L) that are kept and merged.
 
-weights are (N * L,), or None if all are 1.
+They are float64, whatever the dtype of x. weights are (N * L,), or None if all are 1.
 """
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Backward passes of values so far apart that x - mean leaves the range of their dtype."""
+"""Do the backward passes of values so far apart that x - mean leaves the range of their dtype."""
 
 from typing import Any
 
@@ -11,11 +11,10 @@ from numbanorm.cpu.kernels.ranges import least_rstd
 
 
 def scaled_backward(kernel: Any, arrays: tuple[Array, ...], *rest: Any, dx: Array | None) -> None:
-    """Run a kernel that refused its `arrays` on copies of x, mean and rstd, times a power of two.
+    """Run a kernel that refused its `arrays` on copies of x, mean and rstd, which are scaled by powers of two.
 
-    The arrays are (dy, x, mean, rstd), or (dy, x, rstd) where the mean is taken for 0.
-
-    x_hat is the same then, so are all sums, and dx, which is rstd times something, is multiplied at the end.
+    The arrays are (dy, x, mean, rstd), or (dy, x, rstd) where the mean is taken for 0. x_hat is the same then, and so
+    are all sums. dx is proportional to rstd, so it is scaled back at the end.
     """
     dy, x, *means, rstd = arrays
     step, _ = dtype_range(x.itemsize)

@@ -1,4 +1,4 @@
-"""RMS normalization: which kernel is for which shape, as `numbanorm.cpu.layernorm` has it.
+"""Choose the kernel of RMS normalization for a shape, as `numbanorm.cpu.layernorm` does for layer normalization.
 
 The kernels are those of layer normalization without mean and bias: these are the number 0.
 """
@@ -45,7 +45,7 @@ def rms_norm_backward(call: Any, dy: Array, x: Array, rstd: Array, weight: Array
 
 
 def _without_mean(kernel: Any) -> Callable[..., Any]:
-    """A kernel that is not given a mean and a dbias."""
+    """Wrap a kernel so that it is not given a mean and a dbias."""
 
     def run(engine: int, streams: bool, dy: Array, x: Array, rstd: Array, weight: Array, dx: Array, dw: Array) -> Any:
         return kernel(engine, streams, dy, x, 0.0, rstd, weight, dx, dw, 0.0)

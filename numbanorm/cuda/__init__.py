@@ -1,4 +1,4 @@
-"""The kernels on the GPU; the one place that imports numba.cuda and cuda.core.
+"""This package holds the kernels on the GPU. Only this file imports numba.cuda and cuda.core.
 
 Kernels and vectors take the compiler's names from here. How a kernel is compiled is in `numbanorm.cuda.compiling`.
 """
@@ -13,7 +13,7 @@ _NEEDED = (
 
 
 def _unusable(reason: str) -> ImportError:
-    """What to raise: what to install, what is installed, and why that does not do."""
+    """Return an error that says what to install, what is installed, and why that does not do."""
     try:
         beside = f"Numba {version('numba')} and NumPy {version('numpy')}"
         found = f"numba-cuda {version('numba-cuda')} beside {beside}: {reason}"

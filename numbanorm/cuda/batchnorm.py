@@ -1,4 +1,4 @@
-"""Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels."""
+"""Launch the kernels of batch normalization of x (N, C, L). With L = 1, x is rows x channels."""
 
 from functools import lru_cache
 from typing import NamedTuple
@@ -17,7 +17,7 @@ _LONGEST = 1 << 31  # vectors to a run, that 32 bits can number together with th
 
 
 class _Plan(NamedTuple):
-    """How the values of x are shared out over blocks, as `numbanorm.cuda.kernels.ways` says."""
+    """Say how the values of x are shared out over blocks; see `numbanorm.cuda.kernels.ways`."""
 
     way: ways.Way
     lanes: int
@@ -54,15 +54,18 @@ def _plan(N, C, L, lanes, masked, most_lanes):
 
 
 def plan_of(N, C, L, mask, *runs, most_lanes=4):
-    """How to share out x, in vectors of at most so many lanes. runs: x, and others of its shape or of its channels."""
+    """Plan how x is shared out, in vectors of at most `most_lanes` lanes.
+
+    runs: x, and others of its shape or of its channels.
+    """
     return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0, most_lanes)
 
 
 def batch_norm_forward(call, x, weight, bias, moved, eps, mask, y, mean, rstd):
-    """x, y: (N, C, L); mask: (N, L), or none; all else (C,), of parameters and running statistics or none.
+    """Fill y, mean and rstd, and move the running statistics. Return a function that returns True.
 
-    The running statistics have been moved. What is returned says that those of the batch are finite, since whether
-    they are cannot be told without waiting for them.
+    x, y: (N, C, L); mask: (N, L), or none; all else (C,). Parameters and running statistics may be none. The function
+    does not look whether the statistics of the batch are finite: the host would have to wait for the GPU.
     """
     (N, C, L), running_mean, running_var, momentum = call.planes, moved.mean, moved.var, moved.momentum
     plan, dtype = plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
@@ -84,9 +87,10 @@ def _all_is_done():
 
 
 def batch_norm(call, x, mean, var, weight, bias, eps, y):
-    """Inference. x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,).
+    """Fill y, by given statistics. Return True.
 
-    True: whether a variance is negative cannot be told without waiting for it.
+    x, y: (N, C, L); mean, var, of any dtypes, weight, bias: (C,). The function does not look whether a variance is
+    negative: the host would have to wait for the GPU.
     """
     N, C, L = call.planes
     (scaled,) = call.scratch(x.dtype, 4 * C)
@@ -103,7 +107,10 @@ def _apply(call, x, scaled, weight, bias, mask, y, N, C, L):
 
 
 def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias):
-    """dy, x, dx: (N, C, L); mask: (N, L), or none; all else (C,), and of x's dtype."""
+    """Fill dx, dweight and dbias.
+
+    dy, x, dx: (N, C, L); mask: (N, L), or none; all else (C,), and of x's dtype.
+    """
     N, C, L = call.planes
     linear, plan = _gradients(call, dy, x, mean, rstd, NONE, weight, mask, dx, dweight, dbias, N, C, L, frozen=False)
     arguments = dy, x, mean, rstd, linear, mask, dx, N, C, L, plan.chunk, plan.tiles
@@ -111,7 +118,10 @@ def batch_norm_backward(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbia
 
 
 def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweight, dbias):
-    """`batch_norm_backward` where mean and rstd are constants, which may be of other dtypes than x."""
+    """Do what `batch_norm_backward` does where mean and rstd are constants.
+
+    They may be of other dtypes than x.
+    """
     N, C, L = call.planes
     m, rounded_rstd, mean_h = call.scratch(x.dtype, C, C, C)
     kernel = given_constants(type_of(x.dtype), type_of(mean.dtype), type_of(rstd.dtype))
@@ -121,7 +131,7 @@ def batch_norm_backward_frozen(call, dy, x, mean, rstd, weight, mask, dx, dweigh
 
 
 def _gradients(call, dy, x, mean, rstd, mean_h, weight, mask, dx, dweight, dbias, N, C, L, frozen):
-    """dweight and dbias, and what makes dx of dy and x: `linear`, as `channel_gradients` stores it, and the plan."""
+    """Fill dweight and dbias. Return `linear`, as `channel_gradients` stores it, and the plan."""
     plan, dtype = plan_of(N, C, L, mask, dy, x, mean, rstd, dx), type_of(x.dtype)
     partials, linear = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, 4 * C)
     arguments = dy, x, mean, rstd, mask, partials, N, C, L, plan.chunk, plan.tiles

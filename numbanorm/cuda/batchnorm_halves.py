@@ -1,4 +1,7 @@
-"""The backward pass of batch normalization in two halves, of x (N, C, L). Sums, means and rstd are float64."""
+"""Do the backward pass of batch normalization in two halves, of x (N, C, L).
+
+Sums, means and rstd are float64.
+"""
 
 from numbanorm.cuda import types
 from numbanorm.cuda.batchnorm import plan_of
@@ -9,7 +12,10 @@ from numbanorm.cuda.kernels.states import FIELDS, SLOTS
 
 
 def batch_norm_backward_reduce(call, dy, x, mean, rstd, mask, sum_dy, sum_dy_x_hat):
-    """dy, x: (N, C, L); mask: (N, L), or none; all else (C,), float64."""
+    """Fill sum_dy and sum_dy_x_hat.
+
+    dy, x: (N, C, L); mask: (N, L), or none; all else (C,), float64.
+    """
     N, C, L = call.planes
     plan = plan_of(N, C, L, mask, dy, x, most_lanes=FLOAT64_LANES)
     (partials,) = call.scratch(FLOAT64, plan.pieces * FIELDS * plan.columns)
@@ -22,7 +28,10 @@ def batch_norm_backward_reduce(call, dy, x, mean, rstd, mask, sum_dy, sum_dy_x_h
 
 
 def batch_norm_backward_apply(call, dy, x, mean, rstd, weight, sum_dy, sum_dy_x_hat, count, mask, dx):
-    """dy, x, dx: (N, C, L); mask: (N, L), or none; weight of x's dtype, or none; mean, rstd and sums, float64: (C,)."""
+    """Fill dx.
+
+    dy, x, dx: (N, C, L); mask: (N, L), or none; weight of x's dtype, or none; mean, rstd and sums, float64: (C,).
+    """
     N, C, L = call.planes
     m, rounded_rstd, linear = call.scratch(x.dtype, C, C, 4 * C)
     arguments = mean, rstd, weight, sum_dy, sum_dy_x_hat, count, m, rounded_rstd, linear, C, weight.size

@@ -1,4 +1,7 @@
-"""How a kernel is described and compiled: all that launches, the files of machine code and the tests know of that."""
+"""Describe and compile kernels.
+
+Launches, the files of machine code and the tests know no more of a kernel than is here.
+"""
 
 import re
 from collections.abc import Callable
@@ -18,7 +21,7 @@ Capability = tuple[int, int]  # a compute capability: (9, 0) is that of an H100
 
 @dataclass(eq=False, slots=True)
 class Kernel:
-    """A function and the types of its arguments, which are pointers, numbers and tuples of integers.
+    """Hold a function and the types of its arguments, which are pointers, numbers and tuples of integers.
 
     Kernels are compared by identity; a `factory` creates each of them once.
     """
@@ -30,17 +33,17 @@ class Kernel:
 
     @property
     def register_limit(self) -> int:
-        """How many registers a thread may have."""
+        """Return how many registers a thread may have."""
         return min(_MOST_REGISTERS, REGISTERS // self.threads)
 
 
 def device(function: Callable[..., Any]) -> Any:
-    """A decorator for what kernels call. NVVM inlines it."""
+    """Decorate a function that kernels call. NVVM inlines it."""
     return cuda.jit(device=True, forceinline=True)(function)
 
 
 def factory(make: Callable[..., Kernel]) -> Callable[..., Kernel]:
-    """A decorator for a function that makes kernels. It makes one for each set of arguments, and names it after them.
+    """Decorate a function that makes kernels: it then makes one for each set of arguments, and names it after them.
 
     The name stands for the code, together with the sources of this package: so a kernel must depend on nothing else.
     """
@@ -56,12 +59,15 @@ def factory(make: Callable[..., Kernel]) -> Callable[..., Kernel]:
 
 
 def _described(argument: Any) -> str:
-    """An argument of a factory: a number, a flag or None, or what has a name that tells it from all others."""
+    """Return a text for an argument of a factory.
+
+    The argument is a number, a flag, None, or an object whose name tells it from all others.
+    """
     return repr(argument) if argument is None or isinstance(argument, int) else str(argument.name)
 
 
 def compile(kernel: Kernel, cc: Capability) -> tuple[bytes, str]:
-    """A kernel's machine code (a cubin) for GPUs of a compute capability, and the name that it has in there.
+    """Compile a kernel for GPUs of a compute capability. Return its machine code (a cubin), and its name in there.
 
     Numba asks for the current device when it compiles device functions, so there must be one.
     """
@@ -90,7 +96,10 @@ def compile(kernel: Kernel, cc: Capability) -> tuple[bytes, str]:
 
 
 def entry_name(cubin: bytes) -> str:
-    """The name of the one kernel in machine code: each has a section for its arguments, and sections are named."""
+    """Return the name of the one kernel in machine code.
+
+    Machine code has a section for the arguments of each kernel, which is named after the kernel.
+    """
     found = {name.decode() for name in re.findall(rb"\0\.nv\.constant0\.([^\0]+)\0", cubin)}
     if len(found) != 1:
         raise RuntimeError(f"machine code with {len(found)} kernels, must be one: {sorted(found)}")
@@ -98,7 +107,10 @@ def entry_name(cubin: bytes) -> str:
 
 
 def versions() -> tuple[object, ...]:
-    """Of all that compiles: the packages, and the libraries that are found, which may be of an installed toolkit."""
+    """Return the versions of all that compiles: the packages, and the libraries that are found.
+
+    The libraries may be of an installed toolkit.
+    """
     return *map(_version, _PACKAGES), nvvm.version(), nvvm.ir_version(), nvjitlink.version()
 
 

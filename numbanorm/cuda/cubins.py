@@ -1,4 +1,4 @@
-"""The machine code of kernels, kept from process to process in files like those of the CPU kernels.
+"""Keep the machine code of kernels from process to process, in files like those of the CPU kernels.
 
 The name of a file tells the kernel, the compute capability and the versions of all that compiles it. It is read under
 the conditions that hold for the CPU kernels (`numbanorm.cpu.compiling.cache`), and only if it was compiled from the
@@ -24,7 +24,7 @@ code_digest(SOURCES)  # of the code that is imported now: the files may change l
 
 
 def cubin_of(kernel: Kernel, cc: Capability) -> tuple[bytes, str]:
-    """What `compiling.compile` gives: from a file, or compiled and put there."""
+    """Return what `compiling.compile` returns. Read it from its file, or compile the kernel and write the file."""
     if not kernel.name:
         return compiling.compile(kernel, cc)
     name = file_name(kernel, cc)
@@ -49,14 +49,17 @@ def _unpacked(content: bytes) -> tuple[bytes, str]:
 
 
 def file_name(kernel: Kernel, cc: Capability) -> str:
-    """Of a kernel's machine code."""
+    """Return the name of the file for a kernel's machine code."""
     described = kernel.name, [str(argument) for argument in kernel.argument_types], kernel.register_limit
     return f"{kernel.name.partition('(')[0]}-{_digest(described)}-sm_{cc[0]}{cc[1]}-{compiler()}{SUFFIX}"
 
 
 @cache
 def compiler() -> str:
-    """What compiles, in short: names of files end so. Python's optimization changes the byte code that is compiled."""
+    """Return a short digest of all that compiles, with which the names of files end.
+
+    It covers the level of Python's optimization, which changes the byte code that is compiled.
+    """
     return _digest((compiling.versions(), platform.python_version(), sys.flags.optimize))
 
 

@@ -1,4 +1,4 @@
-"""What launchers work with: runs of values on the device, vectors and blocks of threads for them."""
+"""Define what launchers work with: runs of values on the device, vectors and blocks of threads for them."""
 
 from typing import Any, NamedTuple
 
@@ -15,7 +15,10 @@ FLOAT64_LANES = 2  # at most, where states are float64: a block has no room in s
 
 
 class Run(NamedTuple):
-    """Values that follow each other on the device. An array that is not there is a run of no values at address 0."""
+    """Describe values that follow each other on the device.
+
+    An array that is not there is a run of no values at address 0.
+    """
 
     address: int
     dtype: np.dtype[Any]
@@ -27,19 +30,23 @@ NONE = Run(0, np.dtype(np.float32), 0)  # in place of an array that is not given
 
 
 def type_of(dtype: np.dtype[Any]) -> Any:
-    """Numba's type for a dtype."""
+    """Return Numba's type for a dtype."""
     return _TYPES[dtype]
 
 
 def lanes_for(size: int, *runs: Run) -> int:
-    """How many values a vector has: 128 bits of them where all runs, and pieces of `size` values, begin at multiples
-    of that, else one.
+    """Return how many values a vector has: 128 bits of them, or one.
+
+    Vectors have 128 bits where all runs, and pieces of `size` values, begin at multiples of 128 bits.
     """
     lanes = BYTES // runs[0].dtype.itemsize
     return lanes if size % lanes == 0 and not any(run.address % BYTES for run in runs) else 1
 
 
 def block_for(columns: int) -> tuple[int, int]:
-    """A block for so many columns: rows of at most a warp of threads, each thread for one of neighbouring columns."""
+    """Return the shape of a block for so many columns: a row has at most a warp of threads.
+
+    Each thread of a row takes one of neighbouring columns.
+    """
     threads = min(WARP, 1 << max(0, columns - 1).bit_length())
     return threads, SLOTS // threads

@@ -1,4 +1,7 @@
-"""How kernels are launched, and how values come and go: here alone, so that something else can take the GPU's place."""
+"""Launch kernels, and copy values to and from the device.
+
+No other file does so, so a test can put something else in the GPU's place.
+"""
 
 import ctypes
 from functools import lru_cache
@@ -28,7 +31,7 @@ def launch(
 
 
 def _current_device() -> int:
-    """The number of the device whose context is current; where none is, Numba makes that of device 0 current."""
+    """Return the number of the device whose context is current. If none is, Numba makes device 0's current."""
     status, number = driver.cuCtxGetDevice()
     return int(number) if status == _SUCCESS else cuda.get_current_device().id
 
@@ -42,7 +45,7 @@ def _launch(
 
 
 class Loaded(NamedTuple):
-    """A kernel on a device, and which of its arguments a launch must convert."""
+    """Hold a kernel that is on a device, and say which of its arguments a launch must convert."""
 
     kernel: Any
     code: Any  # of which the kernel is a part: it is unloaded when nobody has it any more
@@ -50,10 +53,10 @@ class Loaded(NamedTuple):
     has_tuples: bool
 
     def packed(self, arguments: tuple[Any, ...]) -> list[Any]:
-        """Arguments of Python as `core.launch` copies them to the kernel.
+        """Return arguments of Python as `core.launch` copies them to the kernel.
 
-        It takes an int for 8 bytes, which all pointers and integers of the kernels have, and a float for a double.
-        The kernel takes each integer of a tuple as an argument of its own, as Numba compiles it.
+        `core.launch` takes an int for 8 bytes, which all pointers and integers of the kernels have, and a float for a
+        double. The kernel takes each integer of a tuple as an argument of its own, as Numba compiles it.
         """
         values = [*arguments]
         if self.has_tuples:
@@ -64,9 +67,9 @@ class Loaded(NamedTuple):
 
 
 def _float32(value: float) -> Any:
-    """A number of NumPy's, whose types `core.launch` tries before those of ctypes.
+    """Return a number of NumPy's type, which `core.launch` tries before the types of ctypes.
 
-    It is rounded by ctypes, since NumPy would warn where a number is beyond the range and becomes infinity.
+    ctypes rounds the number, since NumPy would warn where a number is beyond the range and becomes infinity.
     """
     return np.float32(ctypes.c_float(value).value)
 
@@ -76,7 +79,7 @@ _CONVERSIONS = {types.int64: None, types.float32: _float32, types.float64: float
 
 @lru_cache(None)
 def loaded(kernel: Kernel, device: int) -> Loaded:
-    """A kernel on the current device, compiled if need be."""
+    """Load a kernel onto the current device, and compile it if need be."""
     cubin, name = cubin_of(kernel, tuple(cuda.get_current_device().compute_capability))
     code = core.ObjectCode.from_cubin(cubin)
     found = code.get_kernel(name)
@@ -85,7 +88,7 @@ def loaded(kernel: Kernel, device: int) -> Loaded:
 
 
 def described(kernel: Kernel, found: Any, code: Any) -> Loaded:
-    """A kernel that has been loaded, and what its types say of its arguments."""
+    """Wrap a kernel that has been loaded, and find in its types which arguments must be converted."""
     flat: list[Any] = []
     has_tuples = False
     for given in kernel.argument_types:
@@ -99,18 +102,21 @@ def described(kernel: Kernel, found: Any, code: Any) -> Loaded:
 
 @lru_cache(1 << 12)
 def _configuration(grid: int, block: tuple[int, int]) -> Any:
-    """As threads share it, it is never changed. `core.launch` reads it while it holds the interpreter's lock."""
+    """Return the configuration of a launch.
+
+    Threads share it, so it is never changed. `core.launch` reads it while it holds the interpreter's lock.
+    """
     return core.LaunchConfig(grid=(grid, 1, 1), block=(*block, 1))
 
 
 @lru_cache(256)
 def _stream(handle: int, device: int) -> Any:
-    """A stream of the current device."""
+    """Return a stream of the current device."""
     return core.Stream.from_handle(handle)
 
 
 def fetch(address: int, size: int, dtype: np.dtype[Any], stream: int, device: int) -> Array:
-    """Copy that many values from the device, once all that is on the stream is done. This waits for it."""
+    """Copy that many values from the device, and wait until all that is on the stream is done."""
     with cuda.gpus[device]:
         found = _at(address, size, dtype).copy_to_host(stream=_numba_stream(stream))
         _numba_stream(stream).synchronize()
@@ -118,7 +124,7 @@ def fetch(address: int, size: int, dtype: np.dtype[Any], stream: int, device: in
 
 
 def send(array: Array, address: int, stream: int, device: int) -> None:
-    """Copy values to the device, before all that comes onto the stream from now on."""
+    """Copy values to the device, before all later work on the stream."""
     with cuda.gpus[device]:
         _at(address, array.size, array.dtype).copy_to_device(array, stream=_numba_stream(stream))
         _numba_stream(stream).synchronize()  # before the array may be gone
@@ -130,7 +136,7 @@ def _at(address: int, size: int, dtype: np.dtype[Any]) -> Any:
 
 
 def wait(device: int, stream: int, others: set[int]) -> None:
-    """Have what is launched on a stream from now on wait for what is on the others."""
+    """Let all later launches on a stream wait for what is on the other streams."""
     with cuda.gpus[device]:
         for other in others:
             event = cuda.event(timing=False)

@@ -1,4 +1,4 @@
-"""Layer normalization."""
+"""Launch the kernels of layer normalization."""
 
 from numbanorm.cuda.kernels.norms import LAYER_NORM
 from numbanorm.cuda.rows_and_columns import backward, forward

@@ -1,6 +1,6 @@
-"""Arrays on a GPU, of whatever library: how they are known, where they lie, and how new ones of their kind are made.
+"""Recognise arrays on a GPU, of whatever library, find where they lie, and make new ones of their kind.
 
-No library is imported here before an array of its own has come.
+A library is imported only after one of its arrays has come.
 """
 
 import sys
@@ -25,7 +25,7 @@ def _place(array: Any) -> Place:
 
 
 class Library(NamedTuple):
-    """What a library does with arrays of its own."""
+    """Say what a library does with its arrays."""
 
     empty: Callable[[Any, Shape, Shape, np.dtype[Any]], Any]  # (like, shape, strides in bytes, dtype), on like's device
     stream: Callable[[Any], int]  # the handle of the stream that its next operation on an array would be on; 0: default
@@ -44,7 +44,7 @@ def register(array_type: type, library: Library) -> None:
 
 
 def library_of(name: str, value: Any) -> Library:
-    """That of an argument."""
+    """Return the library of an argument, or raise a TypeError that names the argument."""
     array_type: Any = type(value)
     found = _library_of_type(array_type)
     if found is None:
@@ -79,7 +79,10 @@ def _numba_device(array: Any) -> int:
 
 
 def _numba_place(array: Any) -> Place:
-    """Its interface takes an array that repeats its values for one in C order."""
+    """Return where an array of Numba's lies.
+
+    Its `__cuda_array_interface__` is wrong for an array that repeats its values: it describes one in C order.
+    """
     return array.device_ctypes_pointer.value or 0, False, array.shape, array.strides, array.dtype.str
 
 
@@ -114,7 +117,10 @@ def _torch_device(array: Any) -> int:
 
 
 def _torch_place(array: Any) -> Place:
-    """Its `__cuda_array_interface__` would say the same, in a multiple of the time."""
+    """Return where a tensor lies.
+
+    Its `__cuda_array_interface__` says the same, but takes several times as long.
+    """
     if array.requires_grad:
         raise TypeError("requires a gradient, which is not computed here")
     typestr = _TORCH_TYPES.get(str(array.dtype))
@@ -138,9 +144,10 @@ _KNOWN = {
 
 
 class Seen(NamedTuple):
-    """An array of a GPU as NumPy sees it: one of the same shape, strides and dtype at the same address, not to be read.
+    """Describe an array of a GPU to NumPy by an array of the same shape, strides and dtype at the same address.
 
-    So NumPy's own rules, of overlap and the rest, hold for it, and the checks of arguments as they are.
+    That array must not be read. But NumPy's own rules hold for it, such as those of overlap, and arguments are checked
+    as on the host.
     """
 
     array: Array
@@ -148,7 +155,7 @@ class Seen(NamedTuple):
 
 
 def seen_from_here(name: str, value: Any, library: Library) -> Seen:
-    """An array of a library."""
+    """Return an argument as `Seen`, or raise an error that names it if the kernels cannot take it."""
     try:
         found = seen_at(*library.place(value))
     except (TypeError, RuntimeError) as error:  # the latter of PyTorch, as for sparse tensors

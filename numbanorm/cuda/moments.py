@@ -1,7 +1,7 @@
-"""Statistics of each channel of x (N, C, L) that the host keeps and merges: float64, whatever the dtype of x.
+"""Compute statistics of each channel of x (N, C, L) that the host keeps and merges.
 
-One launch makes the states of pieces of each channel and one merges them, as in batch normalization. In float64, sums
-over any number of values keep their digits, and counts are exact.
+They are float64, whatever the dtype of x. One launch makes the states of pieces of each channel and one merges them, as
+in batch normalization. In float64, sums over any number of values keep their digits, and counts are exact.
 """
 
 import numpy as np
@@ -53,7 +53,7 @@ def channel_extremes(call, x):
 
 
 def _wholes(call, kernel, plan, kind, dtype, given):
-    """Return the states of channels (FIELDS, C) on the host, by a kernel that makes those of pieces."""
+    """Return the states of channels (FIELDS, C) on the host. `kernel` makes the states of pieces."""
     N, C, L = call.planes
     partials, wholes = call.scratch(dtype, plan.pieces * FIELDS * plan.columns, FIELDS * C)
     call.launch(kernel, plan.grid, plan.block, *given, partials, N, C, L, plan.chunk, plan.tiles)
@@ -64,9 +64,9 @@ def _wholes(call, kernel, plan, kind, dtype, given):
 
 
 def _state_of(found):
-    """Make a state of the host of moments of the device.
+    """Convert moments of the device to a state of the host.
 
-    Its unit is 1, except where float64 might not hold squares.
+    The state's unit is 1, except where float64 might not hold squares.
     """
     unit = np.where((found.m2 > 0) & ((found.unit > LARGE) | (found.unit < SMALL)), found.unit, 1.0)
     with np.errstate(all="ignore"):

@@ -1,4 +1,4 @@
-"""RMS normalization."""
+"""Launch the kernels of RMS normalization."""
 
 from numbanorm.cuda.grids import Run
 from numbanorm.cuda.kernels.norms import RMS_NORM

@@ -1,4 +1,4 @@
-"""Layer and RMS normalization over the columns of x (rows, cols), and over the middle axis of x (N, count, L).
+"""Launch layer and RMS normalization over the columns of x (rows, cols), or over the middle axis of x (N, count, L).
 
 RMS normalization has no mean, bias and dbias: these are runs of no values at address 0.
 """
@@ -21,7 +21,10 @@ _CHUNK = 16  # rows at most to a partial sum of the parameters' gradients, which
 
 @lru_cache(1 << 10)
 def group_of(cols, lanes, itemsize, most):
-    """How many threads share a row, and in how many steps they load it; no threads if registers cannot hold the row."""
+    """Return how many threads share a row, and in how many steps they load it.
+
+    Both are 0 if registers cannot hold the row.
+    """
     vectors, most_steps = -(-cols // lanes), min(_STEPS, _HELD // (lanes * itemsize))
     for threads in (2, 8, 16, WARP):
         if vectors <= threads:
@@ -38,7 +41,10 @@ def group_of(cols, lanes, itemsize, most):
 
 
 def _block_of(threads):
-    """A block of groups of so many threads. A group of several warps has a block for itself, and its shared memory."""
+    """Return the shape of a block of groups of so many threads.
+
+    A group of several warps has a block, with its shared memory, for itself.
+    """
     return threads, BLOCK // threads if threads <= WARP else 1
 
 
@@ -61,7 +67,10 @@ def backward(norm, call, dy, x, mean, rstd, weight, dx, dweight, dbias):
 
 
 def _rows_forward(norm, call, x, weight, bias, eps, y, mean, rstd, rows, cols):
-    """x, y: (rows, cols); weight, bias: (cols,), or none; mean, rstd: (rows,), or both none."""
+    """Fill y, and mean and rstd if they are there.
+
+    x, y: (rows, cols); weight, bias: (cols,), or none; mean, rstd: (rows,), or both none.
+    """
     dtype, lanes = type_of(x.dtype), lanes_for(cols, x, weight, bias, y)
     threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_THREADS)
     arguments = x, weight, bias, eps, cols, y, mean, rstd, rows, cols, weight.size, bias.size, rstd.size
@@ -73,7 +82,10 @@ def _rows_forward(norm, call, x, weight, bias, eps, y, mean, rstd, rows, cols):
 
 
 def _rows_backward(norm, call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
-    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), or none; dweight, dbias: (cols,)."""
+    """Fill dx, dweight and dbias.
+
+    dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), or none; dweight, dbias: (cols,).
+    """
     dtype, lanes = type_of(x.dtype), lanes_for(cols, dy, x, weight, dx)
     threads, steps = group_of(cols, lanes, x.dtype.itemsize, MOST_GRADIENT_THREADS)
     if not threads:
@@ -89,7 +101,10 @@ def _rows_backward(norm, call, dy, x, mean, rstd, weight, dx, dweight, dbias, ro
 
 
 def _long_rows_backward(norm, call, dy, x, mean, rstd, weight, dx, dweight, dbias, rows, cols):
-    """dy and x are read again after dx has been written. So a dx in their place is written elsewhere first."""
+    """Fill dx, dweight and dbias, where rows are too long for `rows_backward`.
+
+    dy and x are read again after dx has been written. So a dx in place of one of them is written elsewhere first.
+    """
     dtype, in_place = type_of(x.dtype), dx.address in (dy.address, x.address)
     (written,) = call.scratch(x.dtype, rows * cols) if in_place else (dx,)
     lanes, (mean_h,) = lanes_for(cols, dy, x, weight, written), call.scratch(x.dtype, rows) if mean.size else (mean,)
@@ -109,13 +124,16 @@ def _add_partials(norm, call, dtype, partials, dweight, dbias, pieces, cols):
 
 
 def _tiling(L, lanes):
-    """A block of threads for a tile of columns, and how many tiles L columns are."""
+    """Return the shape of a block of threads for a tile of columns, and how many tiles L columns are."""
     threads = _FEW if _FEW * lanes >= L else WARP
     return (threads, SLOTS // threads), -(-L // (lanes * threads))
 
 
 def _columns_forward(norm, call, x, weight, bias, eps, y, mean, rstd, N, count, L):
-    """x, y: (N, count, L); weight, bias: (count,), or none; mean, rstd: (N, L), or both none."""
+    """Fill y, and mean and rstd if they are there.
+
+    x, y: (N, count, L); weight, bias: (count,), or none; mean, rstd: (N, L), or both none.
+    """
     lanes = lanes_for(L, x, y, mean, rstd)
     block, tiles = _tiling(L, lanes)
     arguments = x, weight, bias, eps, y, mean, rstd, count, L, tiles, weight.size, bias.size, N if rstd.size else 0
@@ -123,7 +141,10 @@ def _columns_forward(norm, call, x, weight, bias, eps, y, mean, rstd, N, count, 
 
 
 def _columns_backward(norm, call, dy, x, mean, rstd, weight, dx, dweight, dbias, N, count, L):
-    """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), or none; dweight, dbias: (count,)."""
+    """Fill dx, dweight and dbias.
+
+    dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), or none; dweight, dbias: (count,).
+    """
     dtype, lanes = type_of(x.dtype), lanes_for(L, dy, x, dx, mean, rstd)
     block, tiles = _tiling(L, lanes)
     (partials,) = call.scratch(x.dtype, norm.parameters * N * tiles * count)

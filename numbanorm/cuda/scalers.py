@@ -6,7 +6,10 @@ from numbanorm.cuda.kernels.scalers import scale_pieces
 
 
 def scale_channels(call, x, m, scale, offset, low, high, y):
-    """Fill y. x, y: (N, C, L); m, scale, offset: (C,); all of one dtype."""
+    """Fill y.
+
+    x, y: (N, C, L); m, scale, offset: (C,); all of one dtype.
+    """
     N, C, L = call.planes
     plan = plan_of(N, C, L, NONE, x, m, scale, offset, y)
     arguments = x, m, scale, offset, low, high, y, N, C, L, plan.chunk, plan.tiles

@@ -1,1 +1,1 @@
-"""How the CPU kernels are compiled, and how their machine code is kept from process to process."""
+"""This package compiles the CPU kernels, and keeps their machine code from process to process."""

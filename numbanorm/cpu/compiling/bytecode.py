@@ -1,4 +1,4 @@
-"""A digest of the code that kernels are compiled from. It does not depend on where the code is installed."""
+"""Compute a digest of the code that kernels are compiled from. It does not depend on where the code is installed."""
 
 import functools
 import hashlib
@@ -15,7 +15,7 @@ _BESIDE = {  # the modules outside a package of kernels that its kernels are com
 
 @functools.cache
 def _imported(package):
-    """The byte code of all modules that kernels are compiled from, as Python would import it now.
+    """Return the byte code of all modules that kernels are compiled from, as Python would import it now.
 
     It is read at once, since the files may change later. It is what Python runs: if Python takes an outdated compiled
     file for up to date, so does this function.
@@ -26,7 +26,7 @@ def _imported(package):
 
 
 def _modules(path, prefix):
-    """Names and code of the modules in a folder and its subfolders. None of them is imported."""
+    """Yield names and code of the modules in a folder and its subfolders. None of them is imported."""
     for finder, name, is_package in pkgutil.iter_modules(path, prefix):
         spec = finder.find_spec(name)
         yield name, spec.loader.get_code(name)
@@ -44,12 +44,12 @@ def code_digest(package=CPU):
 
 
 def covered_modules(package=CPU):
-    """The names of the modules whose code enters the digest."""
+    """Return the names of the modules whose code enters the digest."""
     return {name for name, _ in _imported(package)}
 
 
 def _contents(code):
-    """All of a code object that decides what it does, and nothing of where it stands."""
+    """Return all of a code object that decides what it does, and nothing of where it stands."""
     constants = [
         _contents(constant)
         if isinstance(constant, types.CodeType)

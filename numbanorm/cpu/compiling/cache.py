@@ -1,4 +1,4 @@
-"""Machine code that is kept from process to process. It is compiled once, and runs only for the code that it is of.
+"""Keep machine code from process to process. It is compiled once, and runs only for the code that it is of.
 
 A file holds one function, compiled for one signature and one processor by one set of versions; its name tells all of
 these. It begins with a digest of its payload and of the byte code of all kernels, since the machine code of a kernel
@@ -36,14 +36,17 @@ _warned = False
 
 
 class KernelCache(NullCache):
-    """The files of one function. Its dispatcher calls `load_overload` and `save_overload`."""
+    """Read and write the files of one function. Its dispatcher calls `load_overload` and `save_overload`."""
 
     def __init__(self, function):
         self._name = f"{function.__module__}.{function.__qualname__}"
 
     @contextmanager
     def one_process(self):
-        """A context in which one process compiles what is not found, while other processes wait for it."""
+        """Let one process compile what is not found, while other processes wait for it.
+
+        This is a context manager.
+        """
         with ExitStack() as self._locks:
             yield
 
@@ -70,7 +73,7 @@ class KernelCache(NullCache):
 
 
 def load(name, rebuild, package=CPU):
-    """What `rebuild` makes of the payload of a file, or None if there is no such file that can be used."""
+    """Return what `rebuild` makes of the payload of a file, or None if there is no such file that can be used."""
     for directory in directories(package):
         try:
             return rebuild(_payload(directory, name, package))
@@ -101,7 +104,7 @@ def save(name, payload, package=CPU):
 
 
 def _maker(machine):
-    """A short digest of what compiles, for which machine, and with which options."""
+    """Return a short digest of what compiles, for which machine, and with which options."""
     versions = numba.__version__, llvmlite.__version__, platform.python_version(), EXTENSION_SUFFIXES[0]
     options = config.OPT, config.LOOP_VECTORIZE, config.SLP_VECTORIZE, config.BOUNDSCHECK, config.DEBUGINFO_DEFAULT
     python = sys.flags.optimize  # it changes the byte code
@@ -109,7 +112,10 @@ def _maker(machine):
 
 
 def _payload(directory, name, package=CPU):
-    """The payload of a file. Raise OSError or ValueError unless it can be trusted, is whole and is of this code."""
+    """Return the payload of a file.
+
+    Raise OSError or ValueError unless it can be trusted, is whole and is of this code.
+    """
     check_directory(directory)
     content = read(directory / name)
     payload = content[_DIGEST_BYTES:]
@@ -134,9 +140,9 @@ def _warn_once(message):
 
 
 def contents(directory, package=CPU, maker=None):
-    """Return how many kernels there would be used now, how many of this package's would not, and the bytes of all.
+    """Return how many kernels in a directory would be used now, how many would not, and the bytes of all.
 
-    maker: the end of the names of those that would be used, of which the default is for kernels on this CPU.
+    maker: the end of the names of kernels that would be used; by default, that of kernels on this CPU.
     """
     ending = f"-{maker or _maker(this_machine())}{SUFFIX}"
     good = other = nbytes = 0

@@ -1,6 +1,6 @@
-"""A lock between processes.
+"""Hold a lock between processes.
 
-It is released when its process ends. Where the system has no such locks, nobody waits.
+The lock is released when its process ends. Where the system has no such locks, nobody waits.
 """
 
 import errno

@@ -1,4 +1,4 @@
-"""The decorators of the CPU kernels. Each says how a kind of function is compiled, and why so."""
+"""Define the decorators of the CPU kernels. Each says how a kind of function is compiled, and why so."""
 
 import importlib
 import sys
@@ -26,7 +26,10 @@ _STACK_BYTES = 16 << 20  # twice the stack of most programs' main threads
 
 
 class Compiled(CPUDispatcher):
-    """A function compiled as by `numba.njit`, even where NUMBA_DISABLE_JIT is set: Python cannot run the kernels."""
+    """Compile a function as `numba.njit` does, even where NUMBA_DISABLE_JIT is set.
+
+    Python cannot run the kernels.
+    """
 
     def __reduce__(self):
         """Pickle the function by its name, if it is in a module of the package, and otherwise as Numba does.
@@ -45,14 +48,17 @@ def _named(module, name):
 
 
 class Inner(Compiled):
-    """A compiled function that only compiled code calls. It is compiled with each of its callers."""
+    """Compile a function that only compiled code calls. It is compiled with each of its callers."""
 
     def __init__(self, py_func, locals=None, targetoptions=None):
         super().__init__(py_func, locals, targetoptions, InnerCompiler)
 
 
 class Formula(Inner):
-    """A compiled function on scalars. A call from Python runs its Python code, so it also takes NumPy arrays there."""
+    """Compile a function on scalars.
+
+    A call from Python runs its Python code, so it also takes NumPy arrays there.
+    """
 
     def __call__(self, *args):
         """Run the Python code."""
@@ -60,7 +66,7 @@ class Formula(Inner):
 
 
 class Kept(Compiled):
-    """A compiled function that is kept from process to process. Anyone may call it."""
+    """Compile a function, and keep it from process to process. Anyone may call it."""
 
     def __init__(self, py_func, locals=None, targetoptions=None):
         super().__init__(py_func, locals, targetoptions)
@@ -76,13 +82,13 @@ class Kept(Compiled):
 
 
 def compiled(kind=Compiled, **options):
-    """A decorator that compiles functions with the options of `numba.njit`."""
+    """Return a decorator that compiles functions with the options of `numba.njit`."""
     return partial(kind, targetoptions={"nopython": True, "boundscheck": None, **options})
 
 
 @contextmanager
 def _jit_enabled():
-    """A context in which NUMBA_DISABLE_JIT has no effect. Only for a thread that holds the compiler's lock.
+    """Suspend the effect of NUMBA_DISABLE_JIT in a context. Only a thread that holds the compiler's lock may do so.
 
     Numba's own functions are compiled there, too.
     """
@@ -95,7 +101,7 @@ def _jit_enabled():
 
 
 class _Compiler(threading.Thread):
-    """A thread that computes function(*args)."""
+    """This thread computes function(*args)."""
 
     def __init__(self, function, args):
         super().__init__()
@@ -113,7 +119,7 @@ starting = threading.RLock()  # held while a thread starts, since the size of st
 
 
 def uninterrupted(function, *args):
-    """Return function(*args), which compiles, and run it in a thread of its own.
+    """Run function(*args), which compiles, in a new thread, and return its result.
 
     A signal handler runs in the main thread. If it raised there while Numba compiles, Numba would stay half done for
     good. The new thread also has a stack that is large enough for LLVM, whatever size the user sets for threads.
@@ -191,6 +197,6 @@ def compact(typing_context):
 
 
 def c_address(dispatcher, signature):
-    """Compile a function for a signature, and return its address, to be called in C's convention."""
+    """Compile a function for a signature, and return its address for calls in C's convention."""
     dispatcher.compile(signature)
     return pointer_to_c_function(dispatcher, signature.args)

@@ -1,4 +1,4 @@
-"""Everything of Numba's and llvmlite's that is not public. No other file of the CPU kernels reaches for such things.
+"""Wrap everything of Numba and llvmlite that is not public. No other file of the CPU kernels uses such things.
 
 Each was seen, by this name and with these arguments, in Numba 0.62.0 to 0.68.1 with llvmlite 0.45.0 to 0.50.0: the
 first and the last version that `tests/test_numba_internals.py` has passed with. That test names what another version
@@ -43,40 +43,40 @@ __all__ = [
 
 
 def serialize(compile_result: Any) -> bytes:
-    """The bytes of a compiled function, with its machine code."""
+    """Return the bytes of a compiled function, with its machine code."""
     return dumps(compile_result._reduce())
 
 
 def deserialize(target_context: Any, parts: tuple[Any, ...]) -> Any:
-    """The compiled function of what `pickle` reads from the bytes of `serialize`."""
+    """Return a compiled function, from what `pickle` reads from the bytes of `serialize`."""
     return CompileResult._rebuild(target_context, *parts)
 
 
 def machine_of(codegen: Any) -> tuple[str, str, str]:
-    """The triple, the processor and the features that a code generator compiles for, by LLVM's names."""
+    """Return the triple, the processor and the features that a code generator compiles for, by LLVM's names."""
     return codegen.magic_tuple()
 
 
 def this_machine() -> tuple[str, str, str]:
-    """`machine_of` the code generator of all CPU kernels."""
+    """Return `machine_of` the code generator of all CPU kernels."""
     return machine_of(cpu_target.target_context.codegen())
 
 
 def user_cache_directory(name: str) -> str:
-    """Where this system's users have the caches of a program."""
+    """Return the directory in which this system's users have the caches of a program."""
     return AppDirs(name, appauthor=False).user_cache_dir
 
 
 def has_compiler_lock() -> bool:
-    """Whether this thread holds the lock of Numba's compiler."""
+    """Return whether this thread holds the lock of Numba's compiler."""
     return global_compiler_lock.is_locked()
 
 
 def fork_locks() -> list[Any]:
-    """The reentrant locks that Numba and LLVM hold while they compile or start threads, in the order of taking them.
+    """Return the reentrant locks that Numba and LLVM hold while they compile or start threads.
 
-    The list is shorter where a version lacks one of the locks. Then a process that forks while another thread holds
-    that lock may have a child that waits for ever, but all else works.
+    They are in the order of taking them. The list is shorter where a version lacks one of the locks. Then a process
+    that forks while another thread holds that lock may have a child that waits for ever, but all else works.
     """
     compiler = getattr(global_compiler_lock, "_lock", None)
     starter = getattr(threading_layer, "_backend_init_thread_lock", None)
@@ -90,7 +90,7 @@ def define_symbol(name: str, address: int) -> None:
 
 
 def pointer_to_c_function(dispatcher: Any, argument_types: tuple[Any, ...]) -> int:
-    """The address of a function that has been compiled for these types, to be called in C's convention."""
+    """Return the address of a function that has been compiled for these types, for calls in C's convention."""
     compiled = dispatcher.overloads[argument_types]
     return compiled.library.get_pointer_to_function(compiled.fndesc.llvm_cfunc_wrapper_name)
 
@@ -98,8 +98,8 @@ def pointer_to_c_function(dispatcher: Any, argument_types: tuple[Any, ...]) -> i
 def compile_and_link(typing_context: Any, dispatcher: Any, argument_types: tuple[Any, ...]) -> Any:
     """Compile a function for these types. Return ``descriptor_of(target)``.
 
-    Called while Numba generates the code of a caller, that gives the descriptor for `call_compiled`, and adds the
-    compiled function to what the caller is linked with.
+    Call `descriptor_of` while Numba generates the code of a caller. It returns the descriptor for `call_compiled`, and
+    adds the compiled function to what the caller is linked with.
     """
     signature = typing_context.resolve_function_type(types.Dispatcher(dispatcher), argument_types, {})
 
@@ -124,7 +124,7 @@ def return_error(target: Any, builder: ir.IRBuilder, error: type[Exception], mes
 
 
 class InnerCompiler(Compiler):
-    """What compiles functions that only compiled code calls, to LLVM's code, which each caller takes in.
+    """Compile to LLVM's code the functions that only compiled code calls. Each caller takes in that code.
 
     Numba would optimize that code as it is and make machine code of it, then do so again as a part of each caller, and
     again of each caller of these. Here both are done once, for the outermost caller: that takes a fifth less time.
@@ -143,7 +143,7 @@ class InnerCompiler(Compiler):
 
 
 class _LinkedLibrary(JITCodeLibrary):  # type: ignore[misc]
-    """The code of a function, to be linked with that of its callers."""
+    """Hold the code of a function, to be linked with that of its callers."""
 
     def _optimize_final_module(self) -> None:
         pass

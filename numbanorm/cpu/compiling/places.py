@@ -1,4 +1,4 @@
-"""The directories in which compiled kernels are kept.
+"""Choose the directories in which compiled kernels are kept, and write files there.
 
 A file appears there whole or not at all, even when several processes write the same one.
 """
@@ -25,11 +25,12 @@ _MODE = 0o755  # of new directories, whatever the umask: others may read them, a
 
 @functools.cache
 def directories(package=CPU):
-    """The paths in which kernels of a package are looked for, in this order. The first writable one gets new kernels.
+    """Return the paths in which kernels of a package are looked for, in this order.
 
-    Where NUMBA_CACHE_DIR is set, it is the only one. Otherwise there are three. Beside the sources, kernels serve all
-    users of the installation. The user's own cache follows, then a directory of the user's for temporary files. Sources
-    that were unpacked for one run come last, as in a program of a single file, because they are soon deleted.
+    The first writable one gets new kernels. Where NUMBA_CACHE_DIR is set, it is the only one. Otherwise there are
+    three. Beside the sources, kernels serve all users of the installation. The user's own cache follows, then a
+    directory of the user's for temporary files. Sources that were unpacked for one run come last, as in a program of a
+    single file, because they are soon deleted.
     """
     name = f"numbanorm-{code_digest(package).hex()[:12]}"  # the same for the same code, wherever it is installed
     if config.CACHE_DIR:
@@ -70,7 +71,10 @@ def write(directory, name, content):
 
 
 def locked_to_write(name, package=CPU):
-    """A context in which no other process writes a file of this name. It yields whether another one did before."""
+    """Return a context in which no other process writes a file of this name.
+
+    The context yields whether another process wrote it before.
+    """
     for directory in directories(package):
         with suppress(OSError):
             _prepare(directory)
@@ -79,7 +83,7 @@ def locked_to_write(name, package=CPU):
 
 
 def is_writable(directory):
-    """Whether files can be written there, after the directory is created if need be."""
+    """Return whether files can be written there, after the directory is created if need be."""
     existing = next(path for path in (directory, *directory.parents) if os.path.exists(path))
     return existing.is_dir() and os.access(existing, os.W_OK)
 
@@ -95,7 +99,7 @@ def _prepare(directory):
 
 
 def _remove_remains(directory):
-    """Delete what processes have left that were killed while they wrote or held a lock."""
+    """Delete the files of processes that were killed while they wrote or held a lock."""
     for path in directory.glob(f"*{SUFFIX}.*"):
         with suppress(OSError):
             if path.lstat().st_mtime < time.time() - _DAY:

@@ -1,4 +1,4 @@
-"""Which files may be read, since what they hold is run.
+"""Decide which files may be read, since what they hold is run.
 
 A file or directory is trusted if it belongs to the user or the superuser, and nobody else can write to it.
 """
@@ -18,7 +18,7 @@ _CAREFULLY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_NOFOLLOW", 0)  # wait
 
 
 class Distrusted(PermissionError):
-    """A file or directory that others could have changed. It is neither read nor written."""
+    """Report a file or directory that others could have changed. It is neither read nor written."""
 
     def __init__(self, reason):
         super().__init__(errno.EPERM, reason)
@@ -39,7 +39,7 @@ def check_directory(directory):
 
 
 def read(path):
-    """The content of a regular file. Other kinds are not read: a pipe, say, may keep its readers waiting."""
+    """Return the content of a regular file. Other kinds are not read: a pipe, say, may keep its readers waiting."""
     with open(path, "rb", buffering=0, opener=lambda name, flags: os.open(name, flags | _CAREFULLY)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
@@ -62,7 +62,10 @@ def _check_owner(status):
 
 
 def _is_private_group(group_id, user_id):
-    """Whether a group has one member, this user. On some systems each user has such a group, which may write."""
+    """Return whether a group has one member, this user.
+
+    On some systems each user has such a group, which may write.
+    """
     try:
         user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
     except KeyError:
@@ -71,7 +74,7 @@ def _is_private_group(group_id, user_id):
 
 
 def _can_be_exchanged(parent):
-    """Whether others can replace a directory in this one, or replace the link that this one is."""
+    """Return whether others can replace a directory in this one, or replace the link that this one is."""
     try:
         link, status = parent.lstat(), parent.stat()
     except OSError:  # it does not exist, or cannot be entered
@@ -85,7 +88,10 @@ def _can_be_exchanged(parent):
 
 @functools.cache
 def _unknown_user():
-    """The user to whom the superuser's directories seem to belong in a sandbox with its own user numbers."""
+    """Return the user to whom the superuser's directories seem to belong in a sandbox.
+
+    Such a sandbox has its own user numbers.
+    """
     try:
         with open("/proc/sys/kernel/overflowuid") as file:
             return int(file.read())
@@ -94,7 +100,10 @@ def _unknown_user():
 
 
 def _has_no_other_member(group_id, user_id):
-    """Whether a group has no members but this user and the superuser, as far as the system lists its users."""
+    """Return whether a group has no members but this user and the superuser.
+
+    The system may not list all its users.
+    """
     try:
         user, group = pwd.getpwuid(user_id), grp.getgrgid(group_id)
     except KeyError:

@@ -1,1 +1,1 @@
-"""How the CPU kernels come to run: threads, forks, limits and memory."""
+"""This package runs the CPU kernels: it takes care of threads, forks, limits and memory."""

@@ -1,4 +1,4 @@
-"""An allocator for the memory of large results, in compiled code.
+"""Allocate the memory of large results, in compiled code.
 
 A pool is a block of words. Memory that NumPy gives back waits in the pool for the next array of the same size. A limit
 holds for the memory that waits in all sizes together.
@@ -94,13 +94,16 @@ def set_limit(pool, limit):
 
 @block
 def _capacity(nbytes):
-    """The bytes of a block for `nbytes` of data: whole pages, in which the data may begin at any place in a page."""
+    """Return the bytes of a block for `nbytes` of data.
+
+    The block has whole pages, in which the data may begin at any place in a page.
+    """
     return (LINE + PAGE + nbytes + PAGE - 1) // PAGE * PAGE
 
 
 @block
 def _place(pool, begin, capacity):
-    """The address of an array's data in a block, or 0 if there is no block."""
+    """Return the address of an array's data in a block, or 0 if there is no block."""
     if begin == 0:
         return 0
     first = begin + LINE
@@ -158,10 +161,10 @@ def _trim(pool):
 
 @block
 def _index_for(pool, capacity):
-    """The index at which a size is to be kept.
+    """Return the index at which a size is to be kept.
 
-    It is where the size is kept already, a free one, or that of the size that was given back longest ago. The blocks of
-    that size are released.
+    A size that is kept already has its index. Another size gets a free index, or the index of the size that was given
+    back longest ago, whose blocks are released.
     """
     i = _index(pool, capacity)
     if i < 0:
@@ -175,7 +178,7 @@ def _index_for(pool, capacity):
 
 @block
 def _index(pool, capacity):
-    """The index of a size, or -1 if the pool has none."""
+    """Return the index of a size, or -1 if the pool has none."""
     for i in range(SIZES):
         if load(pool, SIZE + i) == capacity:
             return i
@@ -184,7 +187,7 @@ def _index(pool, capacity):
 
 @block
 def _oldest(pool):
-    """The index of the size that was given back longest ago. The pool must not be empty."""
+    """Return the index of the size that was given back longest ago. The pool must not be empty."""
     oldest = -1
     for i in range(SIZES):
         if load(pool, SIZE + i) != 0 and (oldest < 0 or load(pool, TIME + i) < load(pool, TIME + oldest)):

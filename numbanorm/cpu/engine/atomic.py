@@ -1,4 +1,4 @@
-"""Words of memory that threads share. Word i at an address is an intp.
+"""Read and write words of memory that threads share. Word i at an address is an intp.
 
 All operations have one order, which every thread sees. A thread that reads a word also sees all that was written before
 that word was.

@@ -1,7 +1,8 @@
-"""What compiled code has to know of its process: the engine in use, and the size from which results pass the caches.
+"""Keep what compiled code has to know of its process.
 
-Machine code is kept from process to process, so it may hold neither an address nor a size of the machine. It finds
-these words of memory by a symbol. The symbol is known once this file has been imported, before any code is linked.
+It is the engine in use, and the size from which results pass the caches. Machine code is kept from process to process,
+so it may hold neither an address nor a size of the machine. It finds these words of memory by a symbol. The symbol is
+known once this file has been imported, before any code is linked.
 """
 
 import ctypes
@@ -26,7 +27,7 @@ define_symbol(_SYMBOL, words.ctypes.data)
 
 @intrinsic
 def address(typing_context):
-    """The address of the cells, for compiled code."""
+    """Return the address of the cells, in compiled code."""
 
     def codegen(context, builder, signature, args):
         symbol = builder.module.globals.get(_SYMBOL)

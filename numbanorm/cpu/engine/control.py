@@ -1,4 +1,4 @@
-"""The setting by which a thread computes with floating-point numbers: rounding, and whether denormals count as zero.
+"""Read and set how a thread computes with floating-point numbers: rounding, and whether denormals count as zero.
 
 Each thread has its own setting, which other libraries may change (`torch.set_flush_denormal`). A result must not depend
 on the thread that computed it. So all threads that take part in a launch take over the setting of the one that calls.
@@ -18,7 +18,7 @@ _ARM = "aarch64", "arm64"
 
 @intrinsic
 def control(typing_context):
-    """The setting of this thread; 0 on processors that this file does not know."""
+    """Return the setting of this thread, or 0 on processors that this file does not know."""
 
     def codegen(context, builder, signature, args):
         triple = builder.module.triple

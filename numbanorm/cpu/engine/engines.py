@@ -1,4 +1,4 @@
-"""The engines: which one serves calls, how many threads it has, and what they do when the process forks or ends."""
+"""Choose the engine that serves calls, give it its threads, and end them when the process forks or ends."""
 
 import atexit
 import ctypes
@@ -22,7 +22,7 @@ _ROUTINE = types.intp(types.intp)
 
 
 class Engine:
-    """A pool of threads, which may have none. Its memory is never freed, since compiled code may hold its address."""
+    """Hold a pool of threads, which may have none. It is never freed, since compiled code may hold its address."""
 
     name: str
 
@@ -37,11 +37,11 @@ class Engine:
 
     @property
     def threads(self) -> int:
-        """The number of threads, including the one that calls."""
+        """Return the number of threads, including the one that calls."""
         return int(self.pool[workers.WORKERS]) + 1
 
     def set_threads(self, threads: int) -> None:
-        """Have so many threads, including the one that calls, or as many as the system grants."""
+        """Change to so many threads, including the one that calls, or to as many as the system grants."""
         if self.process != os.getpid():
             self.forked()
         asked = threads, processors()
@@ -54,13 +54,13 @@ class Engine:
     def _change_threads(self, threads: int, allowed: set[int]) -> None: ...
 
     def forked(self) -> None:
-        """In a child, where no other thread exists: count none but the one that calls."""
+        """Count only the thread that calls: in a child, no other thread exists."""
         self.pool[list(workers.CHANGING)] = 0
         self.process, self.asked = os.getpid(), None
 
 
 class Parked(Engine):
-    """The engine with threads of its own (`numbanorm.cpu.engine.workers`)."""
+    """This engine has threads of its own (`numbanorm.cpu.engine.workers`)."""
 
     name = "parked"
 
@@ -76,7 +76,7 @@ class Parked(Engine):
 
 
 class Portable(Engine):
-    """The engine that uses Numba's threads (`numbanorm.cpu.engine.portable`)."""
+    """This engine uses Numba's threads (`numbanorm.cpu.engine.portable`)."""
 
     name = "prange"
 
@@ -91,7 +91,7 @@ class Portable(Engine):
         self.pool[workers.WORKERS] = 0 if self.lost else threads - 1
 
     def forked(self) -> None:
-        """In a child, use Numba's threads no more."""
+        """Stop using Numba's threads, which do not exist in a child."""
         super().forked()
         self.lost = True
 
@@ -164,7 +164,7 @@ def _start(used: Engine) -> Engine:
 
 
 def engine_name() -> str:
-    """The name of the engine: NUMBANORM_ENGINE if it is set, or else the best one for this system."""
+    """Return the name of the engine: NUMBANORM_ENGINE if it is set, or else the best one for this system."""
     usual = "parked" if workers.supported() else "prange"
     name = os.environ.get(_VARIABLE) or usual
     if name not in ENGINES or (name == "parked" and usual != name):
@@ -173,12 +173,12 @@ def engine_name() -> str:
 
 
 def thread_limits() -> dict[str, int]:
-    """The limits on the number of threads, by name."""
+    """Return the limits on the number of threads, by name."""
     return limits(_asked_here())
 
 
 def _asked_here() -> int | None:
-    """The number of threads that this process asked for, or None.
+    """Return the number of threads that this process asked for, or None.
 
     A child of multiprocessing does not take over what its parent asked for.
     """
@@ -197,7 +197,7 @@ def ask_for(number: int | None) -> None:
 
 
 def thread_count_in_use() -> int:
-    """The number of threads that calls use at most."""
+    """Return the number of threads that calls use at most."""
     used = _started()
     return used.threads if used else 1
 

@@ -1,4 +1,4 @@
-"""Locks that are held while the process forks, so that no other thread holds one of them then.
+"""Hold locks while the process forks, so that no other thread holds one of them then.
 
 A child that is forked while another thread holds a lock would wait for that lock for ever.
 
@@ -28,11 +28,12 @@ def hold_across_forks(
     after_in_parent: Callable[[], object],
     after_in_child: Callable[[], object],
 ) -> None:
-    """Before each fork take reentrant locks, in this order, and then call `before`.
+    """Take reentrant locks before each fork, in this order, and then call `before`.
 
     After the fork, parent and child call their function, and then release the locks.
 
-    Of the functions that are called before a fork, Python calls the last registered one first; after it, last.
+    Python calls functions before a fork in the reverse order of their registration, and functions after it in that
+    order.
     """
     os.register_at_fork(after_in_child=partial(_make_up_for_before, locks))
     os.register_at_fork(before=before, after_in_parent=after_in_parent, after_in_child=after_in_child)
@@ -57,10 +58,10 @@ def _make_up_for_before(locks: list[Any]) -> None:
 
 
 class _Signals(threading.local):
-    """The signals that a thread blocks: `hold_back` blocks all of them, `restore` those that were blocked before.
+    """Hold the sets of signals that a thread blocks.
 
-    A thread's object is created in Python when the thread first forks. If a handler raises there, this fork happens
-    without blocking signals.
+    `hold_back` blocks all signals, and `restore` blocks those that were blocked before. A thread's object is created in
+    Python when the thread first forks. If a handler raises there, this fork happens without blocking signals.
     """
 
     def __init__(self) -> None:

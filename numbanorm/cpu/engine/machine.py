@@ -1,4 +1,4 @@
-"""What the kernels have to know of the machine: its last-level cache, and the processor to compile for."""
+"""Find what the kernels have to know of the machine: its last-level cache, and the processor to compile for."""
 
 import functools
 import os
@@ -16,17 +16,21 @@ _SHARE = 16 << 20  # bytes of cache to each processor, at most: a virtual machin
 
 
 def streams(nbytes: int) -> bool:
-    """Whether to stream results past the caches, if all arrays of a call take `nbytes`. Compiled code may call this.
+    """Return whether to stream results past the caches, if all arrays of a call take `nbytes`.
 
-    Results are streamed above half of the last-level cache, since what else the caller has there is worth as much as
-    the results. The choice affects the time alone: the kernels compute the same bits either way.
+    Compiled code may call this. Results are streamed above half of the last-level cache, since what else the caller has
+    there is worth as much as the results. The choice affects the time alone: the kernels compute the same bits either
+    way.
     """
     return nbytes > last_level_cache() // 2
 
 
 @functools.cache
 def last_level_cache() -> int:
-    """The bytes of the last-level cache that can be counted on, or a usual size where the system does not say."""
+    """Return the bytes of the last-level cache that can be counted on.
+
+    Where the system does not say, this is a usual size.
+    """
     try:
         size = max(_bytes(path.read_text()) for path in _CACHES.glob("index*/size"))
     except (OSError, ValueError):
@@ -35,7 +39,7 @@ def last_level_cache() -> int:
 
 
 def _bytes(text: str) -> int:
-    """The number of bytes that Linux writes as, say, 32768K."""
+    """Return the number of bytes that Linux writes as, say, 32768K."""
     return int(text.strip().removesuffix("K")) << 10
 
 
@@ -52,13 +56,13 @@ def _compiled_streams(nbytes):
 
 
 def target() -> tuple[str, str]:
-    """The processor that kernels are compiled for, and its features, by LLVM's names."""
+    """Return the processor that kernels are compiled for, and its features, by LLVM's names."""
     _, name, features = this_machine()
     return name, features
 
 
 def vector_bits() -> int:
-    """The width of the processor's vectors."""
+    """Return the width of the processor's vectors."""
     features = {name[1:] for name in target()[1].split(",") if name.startswith("+")}
     if "avx512f" in features:
         return 512

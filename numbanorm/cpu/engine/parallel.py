@@ -1,4 +1,4 @@
-"""How kernels come to run on several threads.
+"""Run kernels on several threads.
 
 A *range kernel* is a compiled function ``kernel(lo, hi, *args)``. It does the items lo <= i < hi of its work in one
 thread. ``parallel_for(kernel)`` makes ``launch(engine, items, grain, args)``, which compiled code calls to do all
@@ -87,5 +87,8 @@ def _unpacking(target, module, descriptor, call_type):
 
 
 def _failed(builder, call):
-    """The place of a call's second part, which follows its arguments: whether the kernel failed."""
+    """Return a pointer to the second part of a call, which says whether the kernel failed.
+
+    The first part holds the arguments.
+    """
     return cgutils.gep_inbounds(builder, call, 0, 1)

@@ -1,8 +1,9 @@
-"""The engine for systems without the semaphores and threads of `numbanorm.cpu.engine.workers`: Numba's own threads.
+"""Define the engine for systems without the semaphores and threads of `numbanorm.cpu.engine.workers`.
 
-It has the limits of Numba's threading layers. They do not survive a fork. One of them, workqueue, ends the process when
-two threads use it at once, or when one uses it within itself. So one call of this package at a time uses the threads,
-and a call that comes meanwhile does its work alone. This engine knows nothing of the user's own parallel Numba code.
+It uses Numba's own threads, and has the limits of Numba's threading layers. They do not survive a fork. One of them,
+workqueue, ends the process when two threads use it at once, or when one uses it within itself. So one call of this
+package at a time uses the threads, and a call that comes meanwhile does its work alone. This engine knows nothing of
+the user's own parallel Numba code.
 """
 
 import numba
@@ -15,7 +16,10 @@ from numbanorm.cpu.engine.workers import WORKERS, begin, end, take_part
 
 @launcher
 def run(pool, kernel, context, items, grain):
-    """The engine's entry, with the arguments of `numbanorm.cpu.engine.workers.run`."""
+    """Call kernel(context, lo, hi) for all items.
+
+    This is the engine's entry, with the arguments of `numbanorm.cpu.engine.workers.run`.
+    """
     if begin(pool, kernel, context, items, grain):
         all_take_part(pool)
         end(pool)
@@ -31,7 +35,7 @@ def all_take_part(pool):
 
 
 def has_started() -> bool:
-    """Whether any code in the process has started Numba's threads."""
+    """Return whether any code in the process has started Numba's threads."""
     try:
         numba.threading_layer()
     except ValueError:

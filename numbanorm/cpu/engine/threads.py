@@ -1,4 +1,4 @@
-"""How many threads calls may use."""
+"""Find how many threads calls may use."""
 
 import os
 import sys
@@ -11,7 +11,7 @@ _VARIABLE = "NUMBANORM_NUM_THREADS"
 
 
 def thread_count(asked: int | None) -> int:
-    """The smallest limit that is set.
+    """Return the smallest limit that is set.
 
     A child of multiprocessing has one thread, unless it has `asked` for more or the environment variable is set.
     """
@@ -21,7 +21,7 @@ def thread_count(asked: int | None) -> int:
 
 
 def limits(asked: int | None) -> dict[str, int]:
-    """The limits on the number of threads, by name."""
+    """Return the limits on the number of threads, by name."""
     found = {
         "set_num_threads": asked,
         _VARIABLE: _variable_limit(),
@@ -43,19 +43,25 @@ def _variable_limit() -> int | None:
 
 
 def _numba_limit() -> int | None:
-    """NUMBA_NUM_THREADS, if somebody has set it. Numba's own default depends on the thread that imported Numba."""
+    """Return NUMBA_NUM_THREADS, if somebody has set it.
+
+    Numba's own default depends on the thread that imported Numba.
+    """
     limit = int(config.NUMBA_NUM_THREADS)
     return limit if "NUMBA_NUM_THREADS" in os.environ or limit != config.NUMBA_DEFAULT_NUM_THREADS else None
 
 
 def _openmp_limit() -> int | None:
-    """The first number of OMP_NUM_THREADS, which is for the outermost level. As in OpenMP, other text is ignored."""
+    """Return the first number of OMP_NUM_THREADS, which is for the outermost level.
+
+    As in OpenMP, other text is ignored.
+    """
     first = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return int(first) if first.isdecimal() and int(first) > 0 else None
 
 
 def processors() -> set[int]:
-    """The processors that this process may run on.
+    """Return the processors that this process may run on.
 
     They are those of its first thread, since other threads may be bound to some of them. If the system does not say,
     as where a filter forbids the system call, they are all processors.
@@ -67,15 +73,16 @@ def processors() -> set[int]:
 
 
 def is_multiprocessing_child() -> bool:
-    """Whether this process is a child of multiprocessing. Nothing is imported to find out."""
+    """Return whether this process is a child of multiprocessing. Nothing is imported to find out."""
     module = sys.modules.get("multiprocessing.process")
     return module is not None and module.parent_process() is not None
 
 
 def cgroup_quota(mounts: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/proc/self/cgroup")) -> int | None:
-    """The number of processors whose time the process's control groups grant it, or None without a limit.
+    """Return the number of processors whose time the process's control groups grant it.
 
-    It is rounded down, but never below 1. A process that exceeds its quota is stopped for the rest of a period.
+    It is None without a limit. It is rounded down, but never below 1. A process that exceeds its quota is stopped for
+    the rest of a period.
     """
     try:
         lines = groups.read_text().splitlines()
@@ -86,7 +93,10 @@ def cgroup_quota(mounts: Path = Path("/sys/fs/cgroup"), groups: Path = Path("/pr
 
 
 def _quotas(mounts: Path, controllers: str, group: str) -> Iterator[float]:
-    """The quotas of a group and of all groups above it. A container may see its group as the topmost one."""
+    """Return the quotas of a group and of all groups above it.
+
+    A container may see its group as the topmost one.
+    """
     if controllers == "":
         mounted, files = (mounts, mounts / "unified"), ("cpu.max",)
     elif "cpu" in controllers.split(","):

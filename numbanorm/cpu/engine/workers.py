@@ -1,4 +1,4 @@
-"""Threads that wait for work in compiled code. They belong neither to Python nor to Numba's threading layers.
+"""Start threads that wait for work in compiled code. They belong neither to Python nor to Numba's threading layers.
 
 A pool is a block of words; its address is an engine (`numbanorm.cpu.engine.parallel`). One launch at a time has the
 pool. A thread that finds it taken, in a nested call or by another thread, does its work alone.
@@ -58,7 +58,7 @@ _usleep = types.ExternalFunction("usleep", types.int32(types.uint32))
 
 
 def supported() -> bool:
-    """Whether this system has the functions that workers need. macOS has no such semaphores."""
+    """Return whether this system has the functions that workers need. macOS has no such semaphores."""
     needed = (
         _sem_init,
         _sem_wait,
@@ -74,7 +74,7 @@ def supported() -> bool:
 
 
 def allow_processors(pool: np.ndarray, processors: set[int]) -> None:
-    """Set the processors on which workers may run that begin from now on."""
+    """Set the processors on which workers may run that are started later."""
     allowed = np.zeros(8 * PROCESSORS_BYTES, np.uint8)
     allowed[[number for number in processors if number < allowed.size]] = 1
     pool[PROCESSORS : PROCESSORS + PROCESSORS_BYTES // BYTES] = np.packbits(allowed, bitorder="little").view(np.intp)
@@ -131,7 +131,7 @@ def end(pool):
 
 @launcher
 def run(pool, kernel, context, items, grain):
-    """The engine's entry. It calls kernel(context, lo, hi) for all items, `grain` of them or more at a time."""
+    """Call kernel(context, lo, hi) for all items, `grain` of them or more at a time. This is the engine's entry."""
     if not begin(pool, kernel, context, items, grain):
         call_kernel(kernel, context, 0, items)
         return
@@ -178,7 +178,7 @@ def _await_workers(pool):
 
 @launcher
 def work(pool):
-    """What a worker does from its start to its end."""
+    """Do what a worker does from its start to its end."""
     while load(pool, QUIT) == 0:
         if _come_in(pool):
             _wake(pool)

@@ -1,1 +1,1 @@
-"""The CPU kernels by the shape of what they normalise: rows, long rows, columns, channels."""
+"""This package holds the CPU kernels by the shape of what they normalise: rows, long rows, columns, channels."""

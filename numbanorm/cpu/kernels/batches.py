@@ -1,4 +1,4 @@
-"""Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels.
+"""Do batch normalization of x (N, C, L), with statistics per channel, over N and L. With L = 1, x is rows x channels.
 
 The work is cut into tiles of x. If tiles of whole channels stay in the cache (`whole_channels` says so), one launch
 reads each tile and writes its result: the launchers `*_whole`. Otherwise a first launch adds up sums, tile by tile, and
@@ -38,7 +38,7 @@ from numbanorm.cpu.vectors.elements import copy_row
 
 @launcher
 def batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
-    """`batch_norm_forward` where tiles of whole channels stay in the cache."""
+    """Do what `batch_norm_forward` does where tiles of whole channels stay in the cache."""
     compact()
     steps, _ = whole_steps(x.shape, x.itemsize)
     tiles, grain, _ = work(x, steps)
@@ -47,7 +47,7 @@ def batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rst
 
 @launcher
 def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
-    """`batch_norm_forward` of any x."""
+    """Do what `batch_norm_forward` does for any x."""
     compact()
     N, C, L = x.shape
     steps = sum_steps(x)
@@ -76,7 +76,10 @@ def batch_norm_forward_parts(engine, streams, x, weight, bias, eps, y, mean, rst
 
 @launcher
 def batch_norm_forward(engine, streams, x, weight, bias, eps, y, mean, rstd, var):
-    """Write y, mean, rstd and the biased var. x, y: (N, C, L); weight, bias, rstd: (C,); mean, var: (C,), float64."""
+    """Write y, mean, rstd and the biased var.
+
+    x, y: (N, C, L); weight, bias, rstd: (C,); mean, var: (C,), float64.
+    """
     compact()
     if whole_channels(x.shape, x.itemsize):
         batch_norm_forward_whole(engine, streams, x, weight, bias, eps, y, mean, rstd, var)
@@ -106,9 +109,9 @@ def update_running(momentum, mean, running_mean, var, correction, running_var, b
 
 @launcher
 def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
-    """Write y, with given statistics. x, y: (N, C, L); mean, var (float64), weight, bias: (C,).
+    """Write y, with given statistics.
 
-    Return False, and leave y as it was, if a var is negative.
+    x, y: (N, C, L); mean, var (float64), weight, bias: (C,). Return False, and leave y as it was, if a var is negative.
     """
     compact()
     if not none_negative(var.size, var):
@@ -127,7 +130,7 @@ def batch_norm(engine, streams, x, mean, var, weight, bias, eps, y):
 
 @launcher
 def batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """`batch_norm_backward` where tiles of whole channels stay in the cache."""
+    """Do what `batch_norm_backward` does where tiles of whole channels stay in the cache."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False
@@ -139,7 +142,7 @@ def batch_norm_backward_whole(engine, streams, dy, x, mean, rstd, weight, dx, dw
 
 @launcher
 def batch_norm_backward_parts(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """`batch_norm_backward` of any x."""
+    """Do what `batch_norm_backward` does for any x."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False
@@ -168,7 +171,7 @@ def batch_norm_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight,
 
 @launcher
 def batch_norm_backward_frozen(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """`batch_norm_backward` where mean (float64) and rstd are constants, which have no gradient."""
+    """Do what `batch_norm_backward` does where mean (float64) and rstd are constants, which have no gradient."""
     compact()
     if not all_near(rstd, x.itemsize):
         return False

@@ -1,4 +1,4 @@
-"""What batch normalization does forward to a tile of x (N, C, L), and to the statistics of its channels.
+"""Normalise a tile of x (N, C, L), and finish the statistics of its channels, in batch normalization.
 
 A *factor* is rstd * weight, as in `numbanorm._math`. A *scale* is a power of two, as in `numbanorm.cpu.kernels.ranges`.
 """
@@ -58,7 +58,7 @@ apply_tile = applying(affine_row)  # y = (x - m) * factor + offset
 
 @block
 def apply_scaled_tile(streams, x, tile, scale, m, factor, offset, y):
-    """`apply_tile` of x * scale, which is first written to y."""
+    """Do what `apply_tile` does for x * scale, which is first written to y."""
     compact()
     zero = np.zeros_like(scale)
     apply_tile(False, x, tile, zero, scale, zero, y)
@@ -105,13 +105,13 @@ def average_row(j, running, batch, momentum, correction):
 
 @checking
 def none_negative(j, var):
-    """Whether no variance is negative. A NaN is not."""
+    """Return whether no variance is negative. A NaN is not."""
     return ~(at(var, j) < 0.0)
 
 
 @each_vector
 def inference_row(j, factor, mean, m, var, weight, bias, eps, offset):
-    """Fill factor and offset, where mean and var are given."""
+    """Fill factor and offset from a given mean and var."""
     terms = rstd_factor_offset(at(mean, j) - at(m, j), at(var, j), eps, at(weight, j), at(bias, j))
     _, channel_factor, channel_offset = terms
     put(factor, j, channel_factor)
@@ -120,7 +120,10 @@ def inference_row(j, factor, mean, m, var, weight, bias, eps, offset):
 
 @block
 def scaled_inference(scale, mean, var, weight, bias, eps, m, factor, offset):
-    """Fill scale. Of the channels with a scale other than 1, compute m, factor and offset again, for x * scale."""
+    """Fill scale.
+
+    Compute m, factor and offset again, for x * scale, of the channels with a scale other than 1.
+    """
     compact()
     for c in range(m.size):
         s = range_scale(mean[c], var[c] + eps, m.itemsize)

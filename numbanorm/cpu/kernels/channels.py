@@ -1,4 +1,4 @@
-"""The range kernels of batch normalization over tiles of x (N, C, L), and the functions that run them over all of x."""
+"""Define the range kernels of batch normalization over tiles of x (N, C, L), and run them over all of x."""
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from numbanorm.cpu.vectors.streaming import finish_stores
 
 @range_kernel
 def whole_forward(lo, hi, streams, steps, x, weight, bias, eps, y, mean, rstd, var):
-    """Do tiles lo to hi, of whole channels."""
+    """Normalise tiles lo to hi, which hold whole channels."""
     compact()
     for i in range(lo, hi):
         tile, _ = tile_of(x, steps, i)
@@ -52,7 +52,7 @@ def sums(lo, hi, streams, steps, x, m, partials):
 
 @range_kernel
 def inexact_sums(lo, hi, steps, x, m, inexact, scale, partials):
-    """`sums` in float64, of the inexact channels alone."""
+    """Do what `sums` does in float64, for the inexact channels alone."""
     compact()
     for i in range(lo, hi):
         tile, piece = tile_of(x, steps, i)
@@ -78,7 +78,7 @@ all_sums, all_inexact_sums = parallel_for(sums), parallel_for(inexact_sums)
 
 @block
 def apply_to_all(engine, streams, x, m, factor, offset, y):
-    """y = (x - m) * factor + offset."""
+    """Write y = (x - m) * factor + offset."""
     compact()
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)
@@ -87,7 +87,7 @@ def apply_to_all(engine, streams, x, m, factor, offset, y):
 
 @block
 def apply_scaled_to_all(engine, streams, x, scale, m, factor, offset, y):
-    """`apply_to_all` of x * scale, which is first written to y."""
+    """Do what `apply_to_all` does for x * scale, which is first written to y."""
     compact()
     zero = np.zeros_like(scale)
     apply_to_all(engine, False, x, zero, scale, zero, y)
@@ -96,7 +96,7 @@ def apply_scaled_to_all(engine, streams, x, scale, m, factor, offset, y):
 
 @range_kernel
 def whole_backward(lo, hi, streams, steps, dy, x, mean, rstd, weight, dx, dweight, dbias):
-    """Do tiles lo to hi, of whole channels."""
+    """Write dx of tiles lo to hi, which hold whole channels, and their dweight and dbias."""
     compact()
     count = x.shape[0] * x.shape[2]
     for i in range(lo, hi):
@@ -147,7 +147,7 @@ all_whole_backward, _gradient_sums, _apply_gradient = (
 
 @block
 def all_gradient_sums(engine, streams, dy, x, m, rstd, m_dy):
-    """The `GradientSums` of all channels."""
+    """Return the `GradientSums` of all channels."""
     compact()
     steps = sum_steps(x)
     tiles, grain, pieces = work(x, steps)

@@ -1,4 +1,7 @@
-"""Layer and RMS normalization over the middle axis of x (N, count, L). Kernels take a tile of columns at a time."""
+"""Normalise x (N, count, L) over its middle axis, by layer or RMS normalization.
+
+Kernels take a tile of columns at a time.
+"""
 
 import numpy as np
 
@@ -17,13 +20,16 @@ from numbanorm.cpu.vectors.streaming import finish_stores
 
 @loop
 def _tiling(count, L):
-    """The number of columns of a tile, and of tiles along L. A tile of x (N, count, L) stays in the L2 cache."""
+    """Return the number of columns of a tile, and the number of tiles along L.
+
+    A tile of x (N, count, L) stays in the L2 cache.
+    """
     width = min(L, 512, max(16, 4 * PIECE // count))
     return width, (L + width - 1) // width
 
 
 def _forward(norm):
-    """The range kernel and the launcher of a norm."""
+    """Make the range kernel and the launcher of a norm."""
     column_moments, store, normalize_row = norm.column_moments, norm.store, norm.normalize_row
 
     @range_kernel
@@ -77,7 +83,7 @@ rms_columns_forward, rms_norm_columns_forward = _forward(RMS_NORM)
 
 
 def _backward(norm):
-    """The range kernel and the launcher of a norm."""
+    """Make the range kernel and the launcher of a norm."""
     column_shift, add_gradient_lines, input_gradient_row = (
         norm.column_shift,
         norm.add_gradient_lines,
@@ -133,7 +139,10 @@ def _backward(norm):
     @launcher
     @norm.named("columns_backward")
     def all_columns_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-        """Write dx, dweight, dbias. dy, x, dx: (N, count, L); mean, rstd: (N, L); weight, dweight, dbias: (count,)."""
+        """Write dx, dweight and dbias.
+
+        dy, x, dx: (N, count, L); mean, rstd: (N, L); weight, dweight, dbias: (count,).
+        """
         compact()
         if not all_near(rstd, x.itemsize):
             return False

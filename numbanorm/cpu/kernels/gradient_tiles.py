@@ -1,4 +1,4 @@
-"""What batch normalization does backward to a tile of x (N, C, L), and to the gradients of its channels."""
+"""Write dx of a tile of x (N, C, L), and sum the gradients of its channels, in batch normalization."""
 
 from typing import NamedTuple
 
@@ -25,7 +25,7 @@ TRUE_TO = 16  # a shift of dy is kept if it is at most so many times the mean of
 
 
 class GradientSums(NamedTuple):
-    """Each channel's sums of h, g and g * h."""
+    """Hold each channel's sums of h, g and g * h."""
 
     h: np.ndarray
     g: np.ndarray
@@ -33,7 +33,10 @@ class GradientSums(NamedTuple):
 
 
 class GradientTerms(NamedTuple):
-    """What dx = factor * g + slope * h + offset is computed from, for each channel; g and h are as in `_math`."""
+    """Hold what dx = factor * g + slope * h + offset is computed from, for each channel.
+
+    g and h are as in `_math`.
+    """
 
     m: np.ndarray
     rstd: np.ndarray
@@ -134,7 +137,7 @@ def _finish_backward_row(j, dweight, all_h, all_g, all_gh, count, rstd, m_dy, we
 def drop_untrue_shifts(sums, count, m_dy):
     """Set each m_dy to 0 that was far from its channel's mean of dy. Return whether there was one.
 
-    Then the caller has to take all sums again.
+    If there was one, the caller has to take all sums again.
     """
     compact()
     if _all_true(m_dy.size, sums.g, m_dy, count):

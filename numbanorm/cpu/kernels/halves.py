@@ -1,4 +1,4 @@
-"""The backward pass of batch normalization in two halves. Between them, sums of several processes can be added up.
+"""Do the backward pass of batch normalization in two halves. Between them, sums of several processes can be added up.
 
 x is (N, C, L), as in `numbanorm.cpu.kernels.batches`. The sums are float64, so that their rounding does not show in the
 result, however x was divided between processes.
@@ -33,7 +33,10 @@ _float64_gradient_sums = parallel_for(float64_gradient_sums)
 
 @launcher
 def batch_norm_backward_reduce(engine, streams, dy, x, mean, rstd, sum_dy, sum_dy_x_hat):
-    """Write sum_dy and sum_dy_x_hat. dy, x: (N, C, L); all else (C,), float64."""
+    """Write sum_dy and sum_dy_x_hat.
+
+    dy, x: (N, C, L); all else (C,), float64.
+    """
     compact()
     if not all_near(rstd, x.itemsize):
         return False
@@ -48,7 +51,10 @@ def batch_norm_backward_reduce(engine, streams, dy, x, mean, rstd, sum_dy, sum_d
 
 @launcher
 def batch_norm_backward_apply(engine, streams, dy, x, mean, rstd, weight, sum_dy, sum_dy_x_hat, count, dx):
-    """Write dx. dy, x, dx: (N, C, L); weight, of x's dtype, mean, rstd and sums (float64): (C,)."""
+    """Write dx.
+
+    dy, x, dx: (N, C, L); weight, of x's dtype, mean, rstd and sums (float64): (C,).
+    """
     compact()
     if not all_near(rstd, x.itemsize):
         return False

@@ -1,4 +1,4 @@
-"""Layer and RMS normalization of long rows of x (rows, cols), which threads share.
+"""Normalise long rows of x (rows, cols), which threads share, by layer or RMS normalization.
 
 Forward, rows are long if they exceed a cache. Pieces of rows are summed, then normalised.
 
@@ -35,25 +35,25 @@ PANEL_BYTES = 1 << 20  # of x, and as many of dy: a panel stays in a cache until
 
 @plain
 def long_forward(cols, itemsize):
-    """Whether rows of so many columns are for `layer_norm_long_rows_forward`."""
+    """Return whether rows of so many columns are for `layer_norm_long_rows_forward`."""
     return cols * itemsize > ROW_BYTES
 
 
 @plain
 def long_backward(cols):
-    """Whether rows of so many columns are for `layer_norm_long_rows_backward`."""
+    """Return whether rows of so many columns are for `layer_norm_long_rows_backward`."""
     return cols > PARTIAL_COLUMNS
 
 
 @loop
 def _pieces_to(cols):
-    """The number of pieces of a row."""
+    """Return the number of pieces of a row."""
     return (cols + PIECE_VALUES - 1) // PIECE_VALUES
 
 
 @block
 def _row_total(sums, first, end):
-    """The sums of d and d * d of the pieces first to end."""
+    """Return the sums of d and d * d of the pieces first to end."""
     compact()
     sum_d = sum_dd = 0.0
     for i in range(first, end):
@@ -62,7 +62,7 @@ def _row_total(sums, first, end):
 
 
 def _forward(norm):
-    """The range kernels and the launcher of a norm."""
+    """Make the range kernels and the launcher of a norm."""
     row_shift, row_sums, far_row_moments = norm.row_shift, norm.row_sums, norm.far_row_moments
     store, normalize_row = norm.store, norm.normalize_row
 
@@ -106,7 +106,7 @@ def _forward(norm):
     @launcher
     @norm.named("long_rows_forward")
     def long_rows_forward(engine, streams, x, weight, bias, eps, y, mean, rstd):
-        """`layer_norm_rows_forward` of long rows."""
+        """Do what `layer_norm_rows_forward` does, for long rows."""
         compact()
         rows, cols = x.shape
         pieces, m = _pieces_to(cols), np.empty(rows, x.dtype)
@@ -149,7 +149,7 @@ def _finish_sums(sums, first, pieces, cols, rstd, linear):
 
 
 def _backward(norm):
-    """The range kernels and the launcher of a norm."""
+    """Make the range kernels and the launcher of a norm."""
     row_shift, row_gradient_sums, gradients_row = norm.row_shift, norm.row_gradient_sums, norm.gradients_row
     parameters, write_parameter_gradients = norm.parameters, norm.write_parameter_gradients
 
@@ -214,7 +214,7 @@ def _backward(norm):
     @launcher
     @norm.named("long_rows_backward")
     def long_rows_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-        """`layer_norm_rows_backward` of long rows."""
+        """Do what `layer_norm_rows_backward` does, for long rows."""
         compact()
         if not all_near(rstd, x.itemsize):
             return False

@@ -1,4 +1,4 @@
-"""Mean and M2 of the channels of x (N, C, L), to be kept and merged. All is computed in float64."""
+"""Compute mean and M2 of the channels of x (N, C, L), to be kept and merged. All is computed in float64."""
 
 import numpy as np
 

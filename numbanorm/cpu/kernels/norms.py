@@ -1,4 +1,4 @@
-"""In which functions layer normalization and RMS normalization differ. The kernels of both are made of these.
+"""List the functions in which layer normalization and RMS normalization differ. The kernels of both are made of these.
 
 RMS normalization takes the mean for 0, and has no bias. Its kernels are given the number 0.0 in place of the arrays
 mean, bias and dbias.
@@ -18,7 +18,7 @@ from numbanorm.cpu.vectors.simd import pointer, put
 
 
 class Norm(NamedTuple):
-    """A norm's functions. Those of layer normalization say in their docstrings what they take and return."""
+    """Hold a norm's functions. Those of layer normalization say in their docstrings what they take and return."""
 
     name: str
 
@@ -83,7 +83,7 @@ def _store_few_rstd(mean, rstd, first, j, few_mean, few_rstd):
 
 @block
 def _column_shift(dy, weight, columns):
-    """The shift of each column: the mean of its first values times weight."""
+    """Return the shift of each column: the mean of its first values times weight."""
     compact()
     l0, l1 = columns
     total = np.zeros(l1 - l0)

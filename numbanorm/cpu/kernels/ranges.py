@@ -1,4 +1,4 @@
-"""Statistics that are computed again in float64, where sums of x's dtype were not exact.
+"""Compute statistics again in float64, where sums of x's dtype were not exact.
 
 Some values are far from their first shift. Of others, the squares or 1 / std leave the range of the dtype. These are
 multiplied by a power of two, their *scale* (`range_scale`). Then m, delta, var and rstd are those of x * scale, and y
@@ -28,7 +28,7 @@ def _far_row_moments(scaled_sums):
 
     @block
     def row_moments(size, row, m, scale):
-        """delta and var of row * scale."""
+        """Return delta and var of row * scale."""
         compact()
         sum_d, sum_dd = scaled_sums(size, row, m, scale)
         return moments(sum_d, sum_dd, size)
@@ -55,7 +55,10 @@ def _adding_inexact(scaled_sums):
 
     @block
     def add_inexact_sums(x, tile, m, inexact, scale, sums):
-        """`add_channel_sums` in float64, of the inexact channels alone. float64 holds squares that float32 cannot."""
+        """Do what `add_channel_sums` does in float64, for the inexact channels alone.
+
+        float64 holds squares that float32 cannot.
+        """
         compact()
         (n0, n1), (c0, c1), (l0, l1) = tile
         C, L = x.shape[1:]
@@ -139,7 +142,7 @@ def _is_in_range(j, var, eps, least, most):
 
 @block
 def all_in_range(var, eps, itemsize):
-    """Whether `range_scale` is 1 for all of these variances."""
+    """Return whether `range_scale` is 1 for all of these variances."""
     compact()
     _, most = dtype_range(itemsize)
     return _is_in_range(var.size, pointer(var, 0), eps, 1.0 / most, most)
@@ -147,7 +150,7 @@ def all_in_range(var, eps, itemsize):
 
 @plain
 def least_rstd(itemsize):
-    """The smallest rstd for which differences of values surely fit their dtype."""
+    """Return the smallest rstd for which differences of values surely fit their dtype."""
     _, most = dtype_range(itemsize)
     return reciprocal_std(most, 0.0)
 
@@ -160,6 +163,6 @@ def _is_near(j, rstd, least):
 
 @block
 def all_near(rstd, itemsize):
-    """Whether all differences x - mean fit x's dtype, of so many bytes, as far as rstd tells."""
+    """Return whether all differences x - mean fit x's dtype, of so many bytes, as far as rstd tells."""
     compact()
     return _is_near(rstd.size, pointer(rstd, 0), least_rstd(itemsize))

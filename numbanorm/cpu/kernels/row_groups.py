@@ -1,4 +1,4 @@
-"""Groups of rows whose statistics are computed together, in the lanes of float64 vectors."""
+"""Compute the statistics of a group of rows together, in the lanes of float64 vectors."""
 
 from numbanorm.cpu.compiling.jit import loop
 from numbanorm.cpu.kernels.tiles import BLOCK
@@ -17,7 +17,7 @@ GROUP_BYTES = 1 << 17  # bytes of a group of long rows: it stays in the second c
 
 @loop
 def rows_to_a_group(cols, row_bytes):
-    """The number of rows of a group: 1, 2, 4 or 8, so that groups make up TERMS rows."""
+    """Return the number of rows of a group: 1, 2, 4 or 8, so that groups make up TERMS rows."""
     group = GROUP
     while group > 1 and (group * cols > GROUP_VALUES if cols <= BLOCK else group * row_bytes > GROUP_BYTES):
         group //= 2
@@ -25,7 +25,10 @@ def rows_to_a_group(cols, row_bytes):
 
 
 def summing_row_by_row(row_shift, row_sums):
-    """Make ``sums(first, count, x)``: each row's shift m and its `row_sums`, as the lanes of vectors."""
+    """Make ``sums(first, count, x)``.
+
+    It returns each row's shift m and its `row_sums`, as the lanes of vectors.
+    """
 
     @loop
     def sums_row_by_row(first, count, x):
@@ -43,9 +46,10 @@ def summing_row_by_row(row_shift, row_sums):
 
 @loop
 def sums_of_narrow_rows(first, count, streams, x, lane_sums, shifts):
-    """`summing_row_by_row` of rows so short that adding up the lanes of each would take most of the time.
+    """Return each row's shift m and its `row_sums`, as the lanes of vectors, for narrow rows.
 
-    The lanes of all rows are added up at once. Lanes from `count` on hold what was in lane_sums before.
+    Adding up the lanes row by row would take most of the time, so the lanes of all rows are added up at once. Lanes
+    from `count` on hold what was in lane_sums before.
     """
     cols = x.shape[1]
     one_row, one_each, samples = whole(x, 0, 0, 0), first_few(x), shift_samples(cols)
@@ -65,7 +69,7 @@ def sums_of_narrow_rows(first, count, streams, x, lane_sums, shifts):
 
 @loop
 def squares_of_narrow_rows(first, count, streams, x, lane_sums, shifts):
-    """`sums_of_narrow_rows` about 0: the third vector holds the sums of squares."""
+    """Do what `sums_of_narrow_rows` does about 0: the third vector holds the sums of squares."""
     cols, one_row = x.shape[1], whole(x, 0, 0, 0)
     for k in range(count):
         row = pointer(x, (first + k) * cols)

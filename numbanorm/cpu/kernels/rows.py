@@ -1,4 +1,4 @@
-"""Layer and RMS normalization of the rows of x (rows, cols), where a row stays in a cache.
+"""Normalise the rows of x (rows, cols), where a row stays in a cache, by layer or RMS normalization.
 
 Kernels take a group of rows at a time.
 """
@@ -29,7 +29,7 @@ from numbanorm.cpu.vectors.streaming import (
 
 
 def _forward(norm):
-    """The range kernel and the launcher of a norm."""
+    """Make the range kernel and the launcher of a norm."""
     sums_row_by_row = summing_row_by_row(norm.row_shift, norm.row_sums)
     sums_of_narrow_rows, far_row_moments = norm.sums_of_narrow_rows, norm.far_row_moments
     store, store_few, normalize_row = norm.store, norm.store_few, norm.normalize_row
@@ -127,7 +127,7 @@ rms_rows_forward, rms_norm_rows_forward = _forward(RMS_NORM)
 
 
 def _backward(norm):
-    """The range kernel and the launcher of a norm."""
+    """Make the range kernel and the launcher of a norm."""
     row_shift, row_gradient_sums, gradients_row = norm.row_shift, norm.row_gradient_sums, norm.gradients_row
     parameters, write_parameter_gradients = norm.parameters, norm.write_parameter_gradients
 
@@ -192,7 +192,9 @@ def _backward(norm):
     @launcher
     @norm.named("rows_backward")
     def all_rows_backward(engine, streams, dy, x, mean, rstd, weight, dx, dweight, dbias):
-        """Write dx, dweight and dbias. dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,).
+        """Write dx, dweight and dbias.
+
+        dy, x, dx: (rows, cols); mean, rstd: (rows,); weight, dweight, dbias: (cols,).
 
         Like all launchers of backward passes, return False and write nothing if differences of x do not fit its dtype
         (`ranges.all_near`).

@@ -1,4 +1,4 @@
-"""What the scalers compute from x (N, C, L): extremes, moments with weights and missing values, and scaled values."""
+"""Compute what the scalers need: extremes, moments with weights and missing values, and scaled values."""
 
 import numpy as np
 
@@ -56,7 +56,10 @@ def _extremes_of_lines(low, high, lines, width, x, stride):
 
 @loop
 def _extremes_of_row(size, x, least, most):
-    """The least and the greatest value of a row, and of the vectors in `least` and `most`, which are overwritten."""
+    """Return the least and the greatest value of a row, and of the vectors in `least` and `most`.
+
+    These vectors are overwritten.
+    """
     compact()
     step, first = lanes(x), whole(x, 0, 0, lanes(x))
     end = size // step * step
@@ -131,7 +134,7 @@ def channel_extremes(engine, x, low, high):
 
 @loop
 def _below(channels, c):
-    """How many of these channels come before channel c."""
+    """Return how many of these channels come before channel c."""
     count = 0
     while count < channels.size and channels[count] < c:
         count += 1
@@ -167,9 +170,10 @@ _weighted_sums = parallel_for(weighted_sums)
 
 @launcher
 def weighted_moments(engine, x, channels, scale, weights, count, mean, low, m2):
-    """`moments.float64_channel_moments` of the values times a scale, with weights, without values that are NaN.
+    """Do what `moments.float64_channel_moments` does for the values times a scale, with weights.
 
-    Only `channels` of x are looked at, in ascending order. `count` receives the sum of the weights of their values.
+    Values that are NaN do not count. Only `channels` of x are looked at, in ascending order. `count` receives the sum
+    of the weights of their values.
     """
     compact()
     C = x.shape[1]
@@ -191,7 +195,10 @@ def weighted_moments(engine, x, channels, scale, weights, count, mean, low, m2):
 
 @elementwise_with_state
 def _limited_row(j, y, largest, row, m, factor, offset, low, high):
-    """y = (row - m) * factor + offset, limited to low and high. A NaN stays. Return the largest magnitudes in row."""
+    """Write y = (row - m) * factor + offset, limited to low and high. A NaN stays.
+
+    Return the largest magnitudes in row.
+    """
     value = at(row, j)
     result = affine(value - at(m, j), at(factor, j), at(offset, j))
     raised = choose(result < low, low, result)
@@ -201,7 +208,7 @@ def _limited_row(j, y, largest, row, m, factor, offset, low, high):
 
 @loop
 def _checked_row(streams, size, y, x, m, factor, offset, low, high, infinite):
-    """`_limited_row`. Write 1 to `infinite` if there is an infinity in x."""
+    """Do what `_limited_row` does. Write 1 to `infinite` if there is an infinity in x."""
     largest = _limited_row(streams, size, y, zeros(x, 1)[0], x, m, factor, offset, low, high)
     if not every(largest < np.inf, whole(x, 0, 0, lanes(x))):
         first = part(x, 0, 0, 1)
@@ -231,7 +238,10 @@ _scale_tiles = parallel_for(scale_tiles)
 
 @launcher
 def scale_channels(engine, streams, x, m, factor, offset, low, high, y):
-    """y = (x - m) * factor + offset, limited to low and high; x, y: (N, C, L). Return whether x has an infinity."""
+    """Write y = (x - m) * factor + offset, limited to low and high. Return whether x has an infinity.
+
+    x, y: (N, C, L).
+    """
     compact()
     steps = apply_steps(x)
     tiles, grain, _ = work(x, steps)

@@ -1,4 +1,4 @@
-"""Mean and variance of channels, by the corrected two-pass of `numbanorm._math`.
+"""Compute mean and variance of channels, by the corrected two-pass of `numbanorm._math`.
 
 To normalise a batch, float32 values are added up as float32, `loops.TERMS` of them, and these sums as float64. The
 error of the sums is about 1e-8. It does not depend on the number of values, nor, thanks to the shift m, on their mean.
@@ -37,7 +37,7 @@ OFFSET = 4.0  # a mean is worth subtracting if it is larger than so many times t
 
 
 class MomentSums(NamedTuple):
-    """Each channel's sums of d and d * d."""
+    """Hold each channel's sums of d and d * d."""
 
     d: np.ndarray
     dd: np.ndarray
@@ -45,13 +45,13 @@ class MomentSums(NamedTuple):
 
 @loop
 def moved(m, delta):
-    """m + delta, or m itself where float32 could not hold the sum of d."""
+    """Return m + delta, or m itself where float32 could not hold the sum of d."""
     return m + delta if abs(delta) < np.inf else np.float64(m)
 
 
 @block
 def sample_places(x):
-    """Where some values of channel 0 of x (N, C, L) lie. Those of channel c lie c * L further on."""
+    """Return where some values of channel 0 of x (N, C, L) lie. Those of channel c lie c * L further on."""
     compact()
     N, C, L = x.shape
     places = np.empty(min(N * L, SHIFT_SAMPLES), np.intp)
@@ -63,7 +63,7 @@ def sample_places(x):
 
 @block
 def channel_shift(x, channels, m):
-    """The mean of a few values of each channel. They are spread over the channel, since neighbours are often alike."""
+    """Fill m with the mean of a few values of each channel, which are spread out, since neighbours are often alike."""
     compact()
     (c0, _), L, places = channels, x.shape[2], sample_places(x)
     values, total, share = pointer(x, c0 * L), np.zeros(m.size), 1.0 / places.size
@@ -78,7 +78,7 @@ def channel_shift(x, channels, m):
 
 @block
 def no_channel_shift(x, channels, m):
-    """0, in place of `channel_shift`."""
+    """Fill m with 0, in place of `channel_shift`."""
     compact()
     m[:] = 0
 
@@ -91,7 +91,7 @@ def _add_share(j, total, values, share):
 
 @block
 def gradient_shift(dy, channels, m_dy):
-    """`channel_shift` where the values are far from 0 and near each other, or else 0."""
+    """Fill m_dy as `channel_shift` does where the values are far from 0 and near each other, and else with 0."""
     compact()
     channel_shift(dy, channels, m_dy)
     c0, L, places = channels[0], dy.shape[2], sample_places(dy)
@@ -203,7 +203,7 @@ def total(partials):
 
 @loop
 def _differs(size, row, m):
-    """Whether any value of a row is not m."""
+    """Return whether any value of a row is not m."""
     found = False
     for k in range(size):
         found |= item(row, k) != m

@@ -1,4 +1,4 @@
-"""How x (N, C, L) is cut into tiles, by its shape and dtype alone, and a tile into runs of memory.
+"""Cut x (N, C, L) into tiles, by its shape and dtype alone, and a tile into runs of memory.
 
 A channel of a tile with LONG values or more next to each other is read as rows, with one number for each statistic.
 Shorter channels are read as lines of many channels. Then a statistic is an array, in which each channel's number is
@@ -25,7 +25,7 @@ WHOLE_CHANNELS_BYTES = 1 << 20  # of a tile of whole channels: both passes over 
 
 
 class Tile(NamedTuple):
-    """The part x[n0:n1, c0:c1, l0:l1] of x, as the pairs (n0, n1), (c0, c1) and (l0, l1)."""
+    """Describe the part x[n0:n1, c0:c1, l0:l1] of x, as the pairs (n0, n1), (c0, c1) and (l0, l1)."""
 
     n_range: tuple[int, int]
     c_range: tuple[int, int]
@@ -34,7 +34,10 @@ class Tile(NamedTuple):
 
 @plain
 def _channels_to_a_line(C, L, itemsize):
-    """How many channels a line holds: all, or so many that lines have LINE bytes or more and begin a cache line."""
+    """Return how many channels a line holds.
+
+    A line holds all channels, or so many that lines have LINE bytes or more and begin a cache line.
+    """
     if L >= LONG:
         return 1
     if C * L * itemsize <= 2 * LINE:
@@ -47,7 +50,10 @@ def _channels_to_a_line(C, L, itemsize):
 
 @plain
 def whole_steps(shape, itemsize):
-    """The size of tiles of whole channels, along n, c and l, and whether a tile read twice stays in the cache."""
+    """Return the size of tiles of whole channels, along n, c and l.
+
+    Return also whether a tile that is read twice stays in the cache.
+    """
     N, C, L = shape
     c_step = _channels_to_a_line(C, L, itemsize)
     if L >= LONG:
@@ -57,13 +63,19 @@ def whole_steps(shape, itemsize):
 
 @plain
 def whole_channels(shape, itemsize):
-    """Whether an x of this shape is for the kernels that read tiles of whole channels, which stay in the cache."""
+    """Return whether an x of this shape is for the kernels that read tiles of whole channels.
+
+    Such tiles stay in the cache.
+    """
     return whole_steps(shape, itemsize)[1]
 
 
 @block
 def sum_steps(x):
-    """The size of tiles that hold parts of channels. They are long in memory, and few: their sums take < 1 MB."""
+    """Return the size of tiles that hold parts of channels.
+
+    The tiles are long in memory, and few: their sums take < 1 MB.
+    """
     compact()
     N, C, L = x.shape
     pieces = max(1, SUMS // C)
@@ -76,7 +88,10 @@ def sum_steps(x):
 
 @block
 def apply_steps(x):
-    """The size of tiles to be written. A tile is contiguous, unless the arrays of its statistics would be as long."""
+    """Return the size of tiles to be written.
+
+    A tile is contiguous, unless the arrays of its statistics would be as long.
+    """
     compact()
     N, C, L = x.shape
     values = min(TILE, max(PIECE, x.size // 64))
@@ -87,7 +102,10 @@ def apply_steps(x):
 
 @block
 def work(x, steps):
-    """The number of tiles, the number of tiles that are worth a thread, and the number of pieces (see `tile_of`)."""
+    """Return the number of tiles, the number of tiles that are worth a thread, and the number of pieces.
+
+    `tile_of` says what a piece is.
+    """
     compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     pieces = ((N - 1) // n_step + 1) * ((L - 1) // l_step + 1)
@@ -96,7 +114,7 @@ def work(x, steps):
 
 @block
 def tiles_to(x, steps):
-    """The number of tiles of x."""
+    """Return the number of tiles of x."""
     compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     return ((N - 1) // n_step + 1) * ((C - 1) // c_step + 1) * ((L - 1) // l_step + 1)
@@ -104,7 +122,7 @@ def tiles_to(x, steps):
 
 @block
 def tile_of(x, steps, i):
-    """Tile i, and the number of its piece. A piece is a row of tiles that together hold all channels."""
+    """Return tile i and the number of its piece. A piece is a row of tiles that together hold all channels."""
     compact()
     (N, C, L), (n_step, c_step, l_step) = x.shape, steps
     c_tiles, l_tiles = (C - 1) // c_step + 1, (L - 1) // l_step + 1
@@ -115,14 +133,14 @@ def tile_of(x, steps, i):
 
 @loop
 def rows_to(tile):
-    """The number of rows of a tile of long channels."""
+    """Return the number of rows of a tile of long channels."""
     (n0, n1), (c0, c1), _ = tile
     return (n1 - n0) * (c1 - c0)
 
 
 @loop
 def row_of(x, tile, i):
-    """Where row i of a tile begins, and its channel, counted from the tile's first."""
+    """Return where row i of a tile begins, and its channel, counted from the tile's first."""
     (n0, _), (c0, c1), (l0, _) = tile
     n, j = n0 + i // (c1 - c0), i % (c1 - c0)
     return (n * x.shape[1] + c0 + j) * x.shape[2] + l0, j
@@ -130,7 +148,7 @@ def row_of(x, tile, i):
 
 @block
 def line_width(x, tile, least):
-    """The values of a line of a tile of short channels.
+    """Return the number of values of a line of a tile of short channels.
 
     If the tile holds all channels, a line has `least` bytes or more, as far as the tile has.
     """
@@ -163,17 +181,17 @@ def cut(x, tile, width):
 
 @loop
 def edge_of(y, cols):
-    """The number of columns before the first cache line, if it is the same in every row, or else 0."""
+    """Return the number of columns before the first cache line, if it is the same in every row, or else 0."""
     return before_a_line(y) if cols % lanes(y) == 0 else 0
 
 
 @loop
 def blocks_to(cols, edge):
-    """The number of blocks of columns of a row."""
+    """Return the number of blocks of columns of a row."""
     return max(1, (cols - edge + BLOCK - 1) // BLOCK)
 
 
 @loop
 def block_of(i, cols, edge):
-    """Where block i begins and ends. Blocks are whole cache lines, except the first and the last."""
+    """Return where block i begins and ends. Blocks are whole cache lines, except the first and the last."""
     return (edge + i * BLOCK if i > 0 else 0), min(edge + (i + 1) * BLOCK, cols)

@@ -1,1 +1,1 @@
-"""Vectors for the CPU kernels, and the loops that run over them."""
+"""This package defines vectors for the CPU kernels, and the loops that run over them."""

@@ -1,4 +1,4 @@
-"""Arithmetic on vectors. It is written as on numbers, so that the formulas of `numbanorm._math` serve both."""
+"""Define arithmetic on vectors. It is written as on numbers, so that the formulas of `numbanorm._math` serve both."""
 
 import math
 import operator
@@ -52,7 +52,7 @@ def _operator(operation, instruction, *predicate):
 
 
 def _common(*operands):
-    """The vector type that holds both operands, or None if both are numbers."""
+    """Return the vector type that holds both operands, or None if both are numbers."""
     vectors = [operand for operand in operands if isinstance(operand, Vector)]
     return max(vectors, key=lambda vector: vector.dtype.bitwidth, default=None)
 
@@ -83,7 +83,7 @@ def _same_type(operation, build, arity=1):
 
 
 def _llvm_function(name):
-    """A builder for `_same_type` that calls LLVM's function of this name."""
+    """Make a builder for `_same_type` that calls LLVM's function of this name."""
 
     def build(builder, vector, value):
         full_name = f"llvm.{name}.v{vector.lanes}f{vector.dtype.bitwidth}"
@@ -102,7 +102,7 @@ _same_type(operator.and_, lambda builder, condition, a, b: builder.and_(a, b), a
 
 @intrinsic
 def every(typing_context, condition, j):
-    """Whether a condition holds in all lanes that count at index j."""
+    """Return whether a condition holds in all lanes that count at index j."""
 
     def codegen(context, builder, signature, args):
         holds = args[0]
@@ -187,7 +187,7 @@ def across_rows(typing_context, run, j):
 
 
 def _add_lanes(builder, vector, lanes):
-    """The sum of all lanes."""
+    """Return the sum of all lanes."""
     return builder.extract_element(_half_lanes(builder, vector, lanes, 1), INT32(0))
 
 
@@ -218,13 +218,13 @@ def with_lane(typing_context, vector, k, number):
 
 @loop
 def eight(number):
-    """A vector with the number in each of FEW lanes."""
+    """Return a vector with the number in each of FEW lanes."""
     return at(number, first_few(number))
 
 
 @intrinsic
 def lane(typing_context, vector, k):
-    """The number in lane k."""
+    """Return the number in lane k."""
 
     def codegen(context, builder, signature, args):
         return builder.extract_element(args[0], args[1])

@@ -1,4 +1,4 @@
-"""What kernels compute at every index of a run: results, and terms of sums.
+"""Compute results, and terms of sums, at every index of a run.
 
 An operand may be one number for the whole run. It may also vary along the run, as weight does in layer normalization,
 and the statistics of short channels. The same loop serves both, since `at` reads either.
@@ -79,49 +79,49 @@ def _gradient_terms(j, x, dy, weight, m, rstd, m_wdy):
 
 @summing(2, by_lane=True)
 def row_lane_sums(j, x, m):
-    """The sums of d and d * d in each lane."""
+    """Return the sums of d and d * d in each lane."""
     return _moment_terms(j, x, m)
 
 
 @loop
 def row_sums(size, x, m):
-    """The sums of d and d * d."""
+    """Return the sums of d and d * d."""
     return across(row_lane_sums(size, x, m))
 
 
 @summing(2, in_float64=True)
 def float64_row_sums(j, x, m):
-    """`row_sums` in float64, with a float64 m. float64 holds squares that float32 cannot."""
+    """Do what `row_sums` does in float64, with a float64 m. float64 holds squares that float32 cannot."""
     return _moment_terms(j, x, m)
 
 
 @summing(2, in_float64=True)
 def scaled_row_sums(j, x, m, scale):
-    """`float64_row_sums` of x * scale, with m near the mean of x * scale."""
+    """Do what `float64_row_sums` does for x * scale, with m near the mean of x * scale."""
     d = at(x, j) * at(scale, j) - at(m, j)
     return d, d * d
 
 
 @summing(GRADIENT_SUMS)
 def row_gradient_sums(j, x, dy, weight, m, rstd, m_wdy):
-    """The sums of h, g and g * h."""
+    """Return the sums of h, g and g * h."""
     return _gradient_terms(j, x, dy, weight, m, rstd, m_wdy)
 
 
 @summing(GRADIENT_SUMS, in_float64=True)
 def float64_row_gradient_sums(j, x, dy, weight, m, rstd, m_wdy):
-    """`row_gradient_sums` in float64, with float64 m, rstd and m_wdy."""
+    """Do what `row_gradient_sums` does in float64, with float64 m, rstd and m_wdy."""
     return _gradient_terms(j, x, dy, weight, m, rstd, m_wdy)
 
 
 @summing(2)
 def parameter_gradient_sums(j, x, dy, m, rstd, mean_h):
-    """The sums of dy * x_hat and dy."""
+    """Return the sums of dy * x_hat and dy."""
     return at(dy, j) * normalize(at(x, j), at(m, j), at(rstd, j), at(mean_h, j)), at(dy, j)
 
 
 def _moment_lines(j, k, x, stride, streams, m):
-    """The terms of `row_sums` of line k at index j."""
+    """Return the terms of `row_sums` of line k at index j."""
     line = pointer(x, k * stride)
     if streams:
         expect_at(pointer(line, LINES_AHEAD * stride), j)
@@ -129,7 +129,7 @@ def _moment_lines(j, k, x, stride, streams, m):
 
 
 def _gradient_lines(j, k, x, stride, streams, dy, weight, m, rstd, m_wdy):
-    """The terms of `row_gradient_sums` of line k at index j."""
+    """Return the terms of `row_gradient_sums` of line k at index j."""
     line, line_dy = pointer(x, k * stride), pointer(dy, k * stride)
     if streams:
         expect_at(pointer(line, LINES_AHEAD * stride), j)
@@ -145,7 +145,7 @@ add_float64_gradient_lines = adding_lines(GRADIENT_SUMS, in_float64=True)(_gradi
 
 @loop
 def shift_samples(size):
-    """How many of a row's first values its shift is the mean of: 8, 4, 2 or 1."""
+    """Return how many of a row's first values make its shift: 8, 4, 2 or 1."""
     samples = FEW
     while samples > size:
         samples //= 2
@@ -154,14 +154,17 @@ def shift_samples(size):
 
 @loop
 def shift_terms(samples, row, weight):
-    """The terms whose sum is the mean of a row's first values times weight. It is exact when they are equal."""
+    """Return terms whose sum is the mean of a row's first values times weight.
+
+    The sum is exact when all these products are equal.
+    """
     first = few(row, samples)
     return at(row, first) * at(weight, first) * (1.0 / samples)
 
 
 @loop
 def row_shift(size, row, weight):
-    """The shift of a row: a number near the mean of the row times weight."""
+    """Return the shift of a row: a number near the mean of the row times weight."""
     return total(shift_terms(shift_samples(size), row, weight))
 
 

@@ -1,4 +1,4 @@
-"""Loops over runs of memory, a vector at a time. The body of a loop is a function that is written for one vector."""
+"""Loop over runs of memory, a vector at a time. The body of a loop is a function that is written for one vector."""
 
 from numbanorm.cpu.compiling.jit import compact, loop
 from numbanorm.cpu.vectors.arithmetic import across, every, float64_zeros, plus, zeros
@@ -112,7 +112,10 @@ def summing(count, in_float64=False, by_lane=False):
 
 
 def checking(condition):
-    """Make ``holds(size, x, *operands)``: whether condition(j, x, *operands) is true at every index of a run."""
+    """Make ``holds(size, x, *operands)``.
+
+    It returns whether condition(j, x, *operands) is true at every index of a run.
+    """
     condition = loop(condition)
 
     @loop

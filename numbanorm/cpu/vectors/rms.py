@@ -1,4 +1,4 @@
-"""What kernels of RMS normalization compute at every index of a run.
+"""Compute what kernels of RMS normalization need at every index of a run.
 
 RMS normalization is layer normalization of values whose mean is taken for 0, without a bias. So these loops take what
 the loops of layer normalization take (`numbanorm.cpu.vectors.elements`), but do not read m, mean_h, m_wdy, offset and
@@ -15,7 +15,7 @@ from numbanorm.cpu.vectors.streaming import expect_at
 
 @loop
 def no_shift(size, row, weight):
-    """0, in place of `row_shift`."""
+    """Return 0, in place of `row_shift`."""
     return 0.0
 
 
@@ -44,13 +44,13 @@ def rms_gradients_row(j, dx, dy, row, weight, m, rstd, mean_h, m_wdy, slope, off
 
 @summing(1, by_lane=True)
 def square_lane_sums(j, x):
-    """The sum of squares in each lane."""
+    """Return the sum of squares in each lane."""
     return (at(x, j) * at(x, j),)
 
 
 @loop
 def row_squares(size, x, m):
-    """`row_sums` about 0: the second is the sum of squares."""
+    """Do what `row_sums` does about 0: the second result is the sum of squares."""
     return 0.0, across(square_lane_sums(size, x))[0]
 
 
@@ -62,7 +62,7 @@ def _scaled_squares(j, x, scale):
 
 @loop
 def scaled_row_squares(size, x, m, scale):
-    """`scaled_row_sums` about 0."""
+    """Do what `scaled_row_sums` does about 0."""
     return 0.0, _scaled_squares(size, x, scale)[0]
 
 
@@ -79,7 +79,7 @@ def _products(j, x, dy, weight, rstd):
 
 @loop
 def row_products(size, x, dy, weight, m, rstd, m_wdy):
-    """`row_gradient_sums` about 0: the third is the sum of g * h."""
+    """Do what `row_gradient_sums` does about 0: the third result is the sum of g * h."""
     return 0.0, 0.0, _products(size, x, dy, weight, rstd)[0]
 
 
@@ -90,13 +90,13 @@ def _weight_gradient(j, x, dy, rstd):
 
 @loop
 def weight_gradient_sum(size, x, dy, m, rstd, mean_h):
-    """The sum of dy * x_hat."""
+    """Return the sum of dy * x_hat."""
     return _weight_gradient(size, x, dy, rstd)
 
 
 @adding_lines(1)
 def add_square_lines(j, k, x, stride, streams, m):
-    """The squares of line k at index j."""
+    """Return the squares of line k at index j."""
     line = pointer(x, k * stride)
     if streams:
         expect_at(pointer(line, LINES_AHEAD * stride), j)
@@ -105,7 +105,7 @@ def add_square_lines(j, k, x, stride, streams, m):
 
 @adding_lines(1)
 def add_product_lines(j, k, x, stride, streams, dy, weight, m, rstd, m_wdy):
-    """g * h of line k at index j."""
+    """Return g * h of line k at index j."""
     line, line_dy = pointer(x, k * stride), pointer(dy, k * stride)
     if streams:
         expect_at(pointer(line, LINES_AHEAD * stride), j)

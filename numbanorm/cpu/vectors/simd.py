@@ -1,4 +1,4 @@
-"""Vectors for kernels. A vector is several numbers of one type, read from memory and written to it at once.
+"""Define vectors for kernels. A vector is several numbers of one type, read from memory and written to it at once.
 
 A run is a sequence of numbers in memory: a pointer, or an array. Kernels mostly use pointers. For loops over arrays,
 LLVM checks whether these overlap. The check costs as much as a short run, and an in-place call would fail it and take
@@ -26,7 +26,7 @@ INT32, INT = ir.IntType(32), ir.IntType(types.intp.bitwidth)
 
 
 class Vector(types.Type):
-    """Several numbers of one type."""
+    """Represent several numbers of one type."""
 
     def __init__(self, dtype, lanes):
         self.dtype, self.lanes = dtype, lanes
@@ -34,10 +34,10 @@ class Vector(types.Type):
 
 
 class Index(types.Type):
-    """The place of a vector in a run, of one of three kinds.
+    """Represent the place of a vector in a run, and which of its lanes count.
 
-    Of a WHOLE all lanes count. Of a PART those lanes k count for which skip <= k < count. STREAM is a whole whose
-    results are streamed past the caches.
+    An index has one of three kinds. Of a WHOLE all lanes count. Of a PART those lanes k count for which skip <= k <
+    count. STREAM is a whole whose results are streamed past the caches.
     """
 
     def __init__(self, lanes, kind):
@@ -61,13 +61,13 @@ class _IndexModel(models.StructModel):
 
 
 def lane_count(run):
-    """How many values of a run make a vector, as a number of Python's."""
+    """Return how many values of a run make a vector, as a number of Python's."""
     return 8 * LINE_BYTES // run.dtype.bitwidth
 
 
 @intrinsic
 def lanes(typing_context, run):
-    """How many values of a run make a vector."""
+    """Return how many values of a run make a vector."""
     return types.intp(run), lambda context, builder, signature, args: INT(lane_count(run))
 
 
@@ -90,19 +90,19 @@ _few, _first = _index(PART, FEW), _index(WHOLE, FEW)
 
 @loop
 def few(run, count):
-    """The index of the first `count` values of a run, at most FEW."""
+    """Return the index of the first `count` values of a run, at most FEW."""
     return _few(run, 0, 0, count)
 
 
 @loop
 def first_few(run):
-    """The index of the first FEW values of a run."""
+    """Return the index of the first FEW values of a run."""
     return _first(run, 0, 0, FEW)
 
 
 @intrinsic
 def pointer(typing_context, run, offset):
-    """The run that begins `offset` values after another run or an array does. A number stays what it is."""
+    """Return the run that begins `offset` values after another run or an array does. A number stays what it is."""
     if not _is_run(run):
         return run(run, types.intp), lambda context, builder, signature, args: args[0]
 
@@ -113,7 +113,7 @@ def pointer(typing_context, run, offset):
 
 
 def data(context, builder, run, value):
-    """The LLVM pointer to the first value of a run."""
+    """Return the LLVM pointer to the first value of a run."""
     return context.make_array(run)(context, builder, value).data if isinstance(run, types.Array) else value
 
 
@@ -192,7 +192,7 @@ def add_what_counts(builder, before, values, index, j):
 
 
 def _place(context, builder, run, vector, args):
-    """The LLVM pointer to a vector of a run; args: the run, and the index."""
+    """Return the LLVM pointer to a vector of a run; args: the run, and the index."""
     first = builder.gep(data(context, builder, run, args[0]), [builder.extract_value(args[1], 0)])
     number = context.get_value_type(run.dtype)
     return builder.bitcast(first, ir.VectorType(number, vector.lanes).as_pointer())
@@ -224,13 +224,13 @@ def _write(context, builder, values, place, run, index, j):
 
 
 def _masked(builder, operation, vector, result, arguments):
-    """LLVM's function that loads or stores some lanes of a vector."""
+    """Return LLVM's function that loads or stores some lanes of a vector."""
     name = f"llvm.masked.{operation}.v{vector.lanes}f{vector.dtype.bitwidth}.p0"
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
 def counting_lanes(builder, index, j):
-    """A boolean for each lane: whether it counts."""
+    """Return a boolean for each lane: whether it counts."""
     lane = ir.Constant(ir.VectorType(INT32, index.lanes), list(range(index.lanes)))
     skip, count = (builder.trunc(builder.extract_value(j, k), INT32) for k in (1, 2))
     first, end = (_in_every_lane(builder, bound, index.lanes) for bound in (skip, count))

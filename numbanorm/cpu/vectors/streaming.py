@@ -1,4 +1,4 @@
-"""Streaming stores, which go past the caches, and prefetches, which read ahead.
+"""Write by streaming stores, which go past the caches, and read ahead by prefetches.
 
 A streaming store writes a whole cache line to memory. An ordinary store would first read the line that it overwrites.
 Results that a cache can hold are better left there. So kernels take a flag `streams`: whether the arrays of the call
@@ -64,7 +64,7 @@ def expect_at(run, j):
 
 @intrinsic
 def _start(typing_context, j):
-    """Where the vector at index j begins."""
+    """Return where the vector at index j begins."""
     return types.intp(j), lambda context, builder, signature, args: builder.extract_value(args[0], 0)
 
 
@@ -101,7 +101,7 @@ def finish_stores(streams):
 
 @intrinsic
 def _address(typing_context, run):
-    """The address at which a run begins."""
+    """Return the address at which a run begins."""
 
     def codegen(context, builder, signature, args):
         return builder.ptrtoint(data(context, builder, run, args[0]), _INT)
@@ -111,13 +111,13 @@ def _address(typing_context, run):
 
 @loop
 def before_a_line(y):
-    """How many values of a run come before the first one that begins a cache line."""
+    """Return how many values of a run come before the first one that begins a cache line."""
     return -_address(y) % LINE_BYTES // (LINE_BYTES // lanes(y))
 
 
 @loop
 def needs_stage(streams, y, size):
-    """Whether rows of y share cache lines, and are too short to be streamed one by one."""
+    """Return whether rows of y share cache lines, and are too short to be streamed one by one."""
     return streams and size < STREAMABLE and (size % lanes(y) > 0 or before_a_line(y) > 0)
 
 

@@ -1,4 +1,4 @@
-"""Batch normalization of x (N, C, L): statistics per channel, over N and L. With L = 1, x is rows x channels.
+"""Do batch normalization of x (N, C, L), with statistics per channel, over N and L. With L = 1, x is rows x channels.
 
 One launch makes the states of pieces of each channel, one merges them (`per_channel`), and one applies what comes of
 it. No two threads add to the same memory, so the shape fixes the order of all sums. `way` says how x is shared out.
@@ -23,7 +23,10 @@ def _one(place, geometry, weight):
 
 @factory
 def piece_moments(dtype, lanes, way, state_dtype):
-    """The moments of pieces of x, into partials (pieces, FIELDS, C * L or C), which are of the type `state_dtype`."""
+    """Make a kernel that writes the moments of pieces of x to partials (pieces, FIELDS, C * L or C).
+
+    partials are of the type `state_dtype`.
+    """
     share, deliver = way.share, way.deliver(lanes, MOMENTS)
     moments_of = summed_moments(lanes, TERMS * dtype.bitwidth // state_dtype.bitwidth, way.source)
 
@@ -38,7 +41,7 @@ def piece_moments(dtype, lanes, way, state_dtype):
 
 @factory
 def piece_gradients(dtype, lanes, way, state_dtype):
-    """The gradient sums of pieces of dy and x, into partials (pieces, FIELDS, C * L or C).
+    """Make a kernel that writes the gradient sums of pieces of dy and x to partials (pieces, FIELDS, C * L or C).
 
     partials, mean and rstd are of the type `state_dtype`, in which all is computed.
     """
@@ -61,10 +64,10 @@ def piece_gradients(dtype, lanes, way, state_dtype):
 
 @factory
 def apply(dtype, lanes, way):
-    """y, of scaled (4, C) as `per_channel.channel_statistics` makes it.
+    """Make a kernel that writes y, given scaled (4, C) as `per_channel.channel_statistics` stores it.
 
-    Of the parameters, `weight_count` and `bias_count` values are there: C or none. From the last block to the first:
-    what was read last is still in the cache.
+    The weight has `weight_count` values and the bias `bias_count`: C, or 0 where it is not given. The kernel goes from
+    the last block to the first, since what was read last is still in the cache.
     """
     share, source, stat_lanes = way.share, way.source, way.lanes
     address, counts = source.address, source.counts
@@ -103,7 +106,10 @@ def apply(dtype, lanes, way):
 
 @factory
 def apply_gradient(dtype, lanes, way):
-    """dx, of linear (4, C) as `per_channel.channel_gradients` makes it. From the last block to the first."""
+    """Make a kernel that writes dx, given linear (4, C) as `per_channel.channel_gradients` stores it.
+
+    Like `apply`, it goes from the last block to the first.
+    """
     share, source, stat_lanes = way.share, way.source, way.lanes
     address, counts = source.address, source.counts
 

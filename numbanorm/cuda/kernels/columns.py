@@ -1,4 +1,4 @@
-"""Layer and RMS normalization over the middle axis of x (N, count, L).
+"""Normalise x (N, count, L) over its middle axis, by layer or RMS normalization.
 
 x is read twice, the second time from the caches. A block takes a tile of columns of one of the N, a thread a
 vector of columns and some of the `count` rows.
@@ -25,13 +25,13 @@ def _address(row, geometry):
 
 @device
 def _place_of_thread(tiles, lanes, L):
-    """Which of the N it works on, and its first column."""
+    """Return which of the N this thread works on, and its first column."""
     tile = types.int64(cuda.blockIdx.x % tiles)
     return types.int64(cuda.blockIdx.x // tiles), (tile * cuda.blockDim.x + cuda.threadIdx.x) * lanes
 
 
 def _shared_by_rows(lanes):
-    """A device function: it gives four vectors of the first row of threads to the threads of all rows."""
+    """Make a device function that gives four vectors of the first row of threads to the threads of all rows."""
 
     @device
     def of_first_row(room, a, b, c, d):
@@ -53,10 +53,11 @@ _number_at = parameter_at(1)
 
 @factory
 def columns_forward(norm, dtype, lanes):
-    """x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L).
+    """Make a kernel that writes y, mean and rstd.
 
-    Of the weight and the bias, `weight_count` and `bias_count` values are there: count or none. The statistics are
-    stored if `statistic_count` is N, not 0. `tiles` neighbouring blocks take one of the N.
+    x, y: (N, count, L); weight, bias: (count,); mean, rstd: (N, L). The weight has `weight_count` values and the bias
+    `bias_count`: count, or 0 where it is not given. The statistics are stored if `statistic_count` is N, not 0. `tiles`
+    neighbouring blocks take one of the N.
     """
     moments_of, finished = norm.summed(lanes, TERMS, Source(_address, always)), norm.finished
     of_threads, of_first_row = states(norm.kind, lanes).of_threads, _shared_by_rows(lanes)
@@ -89,10 +90,11 @@ def columns_forward(norm, dtype, lanes):
 
 @factory
 def columns_backward(norm, dtype, lanes, threads):
-    """dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), of which `weight_count` values are there.
+    """Make a kernel that writes dx, and the sums of dy * x_hat and of dy over the columns of a tile.
 
-    partials (N * tiles, parameters, count) get the sums of dy * x_hat and of dy over the columns of a tile. A row of a
-    block's threads, `threads` of them, shares these columns.
+    dy, x, dx: (N, count, L); mean, rstd: (N, L); weight: (count,), of which `weight_count` values are given. The sums
+    are written to partials (N * tiles, parameters, count). A row of a block's threads, `threads` of them, shares the
+    columns of a tile.
     """
 
     @device

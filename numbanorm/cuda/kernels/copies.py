@@ -1,4 +1,4 @@
-"""Copies between arrays of any strides, and between float32 and float64."""
+"""Copy values between arrays of any strides, and between float32 and float64."""
 
 from functools import lru_cache
 
@@ -11,7 +11,7 @@ THREADS = 256
 
 @factory
 def strided_copy(source_dtype, dtype, ndim):
-    """target[i, j, ...] = source[i, j, ...]: a value to a thread. Steps are in values."""
+    """Make a kernel that sets target[i, j, ...] = source[i, j, ...]. A thread copies one value. Steps are in values."""
 
     def kernel(source, target, size, shape, source_steps, steps):
         left = types.int64(cuda.blockIdx.x) * cuda.blockDim.x + cuda.threadIdx.x
@@ -30,7 +30,10 @@ def strided_copy(source_dtype, dtype, ndim):
 
 @lru_cache(1 << 12)
 def plan(shape, source_steps, steps):
-    """The same copy with as few axes as possible, at least one: axes whose values follow each other become one."""
+    """Describe a copy by as few axes as possible, at least one.
+
+    Axes whose values follow each other become one.
+    """
     axes = [axis for axis in zip(shape, source_steps, steps, strict=True) if axis[0] != 1]
     joined = []
     for size, source_step, step in axes:

@@ -1,6 +1,7 @@
-"""Statistics of a row that a group of threads holds in registers, `steps` vectors of `lanes` values to a thread.
+"""Compute statistics of a row that a group of threads holds in registers.
 
-For layer normalization, and for RMS normalization, whose mean is 0.
+A thread holds `steps` vectors of `lanes` values. The functions serve layer normalization, and RMS normalization, whose
+mean is 0.
 """
 
 from functools import lru_cache
@@ -15,7 +16,7 @@ from numbanorm.cuda.vectors.simd import join, lane, number, total
 
 @lru_cache(None)
 def moments_of_row(lanes, steps, threads):
-    """A device function: m, delta and var of the row."""
+    """Make a device function that returns m, delta and var of the row."""
     over = group(threads)
     first_of, sum_over = over.first, over.sum
 
@@ -43,7 +44,10 @@ def moments_of_row(lanes, steps, threads):
 
 @lru_cache(None)
 def squares_of_row(lanes, steps, threads):
-    """A device function: 0, 0 and the mean square of the row. Beyond the end of the row, values are 0."""
+    """Make a device function that returns 0, 0 and the mean square of the row.
+
+    Beyond the end of the row, values are 0.
+    """
     sum_over = group(threads).sum
 
     @device
@@ -58,7 +62,7 @@ def squares_of_row(lanes, steps, threads):
 
 @lru_cache(None)
 def terms_of_row(threads):
-    """A device function: slope, offset and mean_h of the row, of which each thread has sums."""
+    """Make a device function that returns slope, offset and mean_h of the row, given the sums of each thread."""
     sum_over = group(threads).sum
 
     @device
@@ -84,9 +88,10 @@ def _no_barrier():
 
 @lru_cache(None)
 def slope_of_row(threads):
-    """A device function: the slope of the row, 0 and 0.
+    """Make a device function that returns the slope of the row, 0 and 0.
 
-    Rows follow each other in a loop. A block must not write its sum before all threads have read that of the last row.
+    A block calls it for one row after another. It must not write a row's sum before all threads have read the last
+    row's.
     """
     sum_over, all_have_read = group(threads).sum, _barrier if threads > WARP else _no_barrier
 

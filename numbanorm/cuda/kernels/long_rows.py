@@ -1,6 +1,6 @@
-"""Layer and RMS normalization over the columns of x (rows, cols), in rows too long for a block's registers.
+"""Normalise x (rows, cols) over its columns, by layer or RMS normalization, in rows too long for a block's registers.
 
-x is read twice. A block takes a row, a thread vectors one block's width apart.
+x is read twice. A block takes a row. The vectors of a thread lie one block's width apart.
 """
 
 from functools import lru_cache
@@ -21,7 +21,7 @@ _ROOM = FIELDS * SLOTS
 
 @lru_cache(None)
 def source_of(lanes):
-    """A place is that of a vector in its row."""
+    """Return a `Source` whose places are the numbers of vectors in a row."""
 
     @device
     def address(place, geometry):
@@ -33,7 +33,7 @@ def source_of(lanes):
 
 @factory
 def long_rows_forward(norm, dtype, lanes):
-    """What `rows.rows_forward` does."""
+    """Make a kernel that does for long rows what the kernel of `rows.rows_forward` does."""
     moments_of, of_threads = norm.summed(lanes, TERMS, source_of(lanes)), states(norm.kind, 1).of_threads
     of_all_lanes, finished, normalize = states(norm.kind, lanes).of_all_lanes, norm.finished, norm.normalize
     first_of, store_mean = group(SLOTS).first, norm.of_mean(store)
@@ -71,7 +71,10 @@ def long_rows_forward(norm, dtype, lanes):
 
 @factory
 def long_rows_backward(norm, dtype, lanes):
-    """dx (rows, cols), and mean_h (rows,), the mean of h of each row, which the rounding of its mean leaves."""
+    """Make a kernel that writes dx (rows, cols), and the mean of h of each row to mean_h (rows,).
+
+    The mean of h is not 0 where the stored mean of the row was rounded.
+    """
     parameter, load_mean, store_mean_h = parameter_at(lanes), norm.of_mean(load), norm.of_mean(store)
 
     @device

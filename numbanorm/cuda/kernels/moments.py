@@ -1,4 +1,7 @@
-"""States of pieces of x (N, C, L) that only statistics ask for: weighted moments, and extremes. NaNs do not count."""
+"""Compute the states of pieces of x (N, C, L) that only statistics need: weighted moments, and extremes.
+
+NaNs do not count.
+"""
 
 import math
 
@@ -15,7 +18,10 @@ TERMS = 4  # vectors that a thread loads before it uses them
 
 @factory
 def weighted_piece_moments(dtype, way, weights_dtype):
-    """As `channels.piece_moments` in float64, of values with weights (N, L): float64, or a mask; None: all are 1."""
+    """Make a kernel that does what the kernel of `channels.piece_moments` does, in float64 and with weights (N, L).
+
+    The weights are float64, or a mask. If `weights_dtype` is None, all weights are 1.
+    """
     share, deliver, position = way.share, way.deliver(1, MOMENTS), way.source.position
     weighted, masked = weights_dtype is types.float64, weights_dtype is types.uint8
 
@@ -42,7 +48,7 @@ def weighted_piece_moments(dtype, way, weights_dtype):
 
 @factory
 def piece_extremes(dtype, lanes, way):
-    """The extremes of pieces of x, into partials (pieces, FIELDS, C * L or C)."""
+    """Make a kernel that writes the extremes of pieces of x to partials (pieces, FIELDS, C * L or C)."""
     share, deliver, address = way.share, way.deliver(lanes, EXTREMES), way.source.address
 
     def kernel(x, partials, N, C, L, chunk, tiles):

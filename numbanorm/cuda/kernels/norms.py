@@ -1,7 +1,8 @@
-"""The norms over axes, and the device functions in which they differ.
+"""Name the norms over axes, and the device functions in which they differ.
 
 RMS normalization is layer normalization of values whose mean is taken for 0, without a bias. Its kernels get no mean,
-bias and dbias: nothing at address 0. Where their functions give the number 0, the compiler leaves out what it adds.
+bias and dbias: each is a pointer to address 0. Where their functions return the number 0, the compiler leaves out what
+it adds.
 """
 
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from numbanorm.cuda.vectors.units import halved, whole
 
 
 class Norm(NamedTuple):
-    """Device functions of a norm, or functions that make them."""
+    """Hold the device functions of a norm, or functions that make them."""
 
     name: str
     parameters: int  # that have gradients: dweight, and dbias if there is a bias
@@ -38,7 +39,7 @@ class Norm(NamedTuple):
 
 @device
 def nothing(*arguments):
-    """In place of what concerns a mean or a bias that is not there."""
+    """Return 0 in place of a mean or a bias that is not there."""
     return 0.0
 
 
@@ -52,7 +53,7 @@ def _left_out(function):
 
 @device
 def terms_of_gradient_sums(state, rstd):
-    """m_wdy, slope, offset and mean_h."""
+    """Return m_wdy, slope, offset and mean_h."""
     mean_g_x_hat = (state.c + state.c_low) / state.count
     slope, offset = input_gradient_of_means(state.mean_h, state.low, mean_g_x_hat, rstd)
     return state.mean_g, slope, offset, state.mean_h

@@ -1,4 +1,4 @@
-"""Kernels with one result for each channel: they merge the states of its pieces, and prepare what `channels` applies.
+"""Compute one result for each channel: merge the states of its pieces, and prepare what `channels` applies.
 
 Where states are merged, the threads of a block's column share a channel, and the first of them stores the result.
 """
@@ -30,7 +30,7 @@ def _channel():
 
 
 def _channel_states(kind):
-    """A device function: for the first thread of a column, the state of a channel, from those of its pieces."""
+    """Make a device function that returns to the first thread of a column the merged state of a channel's pieces."""
     of_kind, merge = states(kind, 1), kind.merge
     nothing, load_state, of_threads, room = of_kind.nothing, of_kind.load, of_kind.of_threads, FIELDS * SLOTS
 
@@ -51,7 +51,7 @@ def _channel_states(kind):
 
 @factory
 def whole_states(dtype, kind):
-    """The states of channels (FIELDS, C), of those of pieces."""
+    """Make a kernel that merges the states of pieces, and writes those of channels (FIELDS, C)."""
     state_of, store_state = _channel_states(kind), states(kind, 1).store
 
     def kernel(partials, wholes, pieces, C, L):
@@ -65,7 +65,7 @@ def whole_states(dtype, kind):
 
 @device
 def _store_scaled(scaled, channel, C, scale, m, rstd, mean_h):
-    """What `channels.apply` makes y of, into scaled (4, C): m, rstd and mean_h are statistics of x * scale."""
+    """Write to scaled (4, C) what `channels.apply` reads. m, rstd and mean_h are statistics of x * scale."""
     store(scaled, channel, scale)
     store(scaled, C + channel, m)
     store(scaled, 2 * C + channel, rstd)
@@ -74,7 +74,7 @@ def _store_scaled(scaled, channel, C, scale, m, rstd, mean_h):
 
 @device
 def _store_linear(linear, channel, C, factor, m_dy, slope, offset):
-    """What `channels.apply_gradient` makes dx of, into linear (4, C)."""
+    """Write to linear (4, C) what `channels.apply_gradient` reads."""
     store(linear, channel, factor)
     store(linear, C + channel, m_dy)
     store(linear, 2 * C + channel, slope)
@@ -83,7 +83,7 @@ def _store_linear(linear, channel, C, factor, m_dy, slope, offset):
 
 @factory
 def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
-    """mean and rstd of each channel, and scaled (4, C), which `channels.apply` takes.
+    """Make a kernel that writes mean and rstd of each channel, and scaled (4, C), which `channels.apply` reads.
 
     The running statistics move by channels of two values and more, if `running_mean_count` and `running_var_count`
     are C, not 0.
@@ -131,9 +131,9 @@ def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
 
 @factory
 def channel_gradients(dtype, frozen):
-    """dweight and dbias of each channel, and what makes dx, linear (4, C): factor, m_dy, slope and offset.
+    """Make a kernel that writes dweight and dbias of each channel, and linear (4, C): factor, m_dy, slope and offset.
 
-    If frozen, linear is what `channels.apply` takes to make factor * dy.
+    If frozen, linear is what `channels.apply` reads to compute factor * dy.
     """
     state_of = _channel_states(GRADIENT_SUMS)
 
@@ -162,7 +162,7 @@ def channel_gradients(dtype, frozen):
 
 @factory
 def channel_sums():
-    """sum_dy and sum_dy_x_hat of each channel, of the gradient sums of pieces."""
+    """Make a kernel that writes sum_dy and sum_dy_x_hat of each channel, from the gradient sums of its pieces."""
     state_of = _channel_states(GRADIENT_SUMS)
 
     def kernel(partials, sum_dy, sum_dy_x_hat, pieces, C, L):
@@ -178,9 +178,9 @@ def channel_sums():
 
 @factory
 def gradients_of_sums(dtype):
-    """What `channels.apply_gradient` takes, of dtype: m, rounded_rstd and linear (4, C).
+    """Make a kernel that writes what `channels.apply_gradient` reads: m, rounded_rstd and linear (4, C).
 
-    The weight is of dtype, too. All else that is given is float64.
+    They are of dtype, and so is the weight. The other inputs are float64.
     """
 
     def kernel(mean, rstd, weight, sum_dy, sum_dy_x_hat, count, m, rounded_rstd, linear, C, weight_count):
@@ -208,7 +208,7 @@ def gradients_of_sums(dtype):
 
 @device
 def _scale_for_rstd(rstd):
-    """The scale at which differences from a mean, and rstd / scale, are in the range of float32."""
+    """Return the scale at which differences from a mean, and rstd / scale, are in the range of float32."""
     one, above = number(1.0, rstd, 1), unit_for(rstd) * 2.0**-126  # at least 1 for an rstd near float32's limit
     scale = select(rstd < 2.0**-100, 2.0**-100, select(rstd < 1.0, 0.5, one))
     scale = select(above > 1.0, select(above > 2.0**100, 2.0**100, above), scale)
@@ -217,7 +217,7 @@ def _scale_for_rstd(rstd):
 
 @factory
 def given_statistics(dtype, mean_dtype, var_dtype):
-    """scaled (4, C), which `channels.apply` takes, of a mean and a variance of any dtypes."""
+    """Make a kernel that writes scaled (4, C), for `channels.apply`, from a mean and a variance of any dtypes."""
 
     def kernel(mean, var, eps, scaled, C):
         channel = _channel()
@@ -235,7 +235,7 @@ def given_statistics(dtype, mean_dtype, var_dtype):
 
 @factory
 def given_constants(dtype, mean_dtype, rstd_dtype):
-    """m, rounded_rstd and mean_h, of dtype, of a mean and an rstd of any dtypes."""
+    """Make a kernel that writes m, rounded_rstd and mean_h, of dtype, from a mean and an rstd of any dtypes."""
 
     def kernel(mean, rstd, m, rounded_rstd, mean_h, C):
         channel = _channel()

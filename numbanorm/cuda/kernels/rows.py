@@ -1,7 +1,7 @@
-"""Layer and RMS normalization over the columns of x (rows, cols), a row held in registers: x is read once.
+"""Normalise x (rows, cols) over its columns, by layer or RMS normalization. Registers hold a row, so x is read once.
 
 A group of threads shares a row: a part of a warp, a warp, or a block. Threads of a group follow each other on the
-block's x axis, groups on its y axis; in each step, a thread takes a vector of `lanes` values next to its neighbour's.
+block's x axis, groups on its y axis. In each step, a thread takes a vector of `lanes` values next to its neighbour's.
 """
 
 from numbanorm._math import (
@@ -28,10 +28,11 @@ TWO_PER_WARP, FOUR_PER_WARP = 2 * MOST_WARPS, 4 * MOST_WARPS
 
 @factory
 def rows_forward(norm, dtype, lanes, steps, threads):
-    """x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,); count: cols, as a number of dtype.
+    """Make a kernel that writes y, mean and rstd.
 
-    Of the weight and the bias, `weight_count` and `bias_count` values are there: cols or none. The statistics are
-    stored if `statistic_count` is rows, not 0.
+    x, y: (rows, cols); weight, bias: (cols,); mean, rstd: (rows,); count: cols, as a number of dtype. The weight has
+    `weight_count` values and the bias `bias_count`: cols, or 0 where it is not given. The statistics are stored if
+    `statistic_count` is rows, not 0.
     """
     moments_of, normalize = norm.moments_of_row(lanes, steps, threads), norm.normalize
     largest_over, store_mean = group(threads).largest, norm.of_mean(store)
@@ -88,10 +89,11 @@ def rows_forward(norm, dtype, lanes, steps, threads):
 
 @factory
 def rows_backward(norm, dtype, lanes, steps, threads):
-    """dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), of which `weight_count` values are there.
+    """Make a kernel that writes dx, and the sums of dy * x_hat and of dy over `chunk` rows.
 
-    count: cols, as a number of dtype. A group takes `chunk` rows. partials (chunks, parameters, cols) get its sums of
-    dy * x_hat and of dy.
+    dy, x, dx: (rows, cols); mean, rstd: (rows,); weight: (cols,), of which `weight_count` values are given; count:
+    cols, as a number of dtype. A group takes `chunk` rows, and writes their sums to partials (chunks, parameters,
+    cols).
     """
     parameter, parameters, load_mean, halved = parameter_at(lanes), norm.parameters, norm.of_mean(load), norm.halved
     mean_over, terms_of, store_dbias = norm.of_mean(group(threads).sum), norm.terms_of_row(threads), norm.of_bias(store)

@@ -1,4 +1,7 @@
-"""The states of the values that one thread reads: of runs of a few vectors, which it holds in registers, merged."""
+"""Compute the state of the values that one thread reads.
+
+The thread holds runs of a few vectors in registers, and merges the states of these runs.
+"""
 
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -15,8 +18,9 @@ from numbanorm.cuda.vectors.units import halved, scale_of, unit_for, whole
 
 
 class Source(NamedTuple):
-    """Device functions that say where values lie. They get a vector's place among those that its thread reads, and
-    `geometry`, a tuple of integers.
+    """Hold device functions that say where values lie.
+
+    They take a vector's place among those that its thread reads, and `geometry`, a tuple of integers.
     """
 
     address: Any  # (place, geometry): where in x
@@ -26,7 +30,7 @@ class Source(NamedTuple):
 
 @device
 def always(place, geometry, mask):
-    """For a `Source` of which every vector counts."""
+    """Return True, for a `Source` of which every vector counts."""
     return True
 
 
@@ -42,9 +46,9 @@ def _weighted(values, weight):
 
 @lru_cache(None)
 def _moments_of_run(lanes, terms, weighted):
-    """A device function: the moments of a run of vectors, each with a weight. Vectors of weight 0 do not count.
+    """Make a device function that returns the moments of a run of vectors with weights.
 
-    weighted: `_unweighted` where all other weights are 1, else `_weighted`.
+    Vectors of weight 0 do not count. weighted: `_unweighted` where all other weights are 1, else `_weighted`.
     """
 
     @device
@@ -78,9 +82,10 @@ def _one(value, place, geometry, mask):
 
 @lru_cache(None)
 def summed_moments(lanes, terms, source, weight_of=None):
-    """A device function: the moments, of the type of `like`, of x at the places first, first + step, ... below end.
+    """Make a device function that returns the moments of x at the places first, first + step, ... below end.
 
-    weight_of: a device function of (value, place, geometry, mask). Vectors of weight 0 do not count. None: all are 1.
+    The moments are of the type of `like`. weight_of: a device function of (value, place, geometry, mask), or None if
+    all weights are 1. Vectors of weight 0 do not count.
     """
     of_run = _moments_of_run(lanes, terms, _weighted if weight_of else _unweighted)
     return _summed(MOMENTS, of_run, lanes, terms, source, weight_of or _one)
@@ -88,7 +93,7 @@ def summed_moments(lanes, terms, source, weight_of=None):
 
 @lru_cache(None)
 def summed_squares(lanes, terms, source):
-    """A device function: the squares of x, with the arguments of `summed_moments`."""
+    """Make a device function that returns the squares of x, with the arguments of `summed_moments`."""
     return _summed(SQUARES, squares_of_run(lanes, terms), lanes, terms, source, _one)
 
 
@@ -118,7 +123,10 @@ def _summed(kind, of_run, lanes, terms, source, weight_of):
 
 @lru_cache(None)
 def _gradients_of_run(lanes, terms):
-    """A device function: the gradient sums of a run of vectors, of which those count whose `weights` is 1, not 0."""
+    """Make a device function that returns the gradient sums of a run of vectors.
+
+    A vector counts if its number in `weights` is 1, and does not if it is 0.
+    """
 
     @device
     def of_run(x, hs, gs, weights):
@@ -142,16 +150,17 @@ def _gradients_of_run(lanes, terms):
 
 @lru_cache(None)
 def summed_gradients(lanes, terms, source, factor):
-    """A device function: the gradient sums at the places first, first + step, ... below end, of the type of m and rstd.
+    """Make a device function that returns the gradient sums at the places first, first + step, ... below end.
 
-    h = (x - m) * rstd and g = dy * factor(place, geometry, weight).
+    h = (x - m) * rstd and g = dy * factor(place, geometry, weight). The sums are of the type of `like`, which m and
+    rstd have, too.
     """
     return _summed_pairs(GRADIENT_SUMS, _gradients_of_run(lanes, terms), halved, lanes, terms, source, factor)
 
 
 @lru_cache(None)
 def summed_products(lanes, terms, source, factor):
-    """A device function: the products g * h, with the arguments of `summed_gradients`. m is 0."""
+    """Make a device function that returns the products g * h, with the arguments of `summed_gradients`. m is 0."""
     return _summed_pairs(PRODUCTS, products_of_run(lanes, terms), whole, lanes, terms, source, factor)
 
 

@@ -1,4 +1,4 @@
-"""x (N, C, L) scaled, each channel by its own numbers, and clipped."""
+"""Scale x (N, C, L), each channel by its own numbers, and limit the result."""
 
 from numbanorm._math import affine
 from numbanorm.cuda import cuda, types
@@ -11,7 +11,7 @@ from numbanorm.cuda.vectors.simd import number
 
 @factory
 def scale_pieces(dtype, lanes, way):
-    """y = (x - m) * scale + offset, kept between low and high. A NaN stays."""
+    """Make a kernel that writes y = (x - m) * scale + offset, limited to low and high. A NaN stays."""
     share, address, stat_lanes = way.share, way.source.address, way.lanes
 
     def kernel(x, m, scale, offset, low, high, y, N, C, L, chunk, tiles):

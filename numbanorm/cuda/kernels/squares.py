@@ -1,4 +1,4 @@
-"""States of RMS normalization: sums of squares, and of the products g * h, which threads merge in pairs.
+"""Compute the states of RMS normalization: sums of squares, and of the products g * h, which threads merge in pairs.
 
 They are what `Moments` and `GradientSums` are for layer normalization, with a mean that is taken for 0. All values that
 do not count are 0 here, and so are their squares and products.
@@ -19,7 +19,7 @@ from numbanorm.cuda.vectors.units import scale_for, scale_of, unit_for
 
 
 class Squares(NamedTuple):
-    """The sum of the squares of some values is (sum + low) * unit**2, with the unit of `Moments`."""
+    """Hold the sum of the squares of some values as (sum + low) * unit**2, with the unit of `Moments`."""
 
     count: Any
     sum: Any
@@ -30,7 +30,7 @@ class Squares(NamedTuple):
 
 
 class Products(NamedTuple):
-    """sum + low: the sum of g * h."""
+    """Hold the sum of g * h as sum + low."""
 
     count: Any
     sum: Any
@@ -42,14 +42,14 @@ class Products(NamedTuple):
 
 @device
 def _added(sum_a, low_a, sum_b, low_b):
-    """The sum of two numbers in two parts each. The rounding error of an infinite sum is NaN, and left out."""
+    """Add two numbers of two parts each. The rounding error of an infinite sum is NaN, so it is left out."""
     total, lost = two_sum(sum_a, sum_b)
     return total, low_a + low_b + select(abs(total) < math.inf, lost, 0.0)
 
 
 @device
 def merge_squares(a, b):
-    """The squares of the values of both states, in the larger of both units."""
+    """Return the squares of the values of both states, in the larger of both units."""
     if holds(b.count <= 0.0):
         return a
     if holds(a.count <= 0.0):
@@ -65,7 +65,7 @@ def merge_squares(a, b):
 
 @device
 def merge_products(a, b):
-    """The products of both states."""
+    """Return the products of both states."""
     total, low = _added(a.sum, a.low, b.sum, b.low)
     return Products(a.count + b.count, total, low, a.unused_1, a.unused_2, a.unused_3)
 
@@ -76,7 +76,10 @@ PRODUCTS = Kind("products", Products, merge_products)
 
 @lru_cache(None)
 def squares_of_run(lanes, terms):
-    """A device function: the squares of a run of vectors, each with a weight of 1, or 0 if it does not count."""
+    """Make a device function that returns the squares of a run of vectors.
+
+    Each vector has a weight of 1, or of 0 if it does not count.
+    """
 
     @device
     def of_run(x, values, weights):
@@ -96,7 +99,7 @@ def squares_of_run(lanes, terms):
 
 @lru_cache(None)
 def products_of_run(lanes, terms):
-    """A device function: the products of a run of vectors, with weights as in `squares_of_run`."""
+    """Make a device function that returns the products of a run of vectors, with weights as in `squares_of_run`."""
 
     @device
     def of_run(x, hs, gs, weights):
@@ -111,7 +114,7 @@ def products_of_run(lanes, terms):
 
 @device
 def finished_squares(squares, eps):
-    """What `finished` gives: m and delta are 0, and the variance is the mean square."""
+    """Return what `finished` returns: here m and delta are 0, and the variance is the mean square."""
     scale, zero = scale_for(squares.unit, eps), number(0.0, squares.sum, squares.sum)
     mean_square = (squares.sum + squares.low) / squares.count
     return zero, zero, scaled_variance(mean_square, squares.unit * scale), scale
@@ -119,7 +122,7 @@ def finished_squares(squares, eps):
 
 @device
 def terms_of_products(products, rstd):
-    """What `terms_of_gradient_sums` gives: all but the slope is 0."""
+    """Return what `terms_of_gradient_sums` returns: here all but the slope is 0."""
     mean_g_x_hat, zero = (products.sum + products.low) / products.count, number(0.0, rstd, rstd)
     slope, _ = input_gradient_of_means(0.0, 0.0, mean_g_x_hat, rstd)
     return zero, slope, zero, zero

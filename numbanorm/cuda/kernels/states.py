@@ -1,4 +1,4 @@
-"""States: mean and variance, sums of gradients, or extremes of any number of values, which threads merge in pairs.
+"""Define states, which threads merge in pairs: the moments, gradient sums or extremes of any number of values.
 
 A thread makes the states of runs of a few values, which it holds in registers, and merges these. Then the threads of a
 block merge theirs through shared memory. So the order of all sums is fixed, and none needs a guess at the mean.
@@ -21,11 +21,11 @@ SLOTS = 256  # threads of a block whose states are merged
 
 
 class Moments(NamedTuple):
-    """The mean of some values is (mean + low) * unit, the sum of their squared differences from it is
-    (m2 + m2_low) * unit**2.
+    """Hold the mean of some values, and M2, the sum of their squared differences from it.
 
-    Means and sums have two parts, since float32 would lose digits where many values are added. The unit is a power of
-    two near the largest magnitude. It keeps differences and squares within the range.
+    The mean is (mean + low) * unit, and M2 is (m2 + m2_low) * unit**2. Both have two parts, since float32 would lose
+    digits where many values are added. The unit is a power of two near the largest magnitude. It keeps differences and
+    squares within the range.
     """
 
     count: Any
@@ -37,7 +37,10 @@ class Moments(NamedTuple):
 
 
 class GradientSums(NamedTuple):
-    """The mean of h, the mean of g in two parts, and c + c_low: the sum of (h - mean_h) * (g - mean_g)."""
+    """Hold the means of h and g, and the sum of (h - mean_h) * (g - mean_g).
+
+    The mean of g is mean_g + low, and the sum is c + c_low.
+    """
 
     count: Any
     mean_h: Any
@@ -48,7 +51,7 @@ class GradientSums(NamedTuple):
 
 
 class Extremes(NamedTuple):
-    """The least and the greatest value. The other fields, which every state has, are not used."""
+    """Hold the least and the greatest value. Three fields are unused, since every state has six."""
 
     count: Any
     least: Any
@@ -59,7 +62,7 @@ class Extremes(NamedTuple):
 
 
 class Kind(NamedTuple):
-    """A kind of state: the record that holds one, and the device function that merges two."""
+    """Describe a kind of state: the record that holds one, and the device function that merges two."""
 
     name: str
     record: type
@@ -68,14 +71,14 @@ class Kind(NamedTuple):
 
 @device
 def _scaled(moments, scale):
-    """All but the unit, for the values times scale."""
+    """Return all fields but the unit, for the values times scale."""
     m2, m2_low = scaled_variance(moments.m2, scale), scaled_variance(moments.m2_low, scale)
     return moments.count, moments.mean * scale, moments.low * scale, m2, m2_low
 
 
 @device
 def merge_moments(a, b):
-    """The moments of the values of both states, in the larger of both units. All terms of m2 are positive."""
+    """Return the moments of the values of both states, in the larger of both units. All terms of m2 are positive."""
     if holds(b.count <= 0.0):
         return a
     if holds(a.count <= 0.0):
@@ -88,7 +91,7 @@ def merge_moments(a, b):
 
 @device
 def merge_gradients(a, b):
-    """The sums of the pairs (h, g) of both states, merged as the moments are."""
+    """Return the sums of the pairs (h, g) of both states. They are merged as the moments are."""
     if holds(b.count <= 0.0):
         return a
     if holds(a.count <= 0.0):
@@ -102,7 +105,7 @@ def merge_gradients(a, b):
 
 @device
 def merge_extremes(a, b):
-    """The extremes of the values of both states."""
+    """Return the extremes of the values of both states."""
     if holds(b.count <= 0.0):
         return a
     if holds(a.count <= 0.0):
@@ -119,9 +122,9 @@ EXTREMES = Kind("extremes", Extremes, merge_extremes)
 
 @device
 def finished(moments, eps):
-    """m, delta, var and scale: of the values times scale, the mean as m + delta, where m is rounded, and the variance.
+    """Return m, delta, var and scale. The values times scale have the mean m + delta and the variance var.
 
-    Of no values, m is NaN.
+    m is the rounded mean. If there are no values, m is NaN.
     """
     scale = scale_for(moments.unit, eps)
     ratio = moments.unit * scale
@@ -131,7 +134,10 @@ def finished(moments, eps):
 
 
 class States(NamedTuple):
-    """Device functions on states of one kind, whose fields but the count are vectors of so many lanes."""
+    """Hold device functions on states of one kind.
+
+    The fields of a state, except the count, are vectors of so many lanes.
+    """
 
     nothing: Any  # (like): the state of no values, of the type of `like`
     load: Any  # (run, index, step): a state from numbers `step` places apart
@@ -142,7 +148,7 @@ class States(NamedTuple):
 
 @lru_cache(None)
 def states(kind, lanes):
-    """For vectors of 1, 2 or 4 lanes."""
+    """Make the `States` of a kind, for vectors of 1, 2 or 4 lanes."""
     record, merge = kind.record, kind.merge
 
     @device
@@ -184,7 +190,7 @@ def states(kind, lanes):
 
     @device
     def of_threads(room, state, index, threads, stride, slot):
-        """For the thread of index 0, the state of the values of all `threads`, a power of two.
+        """Return to the thread of index 0 the state of the values of all `threads`, a power of two.
 
         The slots of these threads in shared memory lie `stride` apart. Nobody writes where another has read, so one
         barrier a step is enough.

@@ -1,4 +1,4 @@
-"""Gradients of the parameters of layer and RMS normalization: sums over rows, by columns."""
+"""Compute the gradients of the parameters of layer and RMS normalization: sums over rows, by columns."""
 
 from numbanorm._math import two_sum
 from numbanorm.cuda import cuda, types
@@ -13,14 +13,14 @@ _ROOM = 2 * SLOTS
 
 @device
 def _added(a, b):
-    """The sum of two numbers in two parts each, as vectors of two lanes."""
+    """Add two numbers of two parts each, which are the lanes of a vector."""
     total, lost = two_sum(lane(a, 0), lane(b, 0))
     return join(total, lane(a, 1) + lane(b, 1) + lost)
 
 
 @device
 def _of_threads(room, thread_sum):
-    """For the first row of threads, the sums over all rows of threads, whose number is a power of two.
+    """Return to the first row of threads the sums over all rows of threads, whose number is a power of two.
 
     Nobody writes where another has read, so one barrier a step is enough.
     """
@@ -38,7 +38,7 @@ def _of_threads(room, thread_sum):
 
 @factory
 def column_sums(norm, dtype):
-    """dweight and dbias (cols,) of partials (pieces, parameters, cols)."""
+    """Make a kernel that writes the sums of partials (pieces, parameters, cols) to dweight and dbias (cols,)."""
     parameters, store_dbias = norm.parameters, norm.of_bias(store)
 
     def kernel(partials, dweight, dbias, pieces, cols):
@@ -65,9 +65,9 @@ def column_sums(norm, dtype):
 
 @factory
 def parameter_gradients(norm, dtype):
-    """dweight and dbias (cols,) of dy and x (rows, cols), with mean, rstd and mean_h (rows,).
+    """Make a kernel that writes dweight and dbias (cols,), from dy and x (rows, cols).
 
-    It is for rows too long for registers to hold their sums beside them.
+    mean, rstd and mean_h are (rows,). The kernel is for rows too long for registers to hold their sums beside them.
     """
     x_hat_again, dbias_of_threads, store_dbias = norm.x_hat_again, norm.of_bias(_of_threads), norm.of_bias(store)
 

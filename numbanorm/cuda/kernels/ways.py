@@ -1,4 +1,4 @@
-"""How the values of x (N, C, L) are shared out over blocks and threads, where each channel has its own statistics.
+"""Share out the values of x (N, C, L) over blocks and threads, where each channel has its own statistics.
 
 In the way of *columns*, x is a matrix of N rows and C * L columns, where L neighbouring columns are one channel's. A
 thread takes some rows of a vector of columns. In the way of *channels*, a block takes a piece of one channel, and a
@@ -19,7 +19,7 @@ from numbanorm.cuda.vectors.memory import is_set, shared
 
 
 class Way(NamedTuple):
-    """The device functions of a way, for vectors of some lanes."""
+    """Hold the device functions of a way, for vectors of some lanes."""
 
     name: str  # tells the way from all others
     share: Any  # (block, N, C, L, chunk, tiles): first, end and step of a thread's places, its channel and geometry
@@ -38,7 +38,7 @@ def _source(address, position, masked):
 
 @lru_cache(None)
 def columns(lanes, masked):
-    """Vectors have several lanes only where L is 1."""
+    """Make the way of columns. Vectors have several lanes only where L is 1."""
 
     @device
     def share(block, N, C, L, chunk, tiles):
@@ -68,7 +68,10 @@ def _long_quotient(a, b):
 
 @lru_cache(None)
 def channels(lanes, masked, long=False):
-    """Vectors have several lanes only where these divide L and there is no mask. long: L may be 2**31 or more."""
+    """Make the way of channels. Vectors have several lanes only where these divide L and there is no mask.
+
+    long: L may be 2**31 or more.
+    """
     divide = _long_quotient if long else quotient
 
     @device

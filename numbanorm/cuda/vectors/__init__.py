@@ -1,1 +1,1 @@
-"""Vectors for the CUDA kernels, and what threads do with them together."""
+"""This package defines vectors for the CUDA kernels, and what threads do with them together."""

@@ -1,8 +1,8 @@
-"""Arithmetic on vectors: operators, comparisons, choices and the functions that the formulas call.
+"""Define arithmetic on vectors: operators, comparisons, choices and the functions that the formulas call.
 
-It is written as on numbers, and a number beside a vector takes its type. So the formulas of `numbanorm._math`,
-constants and all, are float32 where the vector is. A vector of one lane is a number of which that holds too: a number
-of Numba's would turn float64 beside any literal.
+Kernels write it as arithmetic on numbers, and a number beside a vector takes the vector's type. So the formulas of
+`numbanorm._math`, with their constants, are float32 where the vector is. This also holds for a vector of one lane. A
+plain Numba number would become float64 beside any literal.
 """
 
 import math
@@ -16,13 +16,13 @@ from numbanorm.cuda.vectors.simd import INT32, Vector, in_every_lane
 
 
 def _common(*operands):
-    """The type of what operands give together: that of the vector among them, or of the longer one of two."""
+    """Return the type that a result has: that of the operand with the most lanes, or None if no operand is a vector."""
     vectors = [operand for operand in operands if isinstance(operand, Vector)]
     return max(vectors, key=lambda vector: vector.lanes, default=None)
 
 
 def _operator(operation, instruction, *predicate):
-    """Of two vectors, or of a vector and a number; a predicate makes it a condition."""
+    """Define an operator on two vectors, or on a vector and a number. A predicate makes it a comparison."""
 
     @extending.type_callable(operation)
     def result(context):
@@ -52,7 +52,7 @@ for _operation, _sign in ((operator.lt, "<"), (operator.le, "<="), (operator.gt,
 
 
 def _same_type(operation, build, arity=1):
-    """An operation on vectors of one type that gives one of that type: build(builder, vector, *values)."""
+    """Define an operation on vectors of one type with a result of that type, by ``build(builder, vector, *values)``."""
 
     @extending.type_callable(operation)
     def result(context):
@@ -68,7 +68,10 @@ def _same_type(operation, build, arity=1):
 
 
 def _of_each_lane(single, double):
-    """Two functions that NVVM or its library has, for float32 and for float64."""
+    """Make a builder for `_same_type` that calls a function of NVVM or its library for each lane.
+
+    The function is `single` for float32 and `double` for float64.
+    """
 
     def build(builder, vector, value):
         number, name = (ir.FloatType(), single) if vector.dtype == types.float32 else (ir.DoubleType(), double)
@@ -84,7 +87,7 @@ def _of_each_lane(single, double):
 
 
 def _negative(builder, vector, value):
-    """NVVM knows no fneg."""
+    """Subtract the value from -0.0, since NVVM has no fneg."""
     zero = ir.Constant(value.type, -0.0 if vector.lanes == 1 else [-0.0] * vector.lanes)
     return builder.fsub(zero, value)
 
@@ -104,7 +107,7 @@ def _chosen(context, builder, which, condition, operands, common):
 
 @extending.intrinsic
 def select(typing_context, condition, a, b):
-    """a where the condition holds, else b; a number takes the type of the vector beside it."""
+    """Return a where the condition holds, else b. A number takes the type of the vector beside it."""
     common = _common(a, b)
 
     def codegen(context, builder, signature, args):
@@ -116,7 +119,10 @@ def select(typing_context, condition, a, b):
 
 @extending.type_callable(choose)
 def _type_of_choice(context):
-    """In the formulas, where b is a vector. Numba may find its own first, made for the CPU, which does the same."""
+    """Give `choose` of the formulas a type where b is a vector.
+
+    Numba may find the CPU's `choose` first, which does the same.
+    """
 
     def typer(condition, a, b):
         if isinstance(condition, Vector) and isinstance(b, Vector):
@@ -133,7 +139,7 @@ def _choose(context, builder, signature, args):
 
 @extending.intrinsic
 def quotient(typing_context, a, b):
-    """a // b of numbers from 0 to 2**32 - 1: a fifth of what 64 bits take."""
+    """Return a // b of numbers from 0 to 2**32 - 1, at a fifth of the cost of a division in 64 bits."""
 
     def codegen(context, builder, signature, args):
         return builder.zext(builder.udiv(*(builder.trunc(operand, INT32) for operand in args)), ir.IntType(64))

@@ -1,4 +1,4 @@
-"""Where kernels keep vectors: global memory, shared memory, and registers by number.
+"""Define where kernels keep vectors: in global memory, in shared memory, or in registers that are numbered.
 
 A run is a pointer of Numba's, which points to global memory, or room in shared memory. Loads and stores move whole
 vectors, at most 128 bits to and from global memory. The size of a vector must divide its address.
@@ -20,7 +20,7 @@ _WIDEST = 4 * 8  # bytes to a vector
 
 
 class Registers(types.Type):
-    """Vectors by number, which are in registers where every number is known to the compiler."""
+    """Represent numbered vectors. They are in registers where the compiler knows every number that is used."""
 
     def __init__(self, vector, count):
         self.vector, self.count = vector, count
@@ -28,7 +28,7 @@ class Registers(types.Type):
 
 
 class Shared(types.Type):
-    """Numbers in memory that the threads of a block share."""
+    """Represent numbers in memory that the threads of a block share."""
 
     def __init__(self, dtype):
         self.dtype = dtype
@@ -51,7 +51,7 @@ class _SharedModel(extending.models.PrimitiveModel):
 
 @extending.intrinsic
 def shared(typing_context, like, count):
-    """Room for so many numbers of the type that a run or a vector is of."""
+    """Reserve shared memory for `count` numbers of the dtype of `like`, a run or a vector."""
     if not known(count):
         return None
     found = Shared(like.dtype)
@@ -67,7 +67,7 @@ def shared(typing_context, like, count):
 
 @extending.intrinsic
 def registers(typing_context, like, lanes, count):
-    """So many vectors of the type that a run is of, with nothing in them."""
+    """Reserve `count` vectors of the dtype of `like`, without any values."""
     if not known(lanes, count):
         return None
     found = Registers(Vector(like.dtype, lanes_named(lanes)), count.literal_value)
@@ -110,7 +110,7 @@ def _store_register(context, builder, signature, args):
 
 
 def _place(context, builder, run, value, index, vector):
-    """Where in memory a vector of a run begins: a pointer of Numba's is one to global memory."""
+    """Return a pointer to a vector of a run. A run that is a pointer of Numba's points to global memory."""
     if isinstance(run, types.CPointer):
         value = builder.addrspacecast(value, ir.PointerType(value.type.pointee, _GLOBAL))
     place = builder.gep(value, [index])
@@ -142,7 +142,7 @@ load_constant = _loading(constant=True)  # what nobody writes while the kernel r
 
 @lru_cache(None)
 def parameter_at(lanes):
-    """A device function: the vector of a parameter at an index, or `otherwise` where it has no values (count is 0)."""
+    """Make a device function that returns a parameter's vector at an index, or `otherwise` if `count` is 0."""
 
     @device
     def at(parameter, index, count, otherwise):
@@ -156,7 +156,7 @@ def parameter_at(lanes):
 
 @extending.intrinsic
 def store(typing_context, run, index, vector):
-    """Write a vector, as the type of the run, to where `load` would find it."""
+    """Write a vector, converted to the dtype of the run, to where `load` would find it."""
     stored = Vector(run.dtype, vector.lanes if isinstance(vector, Vector) else 1)
 
     def codegen(context, builder, signature, args):
@@ -170,7 +170,7 @@ def store(typing_context, run, index, vector):
 
 @extending.intrinsic
 def is_set(typing_context, mask, index):
-    """Whether a byte of a mask is not 0."""
+    """Return whether a byte of a mask is not 0."""
 
     def codegen(context, builder, signature, args):
         place = builder.addrspacecast(args[0], ir.PointerType(args[0].type.pointee, _GLOBAL))
@@ -182,7 +182,7 @@ def is_set(typing_context, mask, index):
 
 
 class Steps(types.IteratorType):
-    """The numbers from 0 on below a count that is known to the compiler."""
+    """Represent the numbers from 0 to count - 1, where the compiler knows the count."""
 
     def __init__(self, count):
         self.count = count
@@ -190,7 +190,7 @@ class Steps(types.IteratorType):
 
     @property
     def yield_type(self):
-        """The type of k."""
+        """Return the type of each number."""
         return types.int64
 
 
@@ -202,7 +202,7 @@ class _StepsModel(extending.models.PrimitiveModel):
 
 @extending.intrinsic
 def each(typing_context, count):
-    """``for k in each(count)`` is unrolled, so that vectors numbered by k can stay in registers.
+    """Return an iterator: ``for k in each(count)`` is unrolled, so vectors numbered by k can stay in registers.
 
     NVVM does not always unroll `range`, which branches on its way to the next number.
     """

@@ -1,8 +1,8 @@
-"""Sums and largest values over the threads that share a row: a warp, a part of one, or a block of several warps.
+"""Sum, or find the largest value, over the threads that share a row: a part of a warp, a warp, or a block of warps.
 
-Every thread gets the same bits: they add in pairs, in an order that the number of threads fixes. A block of several
+Every thread gets the same bits, since the threads add in pairs, in an order that their number fixes. A block of several
 warps needs an array in shared memory with room for a vector of each warp. No other call in the kernel may use that
-array: so one barrier is enough. In a loop there must be another barrier between a call and the next.
+array, so one barrier is enough. In a loop there must be another barrier between a call and the next.
 """
 
 from functools import lru_cache
@@ -22,7 +22,10 @@ _INT32 = ir.IntType(32)
 
 
 class Group(NamedTuple):
-    """Device functions over the threads of a group. Each gets a vector, and an array in shared memory for it alone."""
+    """Hold device functions over the threads of a group.
+
+    Each takes a vector, and an array in shared memory that no other call uses.
+    """
 
     sum: object
     largest: object  # of numbers that are not negative, and not NaN: from a NaN, threads get different results
@@ -36,12 +39,18 @@ def add(a, b):
 
 @device
 def larger(a, b):
-    """The larger number. If one is NaN, return a: so the largest of numbers begins with one that is not NaN."""
+    """Return the larger number, or a if one is NaN.
+
+    So a search for the largest number must begin with one that is not NaN.
+    """
     return select(a < b, b, a)
 
 
 def _exchange(mode, segment):
-    """An intrinsic: the vector of another thread of the warp. Every thread asks for one. float64 goes as two words."""
+    """Make an intrinsic that returns the vector of another thread of the warp.
+
+    Every thread of the warp must call it. A float64 is passed as two words.
+    """
 
     def word_of(builder, word, operand):
         function = ir.FunctionType(ir.LiteralStructType([_INT32, ir.IntType(1)]), [_INT32] * 5)
@@ -83,7 +92,7 @@ of_partner = _exchange(_BUTTERFLY, WARP)  # the thread whose number differs in t
 
 @lru_cache(None)
 def group(threads):
-    """A group of 1, 2, 4, ... 32 threads of a warp, or a block of more."""
+    """Return the `Group` of 1, 2, 4, ... 32 threads of a warp, or of a block of more threads."""
     first = _first_of_block if threads > WARP else _first_of_lanes(threads)
     return Group(_over(add, threads), _over(larger, threads), first)
 
@@ -137,7 +146,7 @@ def _first_of_block(vector, shared):
 
 @extending.intrinsic
 def any_lane(typing_context, condition):
-    """Whether a condition of one lane holds in any thread of the warp, every one of them asking."""
+    """Return whether a condition of one lane holds in any thread of the warp. Every thread must call this."""
 
     def codegen(context, builder, signature, args):
         function = ir.FunctionType(ir.LiteralStructType([_INT32, ir.IntType(1)]), [_INT32, _INT32, ir.IntType(1)])

@@ -1,6 +1,6 @@
-"""Vectors for kernels: one or several numbers of a type as one value.
+"""Define vectors for kernels. A vector is one or several numbers of a type, as one value.
 
-Here are their type and their lanes; `numbanorm.cuda.vectors.arithmetic` has what is done with them.
+This file has their type and their lanes; `numbanorm.cuda.vectors.arithmetic` has the arithmetic.
 """
 
 from llvmlite import ir
@@ -11,19 +11,19 @@ INT32 = ir.IntType(32)
 
 
 class Vector(types.Type):
-    """Several numbers of one type, or one."""
+    """Represent one or several numbers of one type."""
 
     def __init__(self, dtype, lanes):
         self.dtype, self.lanes = dtype, lanes
         super().__init__(f"Vector({dtype} x {lanes})")
 
     def unify(self, context, other):
-        """The type of a variable that is a vector on one way and a number on another."""
+        """Return the type of a variable that is a vector on one branch and a number on another."""
         return self if isinstance(other, types.Number) else None
 
 
 def llvm_type(manager, vector):
-    """Of a vector: of one lane, that of a number."""
+    """Return the LLVM type of a vector. A vector of one lane is a number there."""
     number = manager.lookup(vector.dtype).get_value_type()
     return number if vector.lanes == 1 else ir.VectorType(number, vector.lanes)
 
@@ -35,18 +35,21 @@ class _VectorModel(extending.models.PrimitiveModel):
 
 
 def lanes_named(operand):
-    """What a literal says, or as many as a vector has."""
+    """Return the number of lanes that a literal gives, or that a vector has."""
     return operand.lanes if isinstance(operand, Vector) else operand.literal_value
 
 
 def known(*numbers):
-    """Whether all are literals. Numba tries an intrinsic without them first: it then gives None, and is asked anew."""
+    """Return whether each number is a literal, or a vector that stands for its number of lanes.
+
+    Numba first asks an intrinsic without literals. The intrinsic then returns None, and Numba asks again with them.
+    """
     return all(isinstance(number, types.IntegerLiteral | Vector) for number in numbers)
 
 
 @extending.intrinsic
 def number(typing_context, value, like, lanes):
-    """A number in every lane of a vector of the type that a run or a vector is of."""
+    """Return a vector that has a number in every lane and the dtype of `like`, a run or a vector."""
     if not known(lanes):
         return None
     vector = Vector(like.dtype, lanes_named(lanes))
@@ -59,13 +62,13 @@ def number(typing_context, value, like, lanes):
 
 @extending.intrinsic
 def lanes_of(typing_context, vector):
-    """How many lanes a vector has."""
+    """Return how many lanes a vector has."""
     return types.int64(vector), lambda context, builder, signature, args: ir.IntType(64)(vector.lanes)
 
 
 @extending.intrinsic
 def join(typing_context, *vectors):
-    """Vectors of one lane as one vector."""
+    """Join vectors of one lane into one vector."""
     joined = Vector(vectors[0].dtype, len(vectors))
 
     def codegen(context, builder, signature, args):
@@ -79,7 +82,7 @@ def join(typing_context, *vectors):
 
 @extending.intrinsic
 def lane(typing_context, vector, k):
-    """One lane, as a vector of one lane."""
+    """Return one lane, as a vector of one lane."""
     if not known(k):
         return None
     which = k.literal_value
@@ -136,12 +139,12 @@ largest = _across(_larger)
 
 @extending.intrinsic
 def holds(typing_context, condition):
-    """A condition of one lane, for an if."""
+    """Return a condition of one lane as a boolean, for an if."""
     return types.boolean(condition), lambda context, builder, signature, args: args[0]
 
 
 def in_every_lane(builder, value, lanes):
-    """A number as the value of a vector of so many lanes."""
+    """Return the value of a vector that has a number in each of so many lanes."""
     if lanes == 1:
         return value
     undefined = ir.Constant(ir.VectorType(value.type, lanes), ir.Undefined)

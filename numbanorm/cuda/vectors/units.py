@@ -1,4 +1,4 @@
-"""Powers of two that bring values near 1, so that their differences, squares and reciprocals are within the range.
+"""Compute powers of two that bring values near 1. Differences, squares and reciprocals then stay within the range.
 
 Scaling by them rounds nothing, so a result of scaled values has the bits that it would have of the values themselves.
 """
@@ -18,8 +18,10 @@ _FORMATS = {types.float32: (8, 23), types.float64: (11, 52)}  # bits of the expo
 
 
 def _of_bits(build):
-    """A device function that makes a vector of the bits of another: build(builder, bits, power), where power(e) is the
-    bits of the power of two with the biased exponent e; -1 is the largest exponent, that of infinity.
+    """Make a device function that computes a vector from the bits of another, by ``build(builder, bits, power)``.
+
+    There power(e) returns the bits of the power of two with the biased exponent e. The exponent -1 is the largest, that
+    of infinity.
     """
 
     @extending.intrinsic
@@ -54,13 +56,13 @@ scale_of = _of_bits(lambda builder, bits, power: builder.sub(power(-2), bits))  
 
 @device
 def scale_for(peak, eps):
-    """The scale of values up to a peak, at which neither their squares nor eps leave the range."""
+    """Return the scale at which neither eps nor the squares of values up to a peak leave the range."""
     return scale_of(unit_for(larger(peak, math.sqrt(number(eps, peak, 1)))))
 
 
 @device
 def rstd_of(var, eps, scale):
-    """rstd of the values times scale, whose variance is var, and rstd of the values themselves.
+    """Return rstd of the values times scale, whose variance is var, and rstd of the values themselves.
 
     An eps above 0 stays above 0 when it is scaled. Where that changes rstd, all values are equal: x_hat is 0.
     """
@@ -72,8 +74,10 @@ def rstd_of(var, eps, scale):
 
 @device
 def halved(m, rstd):
-    """scale, m * scale and rstd / scale, with (x * scale - m * scale) * (rstd / scale) = (x - m) * rstd, also where
-    x - m is beyond the range and the product is not.
+    """Return scale, m * scale and rstd / scale, where scale is 0.5 or 1.
+
+    (x * scale - m * scale) * (rstd / scale) is (x - m) * rstd, even where x - m leaves the range and the product does
+    not.
     """
     is_small = rstd < 1.0
     scale = select(is_small, 0.5, number(1.0, rstd, rstd))
@@ -82,5 +86,5 @@ def halved(m, rstd):
 
 @device
 def whole(m, rstd):
-    """What `halved` gives where m is 0: x - m is never beyond the range."""
+    """Return 1, m and rstd, in place of `halved` where m is 0: x - m is then never beyond the range."""
     return 1.0, m, rstd
