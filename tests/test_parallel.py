@@ -7,6 +7,7 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
+from inspect import signature
 from itertools import pairwise
 
 import numba
@@ -43,20 +44,27 @@ SHAPES = {  # of each way that kernels go
         "tiles of long channels": ((6, 3, 300000), 1),
     },
 }
-CASES = [(operation, name) for operation in OPERATIONS.values() for name in SHAPES[operation.axis_name]]
+CASES = [
+    (operation, name, switch)
+    for operation in OPERATIONS.values()
+    for name in SHAPES[operation.axis_name]
+    for switch in (None, *operation.switches)
+]
 
 
 @cache
-def given(operation, name):
-    """Its arguments on a shape."""
+def given(operation, name, switch):
+    """Its arguments on a shape, with a switch turned on or none."""
     shape, axis = SHAPES[operation.axis_name][name]
-    return unmasked(operation, values(shape, offset=3), axis, partial(values, seed=2))
+    arguments = unmasked(operation, values(shape, offset=3), axis, partial(values, seed=2))
+    return arguments | ({switch: True} if switch else {})
 
 
-def run(operation, name):
+def run(operation, name, switch):
     """What it returns, and the arrays that it updates, which are copies."""
-    updated = {key: given(operation, name)[key].copy() for key in operation.updated}
-    return operation.function(**given(operation, name) | updated), updated.values()
+    arguments = given(operation, name, switch)
+    updated = {key: arguments[key].copy() for key in operation.updated}
+    return operation.function(**arguments | updated), updated.values()
 
 
 def fingerprint(cases=CASES):
@@ -77,13 +85,13 @@ def expected():
 
 def assert_contract(cases):
     """Every result that has a reference of the same arguments, streamed or not, within the accuracy contract."""
-    for operation, name in cases:
-        exact = getattr(reference, operation.name, None) if operation.name.endswith("ward") else None
-        if exact:
-            arguments, axis = given(operation, name), SHAPES[operation.axis_name][name][1]
-            names = [key for key in operation.given + operation.optional if key in ("dy", "x", "weight", "bias")]
-            expected = exact(*(arguments[key] for key in names), axis)
-            result, _ = run(operation, name)
+    for operation, name, switch in cases:
+        exact = getattr(reference, "_".join(filter(None, (operation.name, switch))), None)
+        if exact and operation.name.endswith("ward"):
+            arguments, axis = given(operation, name, switch), SHAPES[operation.axis_name][name][1]
+            names = [key for key in signature(exact).parameters if key in operation.given + operation.optional]
+            expected = exact(*(arguments[key] for key in names if key in arguments), axis)
+            result, _ = run(operation, name, switch)
             if "dx" in operation.results:
                 assert_gradients(result, expected)
             else:
@@ -237,9 +245,10 @@ def test_streams_write_their_own_memory_only(shape, axis, start, dtype, monkeypa
     first = -memory.ctypes.data % 64 // x.itemsize + start
     out = memory[first : first + x.size].reshape(shape)
     calls = [
-        partial(one.function, **unmasked(one, x, normalised[one.axis_name], partial(values, seed=2)))
+        partial(one.function, **unmasked(one, x, normalised[one.axis_name], partial(values, seed=2)), **switched)
         for one in OPERATIONS.values()
         if one.takes_out
+        for switched in ({}, *({switch: True} for switch in one.switches))
     ]
 
     def y_or_dx(call):
