@@ -1,5 +1,6 @@
 """Shapes and values for the tests, and the accuracy contract that results are held against."""
 
+from itertools import count
 from typing import NamedTuple
 
 import numpy as np
@@ -77,6 +78,12 @@ BATCH_NORM_CASES = [  # shape, channel axis
 def values(shape, dtype=np.float32, offset=0.0, seed=0):
     """Normal values of standard deviation 1 around an offset."""
     return (np.random.default_rng(seed).standard_normal(shape) + offset).astype(dtype)
+
+
+def series(seed, **options):
+    """A function of a shape: `values` that are others each time, so that no argument equals another."""
+    seeds = count(seed)
+    return lambda shape: values(shape, seed=next(seeds), **options)
 
 
 def two_values(shape):

@@ -13,7 +13,7 @@ from numbanorm import MinMaxScaler, Moments, StandardScaler
 from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import rows_and_columns
 from tests import compiled, emulator
-from tests.cases import values
+from tests.cases import series, values
 from tests.examples import arrays_changed, unmasked
 from tests.ptx import Fault
 
@@ -29,7 +29,7 @@ class Scenario(NamedTuple):
         for operation in OPERATIONS.values():
             if operation.family == family:
                 x = values(self.shape) * np.float32(self.scale)
-                arguments = unmasked(operation, x, self.axis, partial(values, seed=2))
+                arguments = unmasked(operation, x, self.axis, series(2))
                 yield partial(call_on_device, operation.function, arguments)
 
 

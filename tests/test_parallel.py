@@ -8,7 +8,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from inspect import signature
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import numba
 import numpy as np
@@ -22,7 +22,7 @@ from numbanorm.cpu.engine import engines, machine, parallel
 from numbanorm.cpu.engine.control import control, set_control
 from numbanorm.cpu.kernels.rows import layer_norm_rows_forward, rows_forward
 from tests import reference
-from tests.cases import assert_gradients, assert_normalized, values
+from tests.cases import assert_gradients, assert_normalized, series, values
 from tests.examples import unmasked
 
 ENGINES = sorted({"prange", engines.engine_name()})  # those of this system
@@ -56,7 +56,7 @@ CASES = [
 def given(operation, name, switch):
     """Its arguments on a shape, with a switch turned on or none."""
     shape, axis = SHAPES[operation.axis_name][name]
-    arguments = unmasked(operation, values(shape, offset=3), axis, partial(values, seed=2))
+    arguments = unmasked(operation, values(shape, offset=3), axis, series(2))
     return arguments | ({switch: True} if switch else {})
 
 
@@ -125,6 +125,14 @@ def test_processors_without_wide_vectors(cpu, names):
     features = {"generic": "", "haswell": "+avx2,+fma"}[cpu]
     environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
     subprocess.run([sys.executable, "-W", "error", "-c", command], env=environment, timeout=600, check=True)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_no_argument_equals_another(operation):
+    """So the contract shows if a kernel takes one for another."""
+    arguments = unmasked(operation, values((7, 5), offset=3), 1, series(2))
+    arrays = [a for a in arguments.values() if isinstance(a, np.ndarray)]
+    assert not any(np.array_equal(a, b) for a, b in combinations(arrays, 2))
 
 
 def test_repeats_agree(expected):
@@ -245,7 +253,7 @@ def test_streams_write_their_own_memory_only(shape, axis, start, dtype, monkeypa
     first = -memory.ctypes.data % 64 // x.itemsize + start
     out = memory[first : first + x.size].reshape(shape)
     calls = [
-        partial(one.function, **unmasked(one, x, normalised[one.axis_name], partial(values, seed=2)), **switched)
+        partial(one.function, **unmasked(one, x, normalised[one.axis_name], series(2)), **switched)
         for one in OPERATIONS.values()
         if one.takes_out
         for switched in ({}, *({switch: True} for switch in one.switches))
