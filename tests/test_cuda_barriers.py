@@ -30,7 +30,8 @@ class Scenario(NamedTuple):
             if operation.family == family:
                 x = values(self.shape) * np.float32(self.scale)
                 arguments = unmasked(operation, x, self.axis, series(2))
-                yield partial(call_on_device, operation.function, arguments)
+                for switched in ({}, *({switch: True} for switch in operation.switches)):
+                    yield partial(call_on_device, operation.function, arguments | switched)
 
 
 SCENARIOS = {  # each kernel that has barriers; squares beyond float32 for those that are for them
@@ -90,7 +91,9 @@ def test_the_scenarios_have_every_kernel_with_barriers():
 
 @pytest.mark.parametrize(("scenario", "family"), CASES)
 def test_without_any_barrier_there_is_a_fault(scenario, family):
-    for kernel, call in with_barriers(scenario, family).items():
+    found = with_barriers(scenario, family)
+    assert found
+    for kernel, call in found.items():
         for barrier in compiled.program(kernel).barriers:
             assert has_a_fault_without(kernel, barrier, call), f"{kernel.name}, barrier {barrier}"
 
