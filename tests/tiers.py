@@ -129,6 +129,10 @@ SLOW = {
         "test_valid_arguments": "^rms_norm(_forward)?$",
         "test_a_bad_argument": "^rms_norm(_forward)?$",
     },
+    "test_any_layer": {
+        "test_a_bad_argument_of_a_layer": "RMSNorm",
+        "test_a_layer_refuses_and_stays_as_it_is": "RMSNorm",
+    },
     "test_compiled_callers": {
         "test_with_any_number_of_threads_and_from_numbas_cache": "prange",
         "test_beside_a_fork": "prange",
