@@ -59,7 +59,8 @@ class Operation(NamedTuple):
     def arguments(self, x: Array, axis: int, values: Callable[[Shape], Array], optional: bool = True) -> dict[str, Any]:
         """Make arguments that fit together: x, its statistics, and `values` of a shape, in x's dtype, for all others.
 
-        All arguments but `out` are among them. Without `optional`, only the required ones are.
+        All arrays but `out` are among them, the axis, and a count where one is required; eps, momentum and switches
+        are not. Without `optional`, only the required arguments are.
         """
         names = self.given + (self.optional if optional else ())
         return {self.axis_name: axis} | {name: _argument(self, name, x, axis, values) for name in names}

@@ -67,7 +67,8 @@ class Device:
             arrays = {name: a for name, a in given.arguments.items() if isinstance(a, np.ndarray)}
             for name in arrays.keys() - NUMBERS:
                 a = arrays[name]
-                copies.setdefault(id(a), (a, self.copy_of(a)))
+                if id(a) not in copies:
+                    copies[id(a)] = a, self.copy_of(a)
                 given.arguments[name] = copies[id(a)][1].array
             with self.running():
                 result = function(*given.args, **given.kwargs)

@@ -20,7 +20,7 @@ from tests.cases import assert_gradients, assert_normalized, assert_statistics, 
 
 ENGINES = sorted({"prange", engines.engine_name()})  # those of this system
 LAYERS = ["omp", "tbb", "workqueue"]  # of Numba's, some of which a system may lack
-LARGE = [(8, 32, 600), (5000, 64)]  # all six functions share out their work on these
+LARGE = [(8, 32, 600), (5000, 64)]  # the functions of `results` share out their work on these
 SMALL = [(5, 7), (40, 300)]  # and do it at once on these
 RUNNING = 0.5, 2.0  # running mean and variance before
 
@@ -89,7 +89,10 @@ def arguments(shape):
 
 
 def results(shape):
-    """What all six functions give, by name; layer normalization is over the last axis, channels are the second."""
+    """What these functions give, by name; layer normalization is over the last axis, channels are the second.
+
+    The others launch by the same engine. They would only let each of many processes load more kernels.
+    """
     x, dy, (weight, bias), channels = arguments(shape)
     found = {"layer_norm": numbanorm.layer_norm(x, weight, bias)}
     y, mean, rstd = numbanorm.layer_norm_forward(x, weight, bias)

@@ -7,9 +7,15 @@ import pytest
 from hypothesis import given, note
 from hypothesis import strategies as st
 
+from numbanorm._operations import OPERATIONS
 from tests.arranged import assert_kept, snapshot
 from tests.calls import CALLS, streamed
 from tests.spoiled import WRITTEN, changes
+
+
+def test_each_operation_has_its_calls():
+    """But the halves of a backward pass, which `test_batchnorm_halves` holds against the whole."""
+    assert CALLS.keys() == {name for name, one in OPERATIONS.items() if one.family != "batchnorm_halves"}
 
 
 @pytest.mark.parametrize("name", CALLS)

@@ -10,13 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numbanorm
-from numbanorm import BatchNorm, LayerNorm
+from numbanorm import BatchNorm, LayerNorm, RMSNorm
 from tests import reference
 from tests.arranged import OFFSETS, assert_kept, placed, plain, shapes, snapshot
 from tests.calls import EPS, MOMENTUM, assert_updated, one_of, quietly
 from tests.cases import assert_gradients, assert_normalized, values
 from tests.spoiled import NO_ARRAYS, NO_AXIS, NO_EPS, NO_FLAGS, NO_NUMBERS, NO_SHARES, OTHER_SHAPES
 
+KINDS = [LayerNorm, RMSNorm, BatchNorm]
 NO_SIZES = [0, -1, -(10**30), 1.0, "4", None, True, np.True_, np.array(True), np.array([4]), object(), 1j, float("nan")]
 BAD = {
     "normalized_shape": [
@@ -58,12 +59,12 @@ def layers(draw, kind):
     shape, options = list(draw(shapes(1 + (kind is BatchNorm)))), draw(one_of(EPS))
     axis = draw(st.integers(0, len(shape) - 1))
     shape[axis:] = [max(1, n) for n in shape[axis:]]  # layers are of no size 0
-    if kind is LayerNorm:
+    if kind is not BatchNorm:
         own = tuple(shape[axis:])
         forms = [own, list(own), *([own[0], np.int64(own[0])] if len(own) == 1 else [])]
         options |= {"normalized_shape": draw(st.sampled_from(forms))}
         options |= draw(one_of([("elementwise_affine", False), ("elementwise_affine", np.True_)]))
-        options |= draw(one_of([("bias", False), ("bias", True)]))
+        options |= draw(one_of([("bias", False), ("bias", True)])) if kind is LayerNorm else {}
     else:
         if np.prod(np.delete(shape, axis)) == 1:
             shape[axis - 1] = 2
@@ -94,7 +95,7 @@ def states(draw, a):
     return draw(st.sampled_from([given, given.tolist(), given.astype(int), given.astype(int).tolist()]))
 
 
-@pytest.mark.parametrize("kind", [LayerNorm, BatchNorm])
+@pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 def test_any_layer(kind, data):
     layer, _, shape = data.draw(layers(kind))
@@ -106,8 +107,9 @@ def test_any_layer(kind, data):
         layer.zero_grad()
         y = layer.train()(x) if training else layer.eval()(x)
         of_batch = kind is BatchNorm and (training or not layer.track_running_stats)
-        check = quietly(check_layer_norm if kind is LayerNorm else check_training if of_batch else check_evaluation)
-        expected = check(layer, before, y, plain(x), plain(dy))
+        of_rows = {LayerNorm: check_layer_norm, RMSNorm: check_rms_norm}
+        check = of_rows.get(kind) or (check_training if of_batch else check_evaluation)
+        expected = quietly(check)(layer, before, y, plain(x), plain(dy))
         dx = layer.backward(dy)
         assert [*layer.grads] == [name for name, _ in layer.named_parameters()]
         own = {f"d{key}": gradient for key, gradient in layer.grads.items()}
@@ -121,6 +123,14 @@ def check_layer_norm(layer, before, y, x, dy):
     expected = reference.layer_norm_forward(x, weight, layer.bias, axes, layer.eps)
     assert_normalized(y, expected.y, expected.x_hat, 1 if weight is None else weight)
     return reference.layer_norm_backward(dy, x, weight, axes, layer.eps)
+
+
+def check_rms_norm(layer, before, y, x, dy):
+    axes, weight = tuple(range(x.ndim - len(layer.normalized_shape), x.ndim)), layer.weight
+    eps = np.finfo(layer.dtype).eps if layer.eps is None else layer.eps
+    expected = reference.rms_norm_forward(x, weight, axes, eps)
+    assert_normalized(y, expected.y, expected.x_hat, 1 if weight is None else weight)
+    return reference.rms_norm_backward(dy, x, weight, axes, eps)
 
 
 def check_training(layer, before, y, x, dy):
@@ -147,16 +157,18 @@ def check_evaluation(layer, before, y, x, dy):
     return reference.batch_norm_backward_frozen(dy, x, layer.running_mean, rstd, weight, axis)
 
 
-@pytest.mark.parametrize("kind", [LayerNorm, BatchNorm])
+@pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 def test_a_bad_argument_of_a_layer(kind, data):
     _, options, _ = data.draw(layers(kind))
-    argument = data.draw(st.sampled_from([name for name in inspect.signature(kind).parameters]))
+    parameters = inspect.signature(kind).parameters
+    argument = data.draw(st.sampled_from([*parameters]))
+    bad = [value for value in BAD[argument] if value is not None or parameters[argument].default is not None]
     with pytest.raises((TypeError, ValueError), match=f"^{argument}: "):
-        kind(**options | {argument: data.draw(st.sampled_from(BAD[argument]))})
+        kind(**options | {argument: data.draw(st.sampled_from(bad))})
 
 
-@pytest.mark.parametrize("kind", [LayerNorm, BatchNorm])
+@pytest.mark.parametrize("kind", KINDS)
 @given(data=st.data())
 def test_a_layer_refuses_and_stays_as_it_is(kind, data):
     layer, _, shape = data.draw(layers(kind))

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import pytest
 
-from numbanorm import BatchNorm, LayerNorm
+from numbanorm import BatchNorm, LayerNorm, RMSNorm
 from tests.cases import values
 
 SHAPE = (6, 4, 2, 2)
@@ -22,6 +22,7 @@ LAYERS = {
     "BatchNorm with an average": lambda: BatchNorm(4, momentum=None, bias=False),
     "LayerNorm": lambda: LayerNorm((2, 2)),
     "LayerNorm without a bias": lambda: LayerNorm((2, 2), bias=False),
+    "RMSNorm": lambda: RMSNorm((2, 2)),
 }
 of_each_layer = pytest.mark.parametrize("make", LAYERS.values(), ids=LAYERS)
 
@@ -99,8 +100,8 @@ def test_a_copy_of_a_layer_shares_nothing_and_has_no_gradients(duplicate, make):
 
 @pytest.mark.parametrize(
     ("layer", "shape"),
-    [(LayerNorm(768), (4096, 768)), (BatchNorm(4), (3000, 4, 2, 2))],
-    ids=["LayerNorm", "BatchNorm"],
+    [(LayerNorm(768), (4096, 768)), (RMSNorm(768), (4096, 768)), (BatchNorm(4), (3000, 4, 2, 2))],
+    ids=["LayerNorm", "RMSNorm", "BatchNorm"],
 )
 def test_a_pickle_holds_no_batch(layer, shape):
     """What may be added is a count or a flag, where x would be 12.6 MB, or 192 KB."""

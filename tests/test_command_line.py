@@ -30,17 +30,19 @@ atexit.register(lambda: listed.write_text(json.dumps(sorted(asked))))
 WARMUP = "import runpy; runpy.run_module('numbanorm', run_name='__main__')"
 CALLS = """
 import numpy as np, numbanorm
+from itertools import product
 from numba.core import event
+from numbanorm._operations import OPERATIONS
+from tests.examples import unmasked
 x = np.random.default_rng(0).standard_normal((20, 30, 40)).astype("f4")
 with event.install_recorder("numba:compile") as recorder:
-    for axis in (-1, 1):
-        y, mean, rstd = numbanorm.layer_norm_forward(x, axis=axis)
-        numbanorm.layer_norm_backward(x, x, mean, rstd, axis=axis)
-        y, mean, rstd = numbanorm.batch_norm_forward(x, channel_axis=axis)
-        numbanorm.batch_norm_backward(x, x, mean, rstd, channel_axis=axis)
-    layer = numbanorm.BatchNorm(30)
-    layer.backward(layer(x))
-    layer.eval().backward(layer(x))
+    for operation, axis in product(OPERATIONS.values(), (-1, 1)):
+        operation.function(**operation.arguments(x, axis, np.ones, optional=False))
+        for switched in ({}, *({switch: True} for switch in operation.switches)):
+            operation.function(**unmasked(operation, x, axis, np.ones), **switched)
+    for layer in (numbanorm.LayerNorm(40), numbanorm.RMSNorm(40), numbanorm.BatchNorm(30)):
+        layer.backward(layer(x))
+        layer.eval().backward(layer(x))
     moments = numbanorm.Moments.of(x)
     sums = numbanorm.batch_norm_backward_reduce(x, x, moments.mean, moments.std())
     numbanorm.batch_norm_backward_apply(x, x, moments.mean, moments.std(), None, *sums, moments.count)

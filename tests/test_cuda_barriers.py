@@ -13,7 +13,7 @@ from numbanorm import MinMaxScaler, Moments, StandardScaler
 from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import rows_and_columns
 from tests import compiled, emulator
-from tests.cases import values
+from tests.cases import series, values
 from tests.examples import arrays_changed, unmasked
 from tests.ptx import Fault
 
@@ -29,8 +29,9 @@ class Scenario(NamedTuple):
         for operation in OPERATIONS.values():
             if operation.family == family:
                 x = values(self.shape) * np.float32(self.scale)
-                arguments = unmasked(operation, x, self.axis, partial(values, seed=2))
-                yield partial(call_on_device, operation.function, arguments)
+                arguments = unmasked(operation, x, self.axis, series(2))
+                for switched in ({}, *({switch: True} for switch in operation.switches)):
+                    yield partial(call_on_device, operation.function, arguments | switched)
 
 
 SCENARIOS = {  # each kernel that has barriers; squares beyond float32 for those that are for them
@@ -90,7 +91,9 @@ def test_the_scenarios_have_every_kernel_with_barriers():
 
 @pytest.mark.parametrize(("scenario", "family"), CASES)
 def test_without_any_barrier_there_is_a_fault(scenario, family):
-    for kernel, call in with_barriers(scenario, family).items():
+    found = with_barriers(scenario, family)
+    assert found
+    for kernel, call in found.items():
         for barrier in compiled.program(kernel).barriers:
             assert has_a_fault_without(kernel, barrier, call), f"{kernel.name}, barrier {barrier}"
 

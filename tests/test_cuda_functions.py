@@ -73,29 +73,37 @@ def test_everything_runs_on_the_device_and_the_stream_of_x(name):
     assert {launch[3:] for launch in emulator.launches} == {(77, 3)}
 
 
+LAUNCHES = {  # of an operation, with a switch turned on or none
+    ("layer_norm", None): 1,
+    ("layer_norm_forward", None): 1,
+    ("layer_norm_backward", None): 2,
+    ("rms_norm", None): 1,
+    ("rms_norm_forward", None): 1,
+    ("rms_norm_backward", None): 2,
+    ("batch_norm", None): 2,
+    ("batch_norm_forward", None): 3,
+    ("batch_norm_backward", None): 3,
+    ("batch_norm_backward", "frozen"): 4,
+    ("batch_norm_backward_reduce", None): 2,
+    ("batch_norm_backward_apply", None): 2,
+}
+
+
 @pytest.mark.parametrize(
-    ("name", "launches"),
-    [
-        ("layer_norm", 1),
-        ("layer_norm_forward", 1),
-        ("layer_norm_backward", 2),
-        ("rms_norm", 1),
-        ("rms_norm_forward", 1),
-        ("rms_norm_backward", 2),
-        ("batch_norm", 2),
-        ("batch_norm_forward", 3),
-        ("batch_norm_backward", 3),
-    ],
+    ("name", "switch"), [(one.name, switch) for one in OPERATIONS.values() for switch in (None, *one.switches)]
 )
 @pytest.mark.parametrize("shape", [(6, 8), (3, 20000), (2000, 40), (2, 40, 30)])
-def test_few_launches(name, launches, shape, monkeypatch):
-    """Nothing is compiled or run here."""
+def test_few_launches(name, switch, shape, monkeypatch):
+    """Nothing is compiled or run here. The halves are given float64 statistics, as Moments are; others are copied."""
     nothing = SimpleNamespace(loaded_sectors=0, stored_sectors=0)
     monkeypatch.setattr(emulator, "run", lambda *arguments, **options: nothing)
     monkeypatch.setattr(compiled, "program", lambda kernel: None)
-    arguments = unmasked(OPERATIONS[name], values(shape), 1, np.ones)
-    OPERATIONS[name].function(**arrays_changed(arguments, to_device))
-    assert len(emulator.launches) == launches
+    operation = OPERATIONS[name]
+    arguments = unmasked(operation, values(shape), 1, np.ones) | ({switch: True} if switch else {})
+    if operation.family == "batchnorm_halves":
+        arguments |= {key: arguments[key].astype(np.float64) for key in operation.statistics}
+    operation.function(**arrays_changed(arguments, to_device))
+    assert len(emulator.launches) == LAUNCHES[name, switch]
 
 
 @pytest.mark.parametrize(("name", "argument"), EACH_ARGUMENT)

@@ -77,9 +77,7 @@ LONG = ["RMS normalization", "rows of channels", "masked", "frozen", "moments", 
 
 
 @pytest.mark.usefixtures("rehearsed")
-@pytest.mark.parametrize(
-    "family", ["rows", "scalers", *(pytest.param(name, marks=pytest.mark.nightly) for name in LONG)]
-)
+@pytest.mark.parametrize("family", [*SHORT, *(pytest.param(name, marks=pytest.mark.nightly) for name in LONG)])
 def test_right_results_are_right(family):
     for step in correctness.steps(family, NEVER).values():
         assert step() == {"ok": True}
@@ -87,7 +85,7 @@ def test_right_results_are_right(family):
 
 
 @pytest.mark.usefixtures("rehearsed")
-@pytest.mark.parametrize("family", ["rows", "scalers", pytest.param("moments", marks=pytest.mark.nightly)])
+@pytest.mark.parametrize("family", [*SHORT, pytest.param("moments", marks=pytest.mark.nightly)])
 def test_wrong_results_are_wrong(family, monkeypatch):
     """The inputs of the device are those of the reference but for one value."""
     right = correctness.device_of("numba")

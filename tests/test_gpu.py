@@ -13,10 +13,11 @@ import pytest
 pytest.importorskip("numba_cuda", reason="numba-cuda is not installed")
 
 import numbanorm
+from numbanorm._operations import OPERATIONS
 from numbanorm.cuda import cuda
 from tests import reference
 from tests.calls import assert_updated
-from tests.cases import assert_gradients, assert_normalized, assert_statistics, values
+from tests.cases import assert_forward, assert_gradients, assert_normalized, assert_within, gradient_bounds, values
 from tests.devices import REAL
 from tests.gpu_arrays import fill_late, to_device
 
@@ -50,14 +51,22 @@ def some(shape):
 def everything(x, dy, weight, bias, running_mean, running_var):
     """Every function's result."""
     rows = numbanorm.layer_norm_forward(x, weight, bias)
+    squares = numbanorm.rms_norm_forward(x, weight)
     columns = numbanorm.batch_norm_forward(x, weight, bias, running_mean, running_var)
+    sums = numbanorm.batch_norm_backward_reduce(dy, x, columns.mean, columns.rstd)
+    given = dy, x, columns.mean, columns.rstd, weight
     return {
         "layer_norm": numbanorm.layer_norm(x, weight, bias),
         "layer_norm_forward": rows,
         "layer_norm_backward": numbanorm.layer_norm_backward(dy, x, rows.mean, rows.rstd, weight),
+        "rms_norm": numbanorm.rms_norm(x, weight),
+        "rms_norm_forward": squares,
+        "rms_norm_backward": numbanorm.rms_norm_backward(dy, x, squares.rstd, weight),
         "batch_norm_forward": columns,
-        "batch_norm_backward": numbanorm.batch_norm_backward(dy, x, columns.mean, columns.rstd, weight),
-        "frozen": numbanorm.batch_norm_backward(dy, x, columns.mean, columns.rstd, weight, frozen=True),
+        "batch_norm_backward": numbanorm.batch_norm_backward(*given),
+        "frozen": numbanorm.batch_norm_backward(*given, frozen=True),
+        "batch_norm_backward_reduce": sums,
+        "batch_norm_backward_apply": numbanorm.batch_norm_backward_apply(*given, *sums, x.shape[0]),
         "batch_norm": numbanorm.batch_norm(x, columns.mean, running_var, weight, bias),
         "running": Running(running_mean, running_var),
     }
@@ -72,21 +81,35 @@ def _of_each(function, result):
 
 
 def check(results, x, dy, weight, bias, running_mean, running_var):
-    """Everything against the reference."""
+    """Everything against the reference: each operation of the table, and more."""
+    assert results.keys() >= OPERATIONS.keys()
     rows = reference.layer_norm_forward(x, weight, bias, -1)
     assert_normalized(results["layer_norm"], rows.y, rows.x_hat, weight)
+    squares = reference.rms_norm_forward(x, weight, -1)
+    assert_normalized(results["rms_norm"], squares.y, squares.x_hat, weight)
+    assert_forward(results["rms_norm_forward"], squares, weight)
+    assert_gradients(results["rms_norm_backward"], reference.rms_norm_backward(dy, x, weight, -1))
     columns = reference.batch_norm_forward(x, weight, bias, 1)
     for name, expected in (("layer_norm_forward", rows), ("batch_norm_forward", columns)):
-        y, mean, rstd = results[name]
-        assert_normalized(y, expected.y, expected.x_hat, weight)
-        assert_statistics(mean, rstd, expected)
+        assert_forward(results[name], expected, weight)
     assert_gradients(results["layer_norm_backward"], reference.layer_norm_backward(dy, x, weight, -1))
-    assert_gradients(results["batch_norm_backward"], reference.batch_norm_backward(dy, x, weight, 1))
+    expected = reference.batch_norm_backward(dy, x, weight, 1)
+    assert_gradients(results["batch_norm_backward"], expected)
     _, mean, rstd = results["batch_norm_forward"]
+    sums, dx = results["batch_norm_backward_reduce"], results["batch_norm_backward_apply"]
+    check_halves(sums, dx, expected, mean, rstd)
     assert_gradients(results["frozen"], reference.batch_norm_backward_frozen(dy, x, mean, rstd, weight, 1))
     assert_updated(results["running"], (running_mean, running_var), 0.1, columns, x)
     expected, x_hat = reference.batch_norm(x, mean, results["running"].var, weight, bias, 1)
     assert_normalized(results["batch_norm"], expected, x_hat, weight)
+
+
+def check_halves(sums, dx, expected, mean, rstd):
+    """They take a float32 mean for exact: its error is in each x_hat. The whole backward pass takes it out."""
+    bounds, error = gradient_bounds(expected, mean.dtype), 4 * np.spacing(np.abs(mean)) * rstd
+    assert_within(sums.sum_dy, expected.dbias, bounds.dbias)
+    assert_within(sums.sum_dy_xhat, expected.dweight, bounds.dweight + error * expected.dbias_terms)
+    assert_within(dx, expected.dx, bounds.dx + error * expected.dx_terms)
 
 
 @pytest.mark.parametrize("shape", SHAPES)

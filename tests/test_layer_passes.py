@@ -1,5 +1,6 @@
 """Passes of layers: what waits for backward and for how long, what may not change, what gradients add up to."""
 
+import re
 import threading
 import weakref
 
@@ -9,13 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import numbanorm
-from numbanorm import BatchNorm, LayerNorm, no_grad, set_debug
+from numbanorm import BatchNorm, LayerNorm, RMSNorm, no_grad, set_debug
 from tests import reference
 from tests.cases import assert_gradients, assert_within, values
 from tests.layouts import LAYOUTS
 
 CHANGED = "changed since the forward pass, must be as it was for backward"
-LAYERS = [lambda: LayerNorm(40), lambda: LayerNorm((30, 40)), lambda: BatchNorm(30), lambda: BatchNorm(30).eval()]
+LAYERS = {
+    "LayerNorm": lambda: LayerNorm(40),
+    "LayerNorm of two axes": lambda: LayerNorm((30, 40)),
+    "RMSNorm": lambda: RMSNorm(40),
+    "BatchNorm": lambda: BatchNorm(30),
+    "BatchNorm in evaluation": lambda: BatchNorm(30).eval(),
+}
 SHAPE = (20, 30, 40)
 
 
@@ -27,7 +34,7 @@ def layer_and_arrays(make):
 
 
 def gradients_of(make, x, dy):
-    """dx, dweight and dbias of a fresh layer with the same parameters."""
+    """dx, dweight and, where there is a bias, dbias of a fresh layer with the same parameters."""
     layer, *_ = layer_and_arrays(make)
     layer(x.copy())
     return layer.backward(dy), *layer.grads.values()
@@ -38,7 +45,7 @@ def assert_same(layer, dx, expected):
         np.testing.assert_array_equal(array, right)
 
 
-@pytest.fixture(params=LAYERS, ids=["LayerNorm", "LayerNorm of two axes", "BatchNorm", "BatchNorm in evaluation"])
+@pytest.fixture(params=LAYERS.values(), ids=LAYERS)
 def make(request):
     return request.param
 
@@ -80,8 +87,9 @@ def test_a_changed_x_of_any_layout_is_an_error(make, layout):
         layer.backward(dy)
 
 
-@pytest.mark.parametrize("make", LAYERS[:3], ids=["LayerNorm", "LayerNorm of two axes", "BatchNorm"])
-def test_a_changed_weight_is_an_error(make):
+@pytest.mark.parametrize("name", [name for name in LAYERS if name != "BatchNorm in evaluation"])
+def test_a_changed_weight_is_an_error(name):
+    make = LAYERS[name]
     layer, x, dy = layer_and_arrays(make)
     layer(x)
     layer.weight -= 0.1
@@ -99,7 +107,7 @@ def test_copies_may_change(make):
 
 @given(at=st.integers(0, 20 * 30 * 40 - 1))
 def test_debug_compares_every_value(at):
-    layer, x, dy = layer_and_arrays(LAYERS[0])
+    layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
     set_debug(True)
     try:
         layer(x)
@@ -111,7 +119,7 @@ def test_debug_compares_every_value(at):
 
 
 def test_debug_knows_nan(debug):
-    layer, x, dy = layer_and_arrays(LAYERS[0])
+    layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
     x[3, 4, 5] = np.nan
     layer(x)
     assert np.isnan(layer.backward(dy)).any()
@@ -121,7 +129,7 @@ def test_without_debug_some_changes_are_missed():
     """As the documentation says: 256 of 24000 values are compared."""
     seen = 0
     for at in range(0, 24000, 60):
-        layer, x, dy = layer_and_arrays(LAYERS[0])
+        layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
         layer(x)
         x.flat[at] += 1
         try:
@@ -158,7 +166,7 @@ def test_each_forward_has_one_backward(make):
 
 
 def test_what_is_no_pass_of_this_layer():
-    layer, x, dy = layer_and_arrays(LAYERS[0])
+    layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
     _, saved = LayerNorm(40).forward_saved(x)
     with pytest.raises(ValueError, match=r"^saved: of a forward pass of another layer, must be of this one"):
         layer.backward(dy, saved)
@@ -208,7 +216,7 @@ def test_no_grad_gives_the_same_y(make):
 
 
 def test_no_grad_is_of_its_thread():
-    layer, x, dy = layer_and_arrays(LAYERS[0])
+    layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
     dxs = []
 
     def step():
@@ -217,7 +225,7 @@ def test_no_grad_is_of_its_thread():
 
     with no_grad():
         in_a_thread(step)
-    assert_same(layer, dxs[0], gradients_of(LAYERS[0], x, dy))
+    assert_same(layer, dxs[0], gradients_of(LAYERS["LayerNorm"], x, dy))
 
 
 def in_a_thread(function):
@@ -227,18 +235,18 @@ def in_a_thread(function):
 
 
 def test_a_pass_of_another_thread_is_taken_by_its_handle_alone():
-    layer, x, dy = layer_and_arrays(LAYERS[0])
+    layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
     waiting = []
     layer(x)
     in_a_thread(lambda: layer(values(SHAPE, seed=6)))
     with pytest.raises(RuntimeError, match=r"^backward: no forward pass waits: the last one is of another thread"):
         layer.backward(dy)
     in_a_thread(lambda: waiting.append(layer.forward_saved(x)[1]))
-    assert_same(layer, layer.backward(dy, waiting[0]), gradients_of(LAYERS[0], x, dy))
+    assert_same(layer, layer.backward(dy, waiting[0]), gradients_of(LAYERS["LayerNorm"], x, dy))
 
 
 def test_no_grad_before_a_function():
-    layer, x, dy = layer_and_arrays(LAYERS[0])
+    layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
 
     @no_grad()
     def infer(x, times):
@@ -268,7 +276,7 @@ def test_no_grad_before_a_generator_is_an_error():
 
 
 def test_what_is_missing_is_said():
-    layer, x, dy = layer_and_arrays(LAYERS[2])
+    layer, x, dy = layer_and_arrays(LAYERS["BatchNorm"])
     for call, why in (
         (lambda: layer(x) is layer.forward_saved(x), r"its handle was returned; call backward\(dy, saved\)"),
         (lambda: layer.forward_parts([x[:3], x[3:]]), r"its handle was returned; call backward\(dy, saved\)"),
@@ -291,7 +299,7 @@ def test_gradients_add_up_in_their_arrays(make):
             np.testing.assert_array_equal(gradient, times * once)  # doubling is exact
     layer.zero_grad()
     assert not any(gradient.any() for gradient in layer.grads.values())
-    assert [*before] == ["weight", "bias"]
+    assert [*before] == [name for name, _ in layer.named_parameters()]
     assert all(layer.grads[name] is gradient for name, gradient in before.items())
 
 
@@ -313,7 +321,14 @@ def test_gradients_of_other_parameters_are_an_error(make):
     layer.backward(dy)
 
 
-@pytest.mark.parametrize("name", ["weight", "bias"])
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        pytest.param(make, name, id=f"{key}, {name}")
+        for key, make in LAYERS.items()
+        for name, _ in make().named_parameters()
+    ],
+)
 def test_gradients_of_a_parameter_that_alone_is_trained(make, name):
     layer, x, dy = layer_and_arrays(make)
     layer(x)
@@ -325,37 +340,38 @@ def test_gradients_of_a_parameter_that_alone_is_trained(make, name):
         layer.backward(dy)
     layer.grads[name].fill(0)  # that of the other may go on adding up
     layer.backward(dy)
-    expected = gradients_of(make, x, dy)  # of neither parameter do these depend on the values of either
-    other = {"weight": "bias", "bias": "weight"}[name]
-    np.testing.assert_array_equal(layer.grads[name], dict(zip(["weight", "bias"], expected[1:], strict=True))[name])
-    np.testing.assert_array_equal(
-        layer.grads[other], 2 * dict(zip(["weight", "bias"], expected[1:], strict=True))[other]
-    )
+    once = gradients_of(make, x, dy)[1:]  # of no parameter do these depend on the values of any
+    for (key, gradient), expected in zip(layer.grads.items(), once, strict=True):
+        np.testing.assert_array_equal(gradient, expected if key == name else 2 * expected)
 
 
 def test_gradients_are_assigned_whole(make):
     layer, x, dy = layer_and_arrays(make)
-    flat = np.zeros(layer.weight.size + layer.bias.size, np.float32)
-    parts = np.split(flat, [layer.weight.size])
+    sizes = [parameter.size for parameter in layer.parameters()]
+    flat = np.zeros(sum(sizes), np.float32)
+    parts = np.split(flat, np.cumsum(sizes)[:-1])
     layer.grads = {name: part.reshape(p.shape) for (name, p), part in zip(layer.named_parameters(), parts, strict=True)}
     layer(x)
     layer.backward(dy)
     np.testing.assert_array_equal(flat, np.concatenate([a.ravel() for a in gradients_of(make, x, dy)[1:]]))
-    with pytest.raises(ValueError, match=r"^grads: {}, must be a mapping with the keys \['bias', 'weight'\]"):
+    keys = re.escape(str(sorted(layer.grads)))
+    with pytest.raises(ValueError, match=f"^grads: {{}}, must be a mapping with the keys {keys}"):
         layer.grads = {}
 
 
 def test_parameters_are_arrays(make):
     layer, *_ = layer_and_arrays(make)
-    assert [p is own for p, own in zip(layer.parameters(), (layer.weight, layer.bias), strict=True)] == [True, True]
-    assert [name for name, _ in layer.named_parameters()] == ["weight", "bias"]
+    names = ["weight"] if isinstance(layer, RMSNorm) else ["weight", "bias"]
+    assert all(p is getattr(layer, name) for name, p in zip(names, layer.parameters(), strict=True))
+    assert [name for name, _ in layer.named_parameters()] == names
     for name, parameter, gradient in layer.named_gradients():
         assert parameter is getattr(layer, name)
         assert gradient is layer.grads[name]
     with pytest.raises(TypeError):
         layer.parameters()["weight"] = layer.weight
-    assert [name for name, _ in layer.named_parameters("norm.")] == ["norm.weight", "norm.bias"]
-    assert [name for name, _, _ in layer.named_gradients("norm.")] == ["norm.weight", "norm.bias"]
+    prefixed = [f"norm.{name}" for name in names]
+    assert [name for name, _ in layer.named_parameters("norm.")] == prefixed
+    assert [name for name, _, _ in layer.named_gradients("norm.")] == prefixed
     assert [*LayerNorm(4, elementwise_affine=False).parameters()] == []
     assert [name for name, _ in BatchNorm(4, bias=False).named_parameters()] == ["weight"]
 
@@ -434,7 +450,7 @@ def test_a_forward_of_ones_own():
 
 
 def test_gradients_are_clipped_in_place():
-    layer, x, dy = layer_and_arrays(LAYERS[0])
+    layer, x, dy = layer_and_arrays(LAYERS["LayerNorm"])
     layer(x)
     layer.backward(dy)
     gradient, clipped = layer.grads["weight"], layer.grads["weight"] * 0.5

@@ -5,7 +5,6 @@ import platform
 import signal
 import subprocess
 import sys
-from functools import partial
 from itertools import product
 
 import numba
@@ -20,7 +19,7 @@ from numbanorm.cpu.engine.parallel import SERIAL
 from numbanorm.cpu.kernels import batches, rows
 from numbanorm.cpu.vectors.elements import copy_row
 from numbanorm.cpu.vectors.simd import pointer
-from tests.cases import values
+from tests.cases import series, values
 from tests.examples import arrays_changed, unmasked
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="closes pages as Linux does")
@@ -62,8 +61,9 @@ def calls(family, axis, shape, dtype):
     x.flat[0] = 1e20 if family == "rmsnorm" else 1e5  # its row or channel is summed once more
     for operation in OPERATIONS.values():
         if operation.family == family:
-            arguments = unmasked(operation, x, axis, partial(values, offset=30, seed=2))
-            far = {name: values(arguments[name].shape, dtype, offset=9, seed=3) for name in operation.statistics}
+            arguments = unmasked(operation, x, axis, series(2, offset=30))
+            far_values = series(20, dtype=dtype, offset=9)
+            far = {name: far_values(arguments[name].shape) for name in operation.statistics}
             yield operation.name, operation, arguments | far
             if operation.axis_name == "channel_axis" and (dtype.itemsize == 4 or operation.switches):
                 yield f"{operation.name} in float64", operation, in_float64(operation, arguments | far)

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
-from itertools import pairwise
+from inspect import signature
+from itertools import combinations, pairwise
 
 import numba
 import numpy as np
@@ -21,7 +22,7 @@ from numbanorm.cpu.engine import engines, machine, parallel
 from numbanorm.cpu.engine.control import control, set_control
 from numbanorm.cpu.kernels.rows import layer_norm_rows_forward, rows_forward
 from tests import reference
-from tests.cases import assert_gradients, assert_normalized, values
+from tests.cases import assert_gradients, assert_normalized, series, values
 from tests.examples import unmasked
 
 ENGINES = sorted({"prange", engines.engine_name()})  # those of this system
@@ -43,20 +44,27 @@ SHAPES = {  # of each way that kernels go
         "tiles of long channels": ((6, 3, 300000), 1),
     },
 }
-CASES = [(operation, name) for operation in OPERATIONS.values() for name in SHAPES[operation.axis_name]]
+CASES = [
+    (operation, name, switch)
+    for operation in OPERATIONS.values()
+    for name in SHAPES[operation.axis_name]
+    for switch in (None, *operation.switches)
+]
 
 
 @cache
-def given(operation, name):
-    """Its arguments on a shape."""
+def given(operation, name, switch):
+    """Its arguments on a shape, with a switch turned on or none."""
     shape, axis = SHAPES[operation.axis_name][name]
-    return unmasked(operation, values(shape, offset=3), axis, partial(values, seed=2))
+    arguments = unmasked(operation, values(shape, offset=3), axis, series(2))
+    return arguments | ({switch: True} if switch else {})
 
 
-def run(operation, name):
+def run(operation, name, switch):
     """What it returns, and the arrays that it updates, which are copies."""
-    updated = {key: given(operation, name)[key].copy() for key in operation.updated}
-    return operation.function(**given(operation, name) | updated), updated.values()
+    arguments = given(operation, name, switch)
+    updated = {key: arguments[key].copy() for key in operation.updated}
+    return operation.function(**arguments | updated), updated.values()
 
 
 def fingerprint(cases=CASES):
@@ -76,14 +84,14 @@ def expected():
 
 
 def assert_contract(cases):
-    """Every result that has a reference of the same arguments, streamed or not, within the accuracy contract."""
-    for operation, name in cases:
-        exact = getattr(reference, operation.name, None) if operation.name.endswith("ward") else None
-        if exact:
-            arguments, axis = given(operation, name), SHAPES[operation.axis_name][name][1]
-            names = [key for key in operation.given + operation.optional if key in ("dy", "x", "weight", "bias")]
-            expected = exact(*(arguments[key] for key in names), axis)
-            result, _ = run(operation, name)
+    """Results of a forward or backward pass, streamed or not, within the accuracy contract."""
+    for operation, name, switch in cases:
+        if operation.name.endswith("ward"):
+            exact = getattr(reference, f"{operation.name}_{switch}" if switch else operation.name)
+            arguments, axis = given(operation, name, switch), SHAPES[operation.axis_name][name][1]
+            names = [key for key in signature(exact).parameters if key in operation.given + operation.optional]
+            expected = exact(*(arguments[key] for key in names if key in arguments), axis)
+            result, _ = run(operation, name, switch)
             if "dx" in operation.results:
                 assert_gradients(result, expected)
             else:
@@ -117,6 +125,14 @@ def test_processors_without_wide_vectors(cpu, names):
     features = {"generic": "", "haswell": "+avx2,+fma"}[cpu]
     environment = os.environ | {"NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
     subprocess.run([sys.executable, "-W", "error", "-c", command], env=environment, timeout=600, check=True)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS.values(), ids=OPERATIONS)
+def test_no_argument_equals_another(operation):
+    """So the contract shows if a kernel takes one for another."""
+    arguments = unmasked(operation, values((7, 5), offset=3), 1, series(2))
+    arrays = [a for a in arguments.values() if isinstance(a, np.ndarray)]
+    assert not any(np.array_equal(a, b) for a, b in combinations(arrays, 2))
 
 
 def test_repeats_agree(expected):
@@ -237,9 +253,10 @@ def test_streams_write_their_own_memory_only(shape, axis, start, dtype, monkeypa
     first = -memory.ctypes.data % 64 // x.itemsize + start
     out = memory[first : first + x.size].reshape(shape)
     calls = [
-        partial(one.function, **unmasked(one, x, normalised[one.axis_name], partial(values, seed=2)))
+        partial(one.function, **unmasked(one, x, normalised[one.axis_name], series(2)), **switched)
         for one in OPERATIONS.values()
         if one.takes_out
+        for switched in ({}, *({switch: True} for switch in one.switches))
     ]
 
     def y_or_dx(call):

@@ -1,9 +1,11 @@
 """The oracle itself, against central differences."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
-from tests import reference
+from tests import cases, reference
 
 STEP = 1e-5
 TOLERANCE = 1e-8  # differences of step h err by h * h times a third derivative of order 1, and by 1e-16 / h
@@ -82,3 +84,16 @@ def test_frozen_batch_norm_gradients(rng):
     np.testing.assert_allclose(expected.dx.astype(float), central_difference(loss, x), atol=TOLERANCE)
     np.testing.assert_allclose(expected.dweight.astype(float), central_difference(loss, weight), atol=TOLERANCE)
     np.testing.assert_allclose(expected.dbias.astype(float), central_difference(loss, bias), atol=TOLERANCE)
+
+
+def test_a_result_that_is_missing_is_no_right_one(rng):
+    """Whatever the reference has, what is held against it must have."""
+    x, dy = rng.standard_normal((2, 3, 4))
+    forward = reference.layer_norm_forward(x, None, None, -1)
+    gradients = reference.layer_norm_backward(dy, x, None, -1)
+    cases.assert_forward(forward, forward)
+    cases.assert_gradients(gradients, gradients)
+    with pytest.raises(AttributeError, match="mean"):
+        cases.assert_forward(SimpleNamespace(y=forward.y, rstd=forward.rstd), forward)
+    with pytest.raises(AttributeError, match="dbias"):
+        cases.assert_gradients(SimpleNamespace(dx=gradients.dx, dweight=gradients.dweight), gradients)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from bench.network import cross_entropy
-from numbanorm import LayerNorm, no_grad
+from numbanorm import LayerNorm, RMSNorm, no_grad
 from tests.cases import assert_within, values
 from tests.differences import assert_slopes
 from tests.trainers import Adam, Cnn, Transformer
@@ -22,6 +22,13 @@ def layer_norm():
 
 def own_norms():
     return {name: layer_norm() for name in ("attention", "mlp", "end")}
+
+
+def rms_norms():
+    norms = {name: RMSNorm(FEATURES, dtype=np.float64) for name in ("attention", "mlp", "end")}
+    for norm in norms.values():
+        norm.weight[:] = 1 + values(FEATURES, np.float64, seed=4) / 4
+    return norms
 
 
 def one_norm_twice():
@@ -85,12 +92,14 @@ def cnn_pass(model, parts, labels):
 # --- gradients ---
 
 
-@pytest.mark.parametrize("norms", [own_norms, one_norm_twice, tied_norms])
-def test_gradients_of_a_transformer(norms):
+@pytest.mark.parametrize(
+    ("norms", "parameters"), [(own_norms, 6), (rms_norms, 3), (one_norm_twice, 4), (tied_norms, 4)]
+)
+def test_gradients_of_a_transformer(norms, parameters):
     model, (x, targets) = Transformer(norms()), sequences(6)
     dx = transformer_pass(model, x, targets, targets.size)
     named = model.named_gradients()
-    assert len(named) == (13 if norms is own_norms else 11)  # seven weights; a weight and a bias of each norm
+    assert len(named) == 7 + parameters  # those of the model itself are seven
     assert_slopes(lambda: squared_error(model.forward(x)[0], targets, targets.size)[0], [*named.values(), (x, dx)])
 
 

@@ -7,8 +7,8 @@ GPU, other processors' vectors). `-m ''` adds those marked `nightly`: more of th
 A whole test, or a parameter that has its line anyway, is marked where it stands. The other variants are marked here:
 for a part of the tests and a test, by a pattern of what pytest writes in brackets after the device. A part is a file
 or, of tests that run on several devices, a file and a device: "test_layernorm on emulated". pytest-xdist gives a part
-to one worker (`--dist loadfile`). `tests/test_tiers.py` holds that each pattern marks some variants and leaves some to
-another tier.
+to one worker (`--dist loadfile`). `tests/test_tiers.py` holds that each alternative of a pattern marks some variants,
+and that each pattern leaves some to another tier.
 """
 
 import re
@@ -33,7 +33,7 @@ FIRST = [
 SLOW = {
     "test_rmsnorm on emulated": {
         "test_any_shape_axes_and_layout": "^$",
-        "test_every_shape": r"float64|300001|\(2, 512\)|\(43, 65\)|\(4, 33\)|\(1, 1\)-",
+        "test_every_shape": r"float64|\(2, 512\)|\(43, 65\)|\(4, 33\)|\(1, 1\)-",
         "test_without_a_weight": r"1000\.0",
         "test_every_layout": "shape[12]",
         "test_out_of_any_layout_and_in_place": "^(?!(shape1-.*-c|shape3-.*)$)",
@@ -52,8 +52,8 @@ SLOW = {
     },
     "test_batchnorm on emulated": {
         "test_in_place_is_exact": "reversed|True-shape[13]",
-        "test_every_shape": r"float64|\(5000, 64\)-0",
-        "test_the_error_is_the_same_at_any_offset": r"float64|shape[35]|-(0\.0|1\.0|1000\.0|10000\.0)$",
+        "test_every_shape": "float64",
+        "test_the_error_is_the_same_at_any_offset": "float64|shape[35]",
         "test_squares_beyond_float32": r"1e-12|1e-22|1e-30",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"^(?!.*1\.0-1000000\.0$)",
         "test_every_layout": r"shape[12]",
@@ -61,15 +61,15 @@ SLOW = {
     },
     "test_layernorm on emulated": {
         "test_every_shape": r"float64|\((3, 2|4, 31|4, 33|2, 511|43, 64)\)",
-        "test_the_error_is_the_same_at_any_offset": r"float64|-(0\.0|1\.0|1000\.0|10000\.0)$",
+        "test_the_error_is_the_same_at_any_offset": "float64",
         "test_the_error_of_columns_of_float64_does_not_grow_with_the_count": r"^1\.0",
         "test_a_bad_first_guess_at_the_mean_is_made_good": "shape2--1-(one|two)",
         "test_squares_beyond_float32": r"shape2|1e-12|1e-22|1e-30",
         "test_the_error_of_dx_is_the_same_at_any_offset_of_dy": r"^(?!.*1\.0-1000000\.0$)",
     },
     "test_cuda_functions": {
-        "test_whatever_the_import_raises_the_error_says_what_to_install": r"cudaimpl|imputils|Attribute",
-        "test_results_do_not_depend_on_the_order_of_blocks_and_threads": "shape[23]|-2$",
+        "test_whatever_the_import_raises_the_error_says_what_to_install": "imputils",
+        "test_results_do_not_depend_on_the_order_of_blocks_and_threads": "shape[23]",
         "test_addresses_that_vectors_cannot_begin_at": "shape2-[24]",
         "test_gradients_in_place": "True-dy-4096",
         "test_sums_of_many_squares_that_float32_can_just_hold": "shape1",
@@ -77,7 +77,7 @@ SLOW = {
     "test_range on emulated": {
         "test_any_size_and_offset": "^$",
         "test_layer_norm": r"\((2, 4099|1, 16400)\).*float64",
-        "test_batch_norm": r"\(9, 2, 300\).*float64|float64-1e(\+300|\+155|-155|-300)",
+        "test_batch_norm": r"float64-1e(\+300|\+155|-155|-300)",
     },
     "test_cuda_statistics on emulated": {
         "test_moments": "float64",
@@ -94,21 +94,21 @@ SLOW = {
         "test_what_one_user_compiles_others_can_read": "elsewhere",
     },
     "test_threads": {
-        "test_one_thread_in_the_environment": "^(NUMBA_|OMP_NUM_THREADS-1$)",
+        "test_one_thread_in_the_environment": "^NUMBA_",
         "test_children_of_multiprocessing": "2",
     },
     "test_faults_threads": {
         "test_many_threads_call_at_once": "prange",
         "test_many_threads_make_the_first_call": "prange",
-        "test_a_foreign_parallel_kernel_runs_beside": "omp|tbb",
-        "test_a_call_from_within_a_users_prange": "tbb|workqueue",
+        "test_a_foreign_parallel_kernel_runs_beside": "omp",
+        "test_a_call_from_within_a_users_prange": "workqueue",
         "test_a_thread_that_loses_its_core_delays_one_chunk": "4",
         "test_joblib": "loky",
     },
     "test_faults_forks": {
         "test_fork_after_a_first_call": "prange",
-        "test_a_fork_of_which_python_learns_afterwards": "^$|^-|None",
-        "test_fork_after_a_foreign_parallel_kernel": "prange-(tbb|workqueue)|parked",
+        "test_a_fork_of_which_python_learns_afterwards": "^$",
+        "test_fork_after_a_foreign_parallel_kernel": "parked",
         "test_fork_while_another_thread_is_inside_a_kernel": "prange",
         "test_fork_during_a_first_call_that_compiles": "0.2",
         "test_a_signal_handler_forks_or_calls_within_a_compilation": "calls",
@@ -125,7 +125,14 @@ SLOW = {
     },
     "test_batchnorm_halves": {"test_four_processes_with_batches_of_different_sizes": "shape[01].*spawn"},
     "test_memory": {"test_no_memory_is_used_again_while_a_view_is_alive": "<lambda>|iter"},
-    "test_any_arguments": {"test_valid_arguments": "rms_norm", "test_a_bad_argument": "rms_norm"},
+    "test_any_arguments": {
+        "test_valid_arguments": "^rms_norm(_forward)?$",
+        "test_a_bad_argument": "^rms_norm(_forward)?$",
+    },
+    "test_any_layer": {
+        "test_a_bad_argument_of_a_layer": "RMSNorm",
+        "test_a_layer_refuses_and_stays_as_it_is": "RMSNorm",
+    },
     "test_compiled_callers": {
         "test_with_any_number_of_threads_and_from_numbas_cache": "prange",
         "test_beside_a_fork": "prange",

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-SECTOR = 32  # bytes
 _BANKS = 32  # of four bytes each
 
 
