@@ -1,8 +1,12 @@
 """How kernels see x: what its reduced, statistic and parameter axes make of its shape."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from numbanorm._call.host import HostCall
+from numbanorm._call.kinds import over_channels
 from numbanorm._call.view import Axes, View, layout_of
 
 SHAPE = (2, 3, 5, 7)
@@ -51,3 +55,28 @@ def test_statistics_lie_as_x_does():
     assert (seen(groups, x).statistic_order, seen(groups, x).statistic_shape) == ((1, 0), (2, 3))
     rows = seen(Axes.over((1,), 2), np.zeros((4, 6)).T)
     assert (rows.statistic_order, rows.statistic_shape) == ((1, 0), (6, 1))
+
+
+def in_float16(view):
+    """The same view of an x that is stored in float16, for which there are no kernels yet."""
+    view.storage = np.dtype(np.float16)
+    return view
+
+
+def test_statistics_have_the_dtype_of_the_arithmetic_whatever_x_is_stored_in():
+    call, mean = in_float16(HostCall.of(layout_of(np.zeros(SHAPE, np.float32)), Axes.channels(1, 4))), np.arange(3.0)
+    for dtype in (np.float32, np.float64):
+        call.check_updated("running_mean", mean.astype(dtype), {})
+        assert np.array_equal(call.statistic("mean", mean.astype(dtype)), mean)
+        assert np.array_equal(call.exact_statistic("mean", mean.astype(dtype)), mean)
+    with pytest.raises(TypeError, match=r"^mean: dtype float16, must be float32 or float64"):
+        call.statistic("mean", mean.astype(np.float16))
+
+
+def test_statistics_on_a_gpu_have_the_dtype_of_the_arithmetic_too(gpu):
+    with gpu.running():
+        x, mean = gpu.copy_of(np.zeros(SHAPE, np.float32)).array, gpu.copy_of(np.arange(3, dtype=np.float32)).array
+        call = over_channels(x, 1)
+        call.view = in_float16(replace(call.view))
+        call.check_updated("running_mean", mean, {})
+        assert call.statistic("mean", mean).dtype == call.exact_statistic("mean", mean).dtype == np.float32

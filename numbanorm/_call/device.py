@@ -98,7 +98,7 @@ class DeviceCall:
 
     def statistic(self, name: str, value: Any, dtype: np.dtype[Any] | None = None) -> Run:
         """Check a mean or the like, and return it as a kernel reads it, in the dtype of the arithmetic or another."""
-        arguments.statistic(name, self.array(name, value), self.view.statistic_shape, self.view.storage)
+        arguments.statistic(name, self.array(name, value), self.view.statistic_shape, self.view.arithmetic)
         dtype = dtype or self.view.arithmetic
         return self._run(name, value, self._statistic_strides(dtype), dtype)
 
@@ -131,7 +131,7 @@ class DeviceCall:
 
     def check_updated(self, name: str, value: Any, apart: dict[str, Any]) -> None:
         """Check that a running statistic can be updated in place, apart from all other arrays."""
-        shape, dtype = self.view.statistic_shape, self.view.storage
+        shape, dtype = self.view.statistic_shape, self.view.arithmetic
         arguments.updated(name, self.array(name, value), shape, dtype, self._arrays(apart))
 
     def _arrays(self, values: dict[str, Any]) -> dict[str, Array | None]:

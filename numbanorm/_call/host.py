@@ -79,7 +79,7 @@ class HostCall(View):
 
     def statistic(self, name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
         """Check a mean or the like, and return it as a kernel reads it, in the dtype of the arithmetic or another."""
-        arguments.statistic(name, a, self.statistic_shape, self.storage)
+        arguments.statistic(name, a, self.statistic_shape, self.arithmetic)
         if self.statistic_order is not None:
             a = a.transpose(self.statistic_order)
         read = behaved(a, dtype or self.arithmetic)
@@ -89,7 +89,7 @@ class HostCall(View):
         """Check a statistic of each channel of which no digit may be lost, and return it as float64."""
         if type(a) is np.ndarray and a.dtype is FLOAT64 and a.shape == self.statistic_shape and a.flags.carray:
             return a
-        arguments.statistic(name, a, self.statistic_shape, self.storage)
+        arguments.statistic(name, a, self.statistic_shape, self.arithmetic)
         return behaved(a, FLOAT64)
 
     def mask(self, mask: Any, may_be_empty: bool = False) -> Array | None:
@@ -114,7 +114,7 @@ class HostCall(View):
 
     def check_updated(self, name: str, a: Any, apart: dict[str, Any]) -> None:
         """Check that a running statistic can be updated in place, apart from all other arrays."""
-        arguments.updated(name, a, self.statistic_shape, self.storage, apart)
+        arguments.updated(name, a, self.statistic_shape, self.arithmetic, apart)
 
     def moved(self, running: Running) -> Running:
         """Return running statistics, which have been checked, for a kernel."""
