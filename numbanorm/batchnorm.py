@@ -157,17 +157,13 @@ def batch_norm_forward(
     >>> mean, running_mean, running_var
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
-    call = over_channels(x, channel_axis)
-    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
-    eps, momentum, counted = numbers.eps(eps), numbers.momentum(momentum), call.mask(mask)
-    if out is not None:
-        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+    call, eps, momentum = over_channels(x, channel_axis), numbers.eps(eps), numbers.momentum(momentum)
     if running_mean is not None or running_var is not None:
         apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
         call.check_updated("running_mean", running_mean, apart)
         call.check_updated("running_var", running_var, apart | {"running_mean": running_mean})
-    call.check_several_values(x, mask)
-    return forward_in_training(call, x, affine, Running(running_mean, running_var, momentum), eps, counted, out)[0]
+    running = Running(running_mean, running_var, momentum)
+    return forward_in_training(call, x, weight, bias, running, eps, mask, out)[0]
 
 
 def batch_norm_backward(
@@ -252,16 +248,18 @@ def batch_norm_backward(
 def forward_in_training(
     call: Any,
     x: Array,
-    affine: tuple[Any, Any],
+    weight: Array | None,
+    bias: Array | None,
     running: Running,
     eps: float,
-    counted: Any,
+    mask: Array | None,
     out: Array | None,
 ) -> tuple[Forward, bool]:
-    """Do `batch_norm_forward` with arguments that have been checked. Also return whether the statistics are finite.
-
-    affine: weight and bias; counted: the mask; both as methods of the call return them.
-    """
+    """Do `batch_norm_forward`. Also return whether the statistics are finite. eps and running have been checked."""
+    affine, counted = (call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)), call.mask(mask)
+    if out is not None:
+        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+    call.check_several_values(x, mask)
     moved, y = call.moved(running), call.target(out, x)
     mean, rstd = call.new_statistic(), call.new_statistic()
     given = call.load_x(x), *affine, moved, eps, counted

@@ -157,13 +157,8 @@ class BatchNorm(LayerOfParts):
             return y, synchronised.backward_of_one, how
         axis = self.channel_axis
         if self.training or self._running_mean is None:
-            call, moved = over_channels(x, axis), self._moved()
-            affine = call.parameter("weight", self._weight, 1), call.parameter("bias", self._bias, 0)
-            counted = call.mask(mask)
-            if out is not None:
-                call.check_out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
-            call.check_several_values(x, mask)
-            (y, mean, rstd), finite = forward_in_training(call, x, affine, moved, self.eps, counted, out)
+            given = over_channels(x, axis), x, self._weight, self._bias, self._moved(), self.eps, mask, out
+            (y, mean, rstd), finite = forward_in_training(*given)
             if not finite:
                 self._warn()
             return y, batch_norm_backward, {"mean": mean, "rstd": rstd, "mask": mask, "channel_axis": axis}
