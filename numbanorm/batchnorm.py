@@ -159,9 +159,9 @@ def batch_norm_forward(
     """
     call, eps, momentum = over_channels(x, channel_axis), numbers.eps(eps), numbers.momentum(momentum)
     if running_mean is not None or running_var is not None:
-        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
-        call.check_updated("running_mean", running_mean, apart)
-        call.check_updated("running_var", running_var, apart | {"running_mean": running_mean})
+        disjoint = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
+        call.check_updated("running_mean", running_mean, disjoint)
+        call.check_updated("running_var", running_var, disjoint | {"running_mean": running_mean})
     running = Running(running_mean, running_var, momentum)
     return forward_in_training(call, x, weight, bias, running, eps, mask, out)[0]
 
@@ -239,8 +239,7 @@ def batch_norm_backward(
     if out is not None:
         call.check_out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
     dx, dweight, dbias = call.target(out, x), call.new_parameter(), call.new_parameter()
-    launchers = call.batchnorm
-    launch = launchers.batch_norm_backward_frozen if is_frozen else launchers.batch_norm_backward
+    launch = call.batchnorm.batch_norm_backward_frozen if is_frozen else call.batchnorm.batch_norm_backward
     launch(call, *given, scale, counted, dx, dweight, dbias)
     return Gradients(call.deliver(dx, out), call.deliver_parameter(dweight), call.deliver_parameter(dbias))
 

@@ -108,13 +108,13 @@ class HostCall(View):
         count = self.count if mask is None else int(np.count_nonzero(mask))
         arguments.several_values(x, count, mask is not None)
 
-    def check_out(self, out: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """Check that `out` can receive a result: it may be one of `same`, and must be apart from all other arrays."""
-        arguments.out(out, x, same, apart)
+    def check_out(self, out: Any, x: Array, same: dict[str, Any], disjoint: dict[str, Any]) -> None:
+        """Check that `out` can receive a result: it may be one of `same`, but must be disjoint from all others."""
+        arguments.out(out, x, same, disjoint)
 
-    def check_updated(self, name: str, a: Any, apart: dict[str, Any]) -> None:
-        """Check that a running statistic can be updated in place, apart from all other arrays."""
-        arguments.updated(name, a, self.statistic_shape, self.arithmetic, apart)
+    def check_updated(self, name: str, a: Any, disjoint: dict[str, Any]) -> None:
+        """Check that a running statistic can be updated in place, disjoint from all other arrays."""
+        arguments.updated(name, a, self.statistic_shape, self.arithmetic, disjoint)
 
     def moved(self, running: Running) -> Running:
         """Return running statistics, which have been checked, for a kernel."""
