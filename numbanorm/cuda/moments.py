@@ -30,6 +30,7 @@ def measured(call, x, weights, omit_nan):
     return state
 
 
+# The host's takes no mask: there, masks are weights.
 def channel_moments(call, x, mask):
     """Measure all values of x (N, C, L) where the mask (N, L), if there is one, is True."""
     plan = plan_of(*call.planes, mask, x, most_lanes=FLOAT64_LANES)
