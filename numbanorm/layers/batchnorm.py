@@ -11,7 +11,7 @@ from numbanorm._call.kinds import over_channels
 from numbanorm._call.view import positions
 from numbanorm._math import reciprocal_stds
 from numbanorm._types import Array, Gradients
-from numbanorm.batchnorm import batch_norm, batch_norm_backward, forward_in_training
+from numbanorm.batchnorm import batch_norm, batch_norm_backward, checked_in_training, forward_in_training
 from numbanorm.layers import arguments as layer_arguments
 from numbanorm.layers import synchronised
 from numbanorm.layers.arrays import Checked
@@ -157,8 +157,9 @@ class BatchNorm(LayerOfParts):
             return y, synchronised.backward_of_one, how
         axis = self.channel_axis
         if self.training or self._running_mean is None:
-            given = over_channels(x, axis), x, self._weight, self._bias, self._moved(), self.eps, mask, out
-            (y, mean, rstd), finite = forward_in_training(*given)
+            call, moved = over_channels(x, axis), self._moved()
+            checked = checked_in_training(call, x, self._weight, self._bias, mask, out)
+            (y, mean, rstd), finite = forward_in_training(call, x, checked, moved, self.eps, out)
             if not finite:
                 self._warn()
             return y, batch_norm_backward, {"mean": mean, "rstd": rstd, "mask": mask, "channel_axis": axis}
