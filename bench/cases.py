@@ -86,8 +86,8 @@ def calls(case: Case, names: tuple[str, ...] = peers.BASIC) -> dict[str, Callabl
     """The same call to each system, on the same values; `names` are those of the peers."""
     operation, shape, dtype = case
     arrays = [a.astype(dtype, copy=False) for a in operation.arrays(shape)]
-    own = partial(getattr(numbanorm, operation.name), *arrays, **{operation.axis_name: shape.axis})
-    systems: dict[str, Callable] = {"numbanorm": own, "out=": partial(own, out=np.empty(shape.sizes, dtype))}
+    ours = partial(getattr(numbanorm, operation.name), *arrays, **{operation.axis_name: shape.axis})
+    systems: dict[str, Callable] = {"numbanorm": ours, "out=": partial(ours, out=np.empty(shape.sizes, dtype))}
     for name, peer in peers.installed(names).items():
         make = getattr(peer, operation.name, None)
         if make and (call := make(*arrays, shape.axis)):

@@ -192,7 +192,7 @@ def shifted_gradient(dy, weight, m_wdy):
 @scalar
 def normalize(x, m, rstd, mean_h):
     """x_hat = (x - mean) * rstd, with the mean in two parts so that its rounding error does not reach x_hat."""
-    return (x - m) * rstd - mean_h
+    return scaled_difference(x, m, rstd) - mean_h
 
 
 @scalar
@@ -202,10 +202,22 @@ def affine(x_hat, weight, bias):
 
 
 @scalar
+def mean_h_of_delta(delta, rstd):
+    """mean_h = delta * rstd."""
+    return delta * rstd
+
+
+@scalar
+def mean_h_of_sum(sum_h, count):
+    """mean_h = sum(h) / count. Backward, m is the stored mean, and mean_h what its rounding leaves."""
+    return sum_h / count
+
+
+@scalar
 def rstd_and_mean_h(delta, var, eps):
     """Return what `normalize` takes beside x and m."""
     rstd = reciprocal_std(var, eps)
-    return rstd, delta * rstd
+    return rstd, mean_h_of_delta(delta, rstd)
 
 
 @scalar
@@ -249,7 +261,7 @@ def input_gradient_of_means(mean_h, mean_g, mean_g_x_hat, rstd):
 @scalar
 def gradient_means(sum_h, sum_g, sum_gh, count):
     """Return mean_h, mean_g and mean_g_x_hat, from sums."""
-    mean_h, mean_g = sum_h / count, sum_g / count
+    mean_h, mean_g = mean_h_of_sum(sum_h, count), sum_g / count
     return mean_h, mean_g, sum_gh / count - mean_g * mean_h
 
 

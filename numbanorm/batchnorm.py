@@ -158,16 +158,14 @@ def batch_norm_forward(
     (array([ 2., 20.], dtype=float32), array([0.2, 2. ]), array([ 1.1, 20.9]))
     """
     call = over_channels(x, channel_axis)
-    affine = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0)
-    eps, momentum, counted = numbers.eps(eps), numbers.momentum(momentum), call.mask(mask)
-    if out is not None:
-        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+    checked = checked_in_training(call, x, weight, bias, mask, out)
+    eps, momentum = numbers.eps(eps), numbers.momentum(momentum)
     if running_mean is not None or running_var is not None:
-        apart = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
-        call.check_updated("running_mean", running_mean, apart)
-        call.check_updated("running_var", running_var, apart | {"running_mean": running_mean})
-    call.check_several_values(x, mask)
-    return forward_in_training(call, x, affine, Running(running_mean, running_var, momentum), eps, counted, out)[0]
+        disjoint = {"weight": weight, "bias": bias, "mask": mask, "x": x, "out": out}
+        call.check_updated("running_mean", running_mean, disjoint)
+        call.check_updated("running_var", running_var, disjoint | {"running_mean": running_mean})
+    running = Running(running_mean, running_var, momentum)
+    return forward_in_training(call, x, checked, running, eps, out)[0]
 
 
 def batch_norm_backward(
@@ -243,28 +241,29 @@ def batch_norm_backward(
     if out is not None:
         call.check_out(out, x, {"dy": dy, "x": x}, {"mean": mean, "rstd": rstd, "weight": weight, "mask": mask})
     dx, dweight, dbias = call.target(out, x), call.new_parameter(), call.new_parameter()
-    launchers = call.batchnorm
-    launch = launchers.batch_norm_backward_frozen if is_frozen else launchers.batch_norm_backward
+    launch = call.batchnorm.batch_norm_backward_frozen if is_frozen else call.batchnorm.batch_norm_backward
     launch(call, *given, scale, counted, dx, dweight, dbias)
     return Gradients(call.deliver(dx, out), call.deliver_parameter(dweight), call.deliver_parameter(dbias))
 
 
-def forward_in_training(
-    call: Any,
-    x: Array,
-    affine: tuple[Any, Any],
-    running: Running,
-    eps: float,
-    counted: Any,
-    out: Array | None,
-) -> tuple[Forward, bool]:
-    """Do `batch_norm_forward` with arguments that have been checked. Also return whether the statistics are finite.
+def checked_in_training(
+    call: Any, x: Array, weight: Array | None, bias: Array | None, mask: Array | None, out: Array | None
+) -> tuple[Any, Any, Any]:
+    """Check these arguments of `batch_norm_forward`. Return weight, bias and mask as a kernel reads them."""
+    checked = call.parameter("weight", weight, 1), call.parameter("bias", bias, 0), call.mask(mask)
+    if out is not None:
+        call.check_out(out, x, {"x": x}, {"weight": weight, "bias": bias, "mask": mask})
+    call.check_several_values(x, mask)
+    return checked
 
-    affine: weight and bias; counted: the mask; both as methods of the call return them.
-    """
-    moved, y = call.moved(running), call.target(out, x)
+
+def forward_in_training(
+    call: Any, x: Array, checked: tuple[Any, Any, Any], running: Running, eps: float, out: Array | None
+) -> tuple[Forward, bool]:
+    """Do `batch_norm_forward` with what `checked_in_training` returns. Return also whether statistics are finite."""
+    (weight, bias, mask), moved, y = checked, call.moved(running), call.target(out, x)
     mean, rstd = call.new_statistic(), call.new_statistic()
-    given = call.load_x(x), *affine, moved, eps, counted
+    given = call.load_x(x), weight, bias, moved, eps, mask
     update = call.batchnorm.batch_norm_forward(call, *given, y, mean, rstd)
     delivered = Forward(call.deliver(y, out), call.deliver_statistic(mean), call.deliver_statistic(rstd))
     return delivered, update()  # after y: an interruption leaves no statistics of a batch without its y

@@ -81,11 +81,11 @@ def rms_norm(
            [0.378, 0.756, 1.512]], dtype=float32)
     """
     call = over_axes(x, axis)
-    kernels, scale, eps = call.rmsnorm, call.parameter("weight", weight, 1), numbers.eps(eps)
+    scale, eps = call.parameter("weight", weight, 1), numbers.eps(eps)
     if out is not None:
         call.check_out(out, x, {"x": x}, {"weight": weight})
     y = call.target(out, x)
-    kernels.rms_norm_forward(call, call.load_x(x), scale, eps, y, call.no_statistic)
+    call.rmsnorm.rms_norm_forward(call, call.load_x(x), scale, eps, y, call.no_statistic)
     return call.deliver(y, out)
 
 
@@ -126,11 +126,11 @@ def rms_norm_forward(
            [50. ]], dtype=float32)
     """
     call = over_axes(x, axis)
-    kernels, scale, eps = call.rmsnorm, call.parameter("weight", weight, 1), numbers.eps(eps)
+    scale, eps = call.parameter("weight", weight, 1), numbers.eps(eps)
     if out is not None:
         call.check_out(out, x, {"x": x}, {"weight": weight})
     y, rstd = call.target(out, x), call.new_statistic()
-    kernels.rms_norm_forward(call, call.load_x(x), scale, eps, y, rstd)
+    call.rmsnorm.rms_norm_forward(call, call.load_x(x), scale, eps, y, rstd)
     return RMSForward(call.deliver(y, out), call.deliver_statistic(rstd))
 
 
@@ -190,11 +190,10 @@ def rms_norm_backward(
     array([1.697, 2.263], dtype=float32)
     """
     call = over_axes(x, axis)
-    kernels = call.rmsnorm
     given = call.like_x("dy", dy, x), call.load_x(x), call.statistic("rstd", rstd)
     scale = call.parameter("weight", weight, 1)
     if out is not None:
         call.check_out(out, x, {"dy": dy, "x": x}, {"rstd": rstd, "weight": weight})
     dx, dweight = call.target(out, x), call.new_parameter()
-    kernels.rms_norm_backward(call, *given, scale, dx, dweight)
+    call.rmsnorm.rms_norm_backward(call, *given, scale, dx, dweight)
     return RMSGradients(call.deliver(dx, out), call.deliver_parameter(dweight))

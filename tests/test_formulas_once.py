@@ -123,14 +123,40 @@ def factors(node):
     return [node.operand] if isinstance(node, ast.UnaryOp) else [node]
 
 
+def other_factors_than_rstd(node):
+    """Yield the factors beside each rstd of a product. This goes by the name."""
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult):
+        found = factors(node)
+        for i, factor in enumerate(found):
+            if has_name(factor, "rstd"):
+                yield from found[:i] + found[i + 1 :]
+
+
+def has_name(node, part):
+    return any(part in name for name in names_in(node))
+
+
 def weighted_rstd(node, roots):
     """rstd * weight, with which the preparation of factor, slope and offset begins. This goes by the names."""
-    if not (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)):
-        return False
-    found = [names_in(factor) for factor in factors(node)]
-    rstds = [i for i, names in enumerate(found) if any("rstd" in name for name in names)]
-    weights = [i for i, names in enumerate(found) if any("weight" in name for name in names)]
-    return any(i != k for i in rstds for k in weights)
+    return any(has_name(factor, "weight") for factor in other_factors_than_rstd(node))
+
+
+def mean_h_of_delta(node, roots):
+    """delta * rstd. This goes by the names."""
+    return any(isinstance(factor, ast.Name) and has_name(factor, "delta") for factor in other_factors_than_rstd(node))
+
+
+def scaled_difference(node, roots):
+    """(x - m) * rstd, where x and m are not products."""
+    beside = (factor for factor in other_factors_than_rstd(node) if isinstance(factor, ast.BinOp))
+    differences = (factor for factor in beside if isinstance(factor.op, ast.Sub))
+    return any(len(factors(difference.left)) == 1 for difference in differences)
+
+
+def mean_h_of_sum(node, roots):
+    """sum_h / count. This goes by the name."""
+    is_ratio = isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div)
+    return is_ratio and any(name.endswith(("sum_h", "sum_of_h")) for name in names_in(node.left))
 
 
 def variance(node, roots):
@@ -147,6 +173,9 @@ FORMULAS = {
     "unbiased_factor": unbiased_factor,
     "share_of": merging,
     "weighted_rstd": weighted_rstd,
+    "mean_h_of_delta": mean_h_of_delta,
+    "mean_h_of_sum": mean_h_of_sum,
+    "scaled_difference": scaled_difference,
     "moments": variance,
 }
 
@@ -191,16 +220,30 @@ def test_the_formulas_stand_where_they_should():
         ("share_of", "both = a + b\n    part = b / both"),
         ("share_of", "return c + d * (a / (a + b))"),
         ("weighted_rstd", "return -rstd[a] * b * weight[a]"),
+        ("mean_h_of_delta", "return rstd * delta"),
+        ("mean_h_of_delta", "row_delta, scaled_rstd = a, b\n    c[0] = row_delta * scaled_rstd"),
+        ("mean_h_of_sum", "row_sum_h = a\n    b[0] = row_sum_h / c"),
+        ("scaled_difference", "return (a - b) * rstd[c]"),
         ("moments", "q = b / c\n    return a / c - q * q"),
     ],
 )
 def test_a_copy_is_seen(name, body):
-    assert name in {found for found, _ in copies(ast.parse(f"def kernel(a, b, c, d, rstd, weight):\n    {body}"))}
+    assert name in {
+        found for found, _ in copies(ast.parse(f"def kernel(a, b, c, d, delta, rstd, weight):\n    {body}"))
+    }
 
 
 @pytest.mark.parametrize(
     "body",
-    ["return math.sqrt(a)", "return (a - 1) // b", "return a / (b - 1)", "return a / (b + c)", "return a * weight"],
+    [
+        "return math.sqrt(a)",
+        "return (a - 1) // b",
+        "return a / (b - 1)",
+        "return a / (b + c)",
+        "return a * weight",
+        "return a * rstd",
+        "return a * (b - c)",
+    ],
 )
 def test_other_arithmetic_is_none(body):
     assert [*copies(ast.parse(f"def kernel(a, b, c, d, rstd, weight):\n    {body}"))] == []

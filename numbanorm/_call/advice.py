@@ -53,7 +53,7 @@ def axes_meant(name: str, value: Any, shape: Shape | None) -> str:
         return ""
     axes = tuple(range(-np.size(value), 0))
     named = axes[0] if len(axes) == 1 else axes
-    return f", not the size of axes: layer normalization is told the axes themselves, as axis={named}"
+    return f", not the size of axes: the axes themselves are given, as axis={named}"
 
 
 def copied(name: str, value: Any) -> str:

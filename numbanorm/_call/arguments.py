@@ -158,25 +158,25 @@ def several_values(x: Array, count: int, masked: bool) -> None:
         raise ValueError(f"x: shape {x.shape} has one value per channel, must have at least two to have a variance")
 
 
-def out(value: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
+def out(value: Any, x: Array, same: dict[str, Any], disjoint: dict[str, Any]) -> None:
     """Check that `out` is writable and has the shape and dtype of x.
 
-    It may be the very memory of an array of `same`, and may share none with any other array of `same` and `apart`.
+    It may be the very memory of an array of `same`, and may share none with any other array of `same` and `disjoint`.
     """
     like("out", value, x)
     written("out", value)
-    for name, other in overlap.near(value, same | apart):
+    for name, other in overlap.near(value, same | disjoint):
         if name not in same or not overlap.same_memory(value, other):
             _no_overlap("out", value, name, other)
 
 
-def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], apart: dict[str, Any]) -> None:
-    """Check that a statistic that is updated in place is None, or writable and apart from all other arrays."""
+def updated(name: str, value: Any, shape: Shape, dtype: np.dtype[Any], disjoint: dict[str, Any]) -> None:
+    """Check that a statistic that is updated in place is None, or writable and disjoint from all other arrays."""
     if value is None:
         return
     statistic(name, value, shape, dtype)
     written(name, value)
-    for other_name, other in overlap.near(value, apart):
+    for other_name, other in overlap.near(value, disjoint):
         _no_overlap(name, value, other_name, other)
 
 

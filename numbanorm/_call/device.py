@@ -19,7 +19,7 @@ from numbanorm.cuda.grids import NONE, Run, type_of
 from numbanorm.cuda.kernels import copies
 from numbanorm.cuda.libraries import Seen, library_of, seen_from_here
 
-_APART = 256  # bytes: pieces of one allocation begin at multiples of it
+_ALIGNMENT = 256  # bytes: pieces of one allocation begin at multiples of it
 _BOOL = np.dtype(np.bool_)
 
 
@@ -44,7 +44,7 @@ class DeviceCall:
         self._first: list[tuple[Callable[..., None], tuple[Any, ...]]] = []
         self._updated: list[tuple[str, Run, Shape]] = []
         self.x = self._seen["x"].array
-        self.view: View
+        self.view: View  # a host's call is its view, kept for all calls on a layout; this one holds a call's arrays
 
     @property
     def planes(self) -> Planes:
@@ -98,7 +98,7 @@ class DeviceCall:
 
     def statistic(self, name: str, value: Any, dtype: np.dtype[Any] | None = None) -> Run:
         """Check a mean or the like, and return it as a kernel reads it, in the dtype of the arithmetic or another."""
-        arguments.statistic(name, self.array(name, value), self.view.statistic_shape, self.view.storage)
+        arguments.statistic(name, self.array(name, value), self.view.statistic_shape, self.view.arithmetic)
         dtype = dtype or self.view.arithmetic
         return self._run(name, value, self._statistic_strides(dtype), dtype)
 
@@ -125,14 +125,14 @@ class DeviceCall:
         if mask is None:
             arguments.several_values(self.x, self.view.count, masked=False)
 
-    def check_out(self, out: Any, x: Any, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """Check that `out` can receive a result: it may be one of `same`, and must be apart from all other arrays."""
-        arguments.out(self.array("out", out), self.x, self._arrays(same), self._arrays(apart))
+    def check_out(self, out: Any, x: Any, same: dict[str, Any], disjoint: dict[str, Any]) -> None:
+        """Check that `out` can receive a result: it may be one of `same`, but must be disjoint from all others."""
+        arguments.out(self.array("out", out), self.x, self._arrays(same), self._arrays(disjoint))
 
-    def check_updated(self, name: str, value: Any, apart: dict[str, Any]) -> None:
-        """Check that a running statistic can be updated in place, apart from all other arrays."""
-        shape, dtype = self.view.statistic_shape, self.view.storage
-        arguments.updated(name, self.array(name, value), shape, dtype, self._arrays(apart))
+    def check_updated(self, name: str, value: Any, disjoint: dict[str, Any]) -> None:
+        """Check that a running statistic can be updated in place, disjoint from all other arrays."""
+        shape, dtype = self.view.statistic_shape, self.view.arithmetic
+        arguments.updated(name, self.array(name, value), shape, dtype, self._arrays(disjoint))
 
     def _arrays(self, values: dict[str, Any]) -> dict[str, Array | None]:
         return {name: self.array(name, value) for name, value in values.items()}
@@ -227,7 +227,7 @@ class DeviceCall:
         starts, end = [], 0
         for size in sizes:
             starts.append(end)
-            end += -(-size * dtype.itemsize // _APART) * _APART
+            end += -(-size * dtype.itemsize // _ALIGNMENT) * _ALIGNMENT
         run = self.empty((end // dtype.itemsize,), (dtype.itemsize,), dtype)
         self._kept.append(run.array)
         return [Run(run.address + start, dtype, size) for start, size in zip(starts, sizes, strict=True)]

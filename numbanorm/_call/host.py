@@ -79,7 +79,7 @@ class HostCall(View):
 
     def statistic(self, name: str, a: Any, dtype: np.dtype[Any] | None = None) -> Array:
         """Check a mean or the like, and return it as a kernel reads it, in the dtype of the arithmetic or another."""
-        arguments.statistic(name, a, self.statistic_shape, self.storage)
+        arguments.statistic(name, a, self.statistic_shape, self.arithmetic)
         if self.statistic_order is not None:
             a = a.transpose(self.statistic_order)
         read = behaved(a, dtype or self.arithmetic)
@@ -89,7 +89,7 @@ class HostCall(View):
         """Check a statistic of each channel of which no digit may be lost, and return it as float64."""
         if type(a) is np.ndarray and a.dtype is FLOAT64 and a.shape == self.statistic_shape and a.flags.carray:
             return a
-        arguments.statistic(name, a, self.statistic_shape, self.storage)
+        arguments.statistic(name, a, self.statistic_shape, self.arithmetic)
         return behaved(a, FLOAT64)
 
     def mask(self, mask: Any, may_be_empty: bool = False) -> Array | None:
@@ -108,13 +108,13 @@ class HostCall(View):
         count = self.count if mask is None else int(np.count_nonzero(mask))
         arguments.several_values(x, count, mask is not None)
 
-    def check_out(self, out: Any, x: Array, same: dict[str, Any], apart: dict[str, Any]) -> None:
-        """Check that `out` can receive a result: it may be one of `same`, and must be apart from all other arrays."""
-        arguments.out(out, x, same, apart)
+    def check_out(self, out: Any, x: Array, same: dict[str, Any], disjoint: dict[str, Any]) -> None:
+        """Check that `out` can receive a result: it may be one of `same`, but must be disjoint from all others."""
+        arguments.out(out, x, same, disjoint)
 
-    def check_updated(self, name: str, a: Any, apart: dict[str, Any]) -> None:
-        """Check that a running statistic can be updated in place, apart from all other arrays."""
-        arguments.updated(name, a, self.statistic_shape, self.storage, apart)
+    def check_updated(self, name: str, a: Any, disjoint: dict[str, Any]) -> None:
+        """Check that a running statistic can be updated in place, disjoint from all other arrays."""
+        arguments.updated(name, a, self.statistic_shape, self.arithmetic, disjoint)
 
     def moved(self, running: Running) -> Running:
         """Return running statistics, which have been checked, for a kernel."""

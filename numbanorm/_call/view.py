@@ -16,7 +16,7 @@ class Axes(NamedTuple):
 
     These sets alone decide how kernels see x. Each way to normalise has a constructor. One for groups of channels, with
     x as (samples, groups, channels of a group, positions), would reduce the last two axes, and have statistics along
-    the first two and parameters along the middle two. It would need a case of its own in `_kernel_shapes`.
+    the first two and parameters along the middle two. `_kernel_shapes` refuses these until it has a case for them.
     """
 
     reduced: Shape  # values along these share a mean and a variance
@@ -51,8 +51,8 @@ class View:
     """How kernels see arrays of one shape and layout as (outer, middle, inner).
 
     The middle runs over the parameter axes. The outer and the inner plane run over the axes before and after these in
-    memory. An array whose axes lie densely in memory, in whatever order, is seen without a copy; others are copied
-    once. Calls share views, so nothing in a view changes.
+    memory. An array whose axes lie densely in memory, in whatever order, and whose parameter axes are neighbours there,
+    is seen without a copy; others are copied once. Calls share views, so nothing in a view changes.
     """
 
     axes: Axes
@@ -114,6 +114,8 @@ def _kernel_shapes(planes: Planes, axes: Axes) -> tuple[Shape, Shape]:
     whole = tuple(planes)  # NumPy takes a plain tuple 0.2 us sooner than a named one
     if axes.statistic == axes.parameter:
         return whole, (planes.middle,)
+    if axes.reduced != axes.parameter:
+        raise ValueError(f"axes: {axes}, the parameter axes must be the statistic or the reduced ones")
     if planes.inner == 1:
         return planes[:2], planes[:1]
     return whole, (planes.outer, planes.inner)

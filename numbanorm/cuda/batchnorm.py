@@ -61,22 +61,24 @@ def plan_of(N, C, L, mask, *runs, most_lanes=4):
     return _plan(N, C, L, lanes_for(C if L == 1 else L, *runs), mask.size > 0, most_lanes)
 
 
-def batch_norm_forward(call, x, weight, bias, moved, eps, mask, y, mean, rstd):
+def batch_norm_forward(call, x, weight, bias, running, eps, mask, y, mean, rstd):
     """Fill y, mean and rstd, and move the running statistics. Return a function that returns True.
 
     x, y: (N, C, L); mask: (N, L), or none; all else (C,). Parameters and running statistics may be none. The function
     does not look whether the statistics of the batch are finite: the host would have to wait for the GPU.
     """
-    (N, C, L), running_mean, running_var, momentum = call.planes, moved.mean, moved.var, moved.momentum
+    (N, C, L), running_mean, running_var, momentum = call.planes, running.mean, running.var, running.momentum
     plan, dtype = plan_of(N, C, L, mask, x, weight, bias, y, mean, rstd), type_of(x.dtype)
     partials, scaled = call.scratch(x.dtype, plan.pieces * FIELDS * plan.columns, 4 * C)
     place = N, C, L, plan.chunk, plan.tiles
     call.launch(piece_moments(dtype, plan.lanes, plan.way, dtype), plan.grid, plan.block, x, mask, partials, *place)
     block = block_for(C)
-    running = type_of(running_mean.dtype), type_of(running_var.dtype)
+    running_dtypes = type_of(running_mean.dtype), type_of(running_var.dtype)
     arguments = partials, eps, momentum, mean, rstd, scaled, running_mean, running_var
     sizes = plan.pieces, C, plan.channel_columns, running_mean.size, running_var.size
-    call.launch(channel_statistics(dtype, *running), -(-C // block[0]), block, *arguments, *sizes)
+    # This also moves the running statistics. The host has `update_running` for that: it comes after y, since a signal
+    # may interrupt the call, and layers, which take no arrays on a GPU, use it alone.
+    call.launch(channel_statistics(dtype, *running_dtypes), -(-C // block[0]), block, *arguments, *sizes)
     arguments = x, scaled, weight, bias, mask, y, *place, weight.size, bias.size
     call.launch(apply(dtype, plan.lanes, plan.way), plan.grid, plan.block, *arguments)
     return _all_is_done

@@ -30,6 +30,7 @@ def measured(call, x, weights, omit_nan):
     return state
 
 
+# The host's takes no mask: there, masks are weights.
 def channel_moments(call, x, mask):
     """Measure all values of x (N, C, L) where the mask (N, L), if there is one, is True."""
     plan = plan_of(*call.planes, mask, x, most_lanes=FLOAT64_LANES)
@@ -37,6 +38,7 @@ def channel_moments(call, x, mask):
     return _state_of(Moments(*_wholes(call, kernel, plan, MOMENTS, FLOAT64, (x, mask))))
 
 
+# The host's also takes channels and a unit, to measure again what float64 may not hold. States here have their unit.
 def weighted_channel_moments(call, x, weights):
     """Measure what is not NaN in x (N, C, L), with weights (N, L), which may be a mask, or none."""
     plan = plan_of(*call.planes, NONE, x, most_lanes=1)

@@ -5,6 +5,7 @@ from numbanorm.cuda.grids import NONE, type_of
 from numbanorm.cuda.kernels.scalers import scale_pieces
 
 
+# The host's also returns whether x has an infinity. To tell that here would wait for the kernel.
 def scale_channels(call, x, m, scale, offset, low, high, y):
     """Fill y.
 

@@ -33,7 +33,7 @@ def channels(name: str, x: Array, axis: int, count: int) -> None:
 
 
 def converted(name: str, value: Any, current: Array) -> Array:
-    """Convert a value to an array of the shape and dtype of the layer's own, in memory of its own."""
+    """Convert a value to a new array of the shape and dtype of `current`, the layer's."""
     if isinstance(value, np.ma.MaskedArray):
         raise TypeError(f"{name}: MaskedArray, must be a plain array{instead(name, value, current.dtype.type)}")
     try:
@@ -55,7 +55,7 @@ def converted(name: str, value: Any, current: Array) -> Array:
 
 
 def replacement(name: str, value: Any, current: Array) -> None:
-    """Check that a value is a writable array of the shape and dtype of the layer's own."""
+    """Check that a value is a writable array of the shape and dtype of `current`, the layer's."""
     if type(value) is not np.ndarray:
         arguments.array_type(name, value, current.dtype.type, current.shape)
     if value.dtype.type is not current.dtype.type:

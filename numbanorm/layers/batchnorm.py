@@ -11,7 +11,7 @@ from numbanorm._call.kinds import over_channels
 from numbanorm._call.view import positions
 from numbanorm._math import reciprocal_stds
 from numbanorm._types import Array, Gradients
-from numbanorm.batchnorm import batch_norm, batch_norm_backward, forward_in_training
+from numbanorm.batchnorm import batch_norm, batch_norm_backward, checked_in_training, forward_in_training
 from numbanorm.layers import arguments as layer_arguments
 from numbanorm.layers import synchronised
 from numbanorm.layers.arrays import Checked
@@ -158,12 +158,8 @@ class BatchNorm(LayerOfParts):
         axis = self.channel_axis
         if self.training or self._running_mean is None:
             call, moved = over_channels(x, axis), self._moved()
-            affine = call.parameter("weight", self._weight, 1), call.parameter("bias", self._bias, 0)
-            counted = call.mask(mask)
-            if out is not None:
-                call.check_out(out, x, {"x": x}, {"weight": self._weight, "bias": self._bias, "mask": mask})
-            call.check_several_values(x, mask)
-            (y, mean, rstd), finite = forward_in_training(call, x, affine, moved, self.eps, counted, out)
+            checked = checked_in_training(call, x, self._weight, self._bias, mask, out)
+            (y, mean, rstd), finite = forward_in_training(call, x, checked, moved, self.eps, out)
             if not finite:
                 self._warn()
             return y, batch_norm_backward, {"mean": mean, "rstd": rstd, "mask": mask, "channel_axis": axis}

@@ -5,7 +5,7 @@ Kernels take a tile of columns at a time.
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, rstd_and_mean_h, scaled_variance
+from numbanorm._math import input_gradient_of_sums, mean_h_of_sum, rstd_and_mean_h, scaled_variance
 from numbanorm.cpu.compiling.jit import compact, launcher, loop, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
 from numbanorm.cpu.kernels.norms import LAYER_NORM, RMS_NORM
@@ -122,7 +122,7 @@ def _backward(norm):
                 slope, offset = np.empty_like(tile_rstd), np.empty_like(tile_rstd)
                 for j in range(tile_rstd.size):
                     sum_h, sum_g, sum_gh = gradient_sums_at(sums, j)
-                    mean_h[j] = sum_h / count
+                    mean_h[j] = mean_h_of_sum(sum_h, count)
                     slope[j], offset[j] = input_gradient_of_sums(sum_h, sum_g, sum_gh, tile_rstd[j], count)
                 for k in range(count):
                     start = (n * count + k) * L + l0

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from numbanorm._math import sum_dy, sum_dy_x_hat, weighted_gradient_of_sums
+from numbanorm._math import mean_h_of_sum, sum_dy, sum_dy_x_hat, weighted_gradient_of_sums
 from numbanorm.cpu.compiling.jit import block, compact, loop
 from numbanorm.cpu.kernels.tiles import LINE, LONG, cut, line_width, row_of, rows_to
 from numbanorm.cpu.vectors.elements import (
@@ -124,7 +124,7 @@ def finish_backward(sums, count, m, rstd, m_dy, weight, dweight, dbias):
 @each_vector
 def _finish_backward_row(j, dweight, all_h, all_g, all_gh, count, rstd, m_dy, weight, dbias, factor, slope, offset):
     sum_h, sum_g, sum_gh = at(all_h, j), at(all_g, j), at(all_gh, j)
-    put(dweight, j, sum_dy_x_hat(sum_gh, sum_g, sum_h / count))
+    put(dweight, j, sum_dy_x_hat(sum_gh, sum_g, mean_h_of_sum(sum_h, count)))
     put(dbias, j, sum_dy(sum_g, at(m_dy, j), at(np.float64(count), j)))
     terms = weighted_gradient_of_sums(sum_h, sum_g, sum_gh, at(rstd, j), at(weight, j), count)
     channel_factor, channel_slope, channel_offset = terms

@@ -11,6 +11,7 @@ import numpy as np
 
 from numbanorm._math import (
     input_gradient_of_sums,
+    mean_h_of_sum,
     moments,
     rstd_and_mean_h,
     scaled_variance,
@@ -144,7 +145,7 @@ def _finish_sums(sums, first, pieces, cols, rstd, linear):
     sum_h = sum_g = sum_gh = 0.0
     for i in range(first, first + pieces):
         sum_h, sum_g, sum_gh = sum_h + sums[i, 0], sum_g + sums[i, 1], sum_gh + sums[i, 2]
-    linear[1] = sum_h / cols
+    linear[1] = mean_h_of_sum(sum_h, cols)
     linear[2], linear[3] = input_gradient_of_sums(sum_h, sum_g, sum_gh, np.float64(rstd), cols)
 
 

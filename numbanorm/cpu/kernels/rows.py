@@ -5,7 +5,14 @@ Kernels take a group of rows at a time.
 
 import numpy as np
 
-from numbanorm._math import input_gradient_of_sums, moments, rstd_and_mean_h, scaled_variance, sums_are_exact
+from numbanorm._math import (
+    input_gradient_of_sums,
+    mean_h_of_sum,
+    moments,
+    rstd_and_mean_h,
+    scaled_variance,
+    sums_are_exact,
+)
 from numbanorm.cpu.compiling.jit import block, compact, launcher, range_kernel
 from numbanorm.cpu.engine.parallel import parallel_for
 from numbanorm.cpu.kernels.norms import LAYER_NORM, RMS_NORM
@@ -167,7 +174,7 @@ def _backward(norm):
                         sum_h, sum_g = with_lane(sum_h, k, row_h), with_lane(sum_g, k, row_g)
                         sum_gh = with_lane(sum_gh, k, row_gh)
                     slope, offset = input_gradient_of_sums(sum_h, sum_g, sum_gh, rstd_lanes, cols)
-                    mean_h = sum_h / cols  # the stored mean is rounded, and this is what it lacks
+                    mean_h = mean_h_of_sum(sum_h, cols)  # the stored mean is rounded, and this is what it lacks
                     for b in range(blocks_to(cols, edge)):
                         c, last = block_of(b, cols, edge)
                         for k in range(count):

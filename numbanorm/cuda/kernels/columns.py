@@ -4,7 +4,7 @@ x is read twice, the second time from the caches. A block takes a tile of column
 vector of columns and some of the `count` rows.
 """
 
-from numbanorm._math import affine, input_gradient, scaled_difference, shifted_gradient
+from numbanorm._math import affine, input_gradient, mean_h_of_delta, scaled_difference, shifted_gradient
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.runs import Source, always
@@ -76,7 +76,8 @@ def columns_forward(norm, dtype, lanes):
         if thread_row == 0 and n < statistic_count and column < L:
             store_mean(mean, n * L + column, m * scale_of(scale))
             store(rstd, n * L + column, x_rstd)
-        m, mean_h, scaled_rstd, scale = of_first_row(shared(x, row_room), m, delta * scaled_rstd, scaled_rstd, scale)
+        mean_h = mean_h_of_delta(delta, scaled_rstd)
+        m, mean_h, scaled_rstd, scale = of_first_row(shared(x, row_room), m, mean_h, scaled_rstd, scale)
         for row in range(thread_row, end, step):
             place = start + row * L
             x_hat = normalize(load(x, place, lanes) * scale, m, scaled_rstd, mean_h)

@@ -67,6 +67,7 @@ def terms_of_row(threads):
 
     @device
     def terms_of(sum_h, sum_g, sum_gh, rstd, count, shared_sums):
+        # One division for all three means, in place of the formulas' own.
         zero, share = number(0.0, rstd, 1), number(1.0, rstd, 1) / count
         sums = sum_over(join(total(sum_h), total(sum_g), total(sum_gh), zero), shared_sums)
         sum_of_h = lane(sums, 0)

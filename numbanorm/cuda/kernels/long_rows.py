@@ -5,7 +5,7 @@ x is read twice. A block takes a row. The vectors of a thread lie one block's wi
 
 from functools import lru_cache
 
-from numbanorm._math import affine, input_gradient, scaled_difference, shifted_gradient
+from numbanorm._math import affine, input_gradient, mean_h_of_delta, scaled_difference, shifted_gradient
 from numbanorm.cuda import cuda, types
 from numbanorm.cuda.compiling import Kernel, device, factory
 from numbanorm.cuda.kernels.runs import Source, always
@@ -49,7 +49,7 @@ def long_rows_forward(norm, dtype, lanes):
         if thread == 0 and row < statistic_count:
             store_mean(mean, row, m * scale_of(scale))
             store(rstd, row, x_rstd)
-        found = first_of(join(m, delta * scaled_rstd, scaled_rstd, scale), shared(x, 4))
+        found = first_of(join(m, mean_h_of_delta(delta, scaled_rstd), scaled_rstd, scale), shared(x, 4))
         m, mean_h, scaled_rstd, scale = lane(found, 0), lane(found, 1), lane(found, 2), lane(found, 3)
         values, place = registers(x, lanes, APPLY_TERMS), thread
         while place < vectors:

@@ -7,8 +7,10 @@ import math
 
 from numbanorm._math import (
     input_gradient_of_means,
+    mean_h_of_delta,
     moving_average,
     reciprocal_std,
+    scaled_difference,
     scaled_variance,
     unbiased_factor,
     weighted_gradient_of_means,
@@ -113,7 +115,7 @@ def channel_statistics(dtype, running_mean_dtype, running_var_dtype):
             count, unit = state.count, scale_of(scale)
             store(mean, channel, m * unit)
             store(rstd, channel, x_rstd)
-            _store_scaled(scaled, channel, C, scale, m, scaled_rstd, delta * scaled_rstd)
+            _store_scaled(scaled, channel, C, scale, m, scaled_rstd, mean_h_of_delta(delta, scaled_rstd))
             if holds(count > 1.5) and channel < running_mean_count:
                 old, old_unit = load(running_mean, channel, 1), number(unit, running_mean, 1)
                 batch = (number(m, old, 1) + number(delta, old, 1)) * old_unit
@@ -189,7 +191,7 @@ def gradients_of_sums(dtype):
             exact_mean, exact_rstd = load(mean, channel, 1), load(rstd, channel, 1)
             mean_dy = load(sum_dy, channel, 1) / count
             rounded_mean, m_dy = number(exact_mean, m, 1), number(mean_dy, m, 1)
-            mean_h = (exact_mean - number(rounded_mean, mean, 1)) * exact_rstd
+            mean_h = scaled_difference(exact_mean, number(rounded_mean, mean, 1), exact_rstd)
             mean_g = mean_dy - number(m_dy, mean, 1)
             mean_dy_x_hat = load(sum_dy_x_hat, channel, 1) / count
             channel_weight = number(1.0, mean, 1)
@@ -226,7 +228,7 @@ def given_statistics(dtype, mean_dtype, var_dtype):
             scale = _scale_for_rstd(exact_rstd)
             exact_mean = load(mean, channel, 1) * number(scale, mean, 1)
             m, rstd = number(exact_mean, scaled, 1), number(exact_rstd / scale, scaled, 1)
-            mean_h = number(exact_mean - number(m, mean, 1), scaled, 1) * rstd
+            mean_h = mean_h_of_delta(number(exact_mean - number(m, mean, 1), scaled, 1), rstd)
             _store_scaled(scaled, channel, C, scale, m, rstd, mean_h)
 
     pointers = types.CPointer(mean_dtype), types.CPointer(var_dtype)
@@ -244,7 +246,8 @@ def given_constants(dtype, mean_dtype, rstd_dtype):
             rounded_mean = number(exact_mean, m, 1)
             store(m, channel, rounded_mean)
             store(rounded_rstd, channel, channel_rstd)
-            store(mean_h, channel, number(exact_mean - number(rounded_mean, mean, 1), m, 1) * channel_rstd)
+            delta = number(exact_mean - number(rounded_mean, mean, 1), m, 1)
+            store(mean_h, channel, mean_h_of_delta(delta, channel_rstd))
 
     pointers = types.CPointer(mean_dtype), types.CPointer(rstd_dtype)
     return Kernel(kernel, (*pointers, *[types.CPointer(dtype)] * 3, types.int64))

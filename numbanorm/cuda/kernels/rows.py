@@ -7,6 +7,7 @@ block's x axis, groups on its y axis. In each step, a thread takes a vector of `
 from numbanorm._math import (
     affine,
     input_gradient,
+    mean_h_of_delta,
     reciprocal_std,
     scaled_difference,
     shifted_gradient,
@@ -75,7 +76,7 @@ def rows_forward(norm, dtype, lanes, steps, threads):
         if thread == 0 and row < statistic_count:
             store_mean(mean, row, x_mean)
             store(rstd, row, x_rstd)
-        mean_h = delta * scaled_rstd
+        mean_h = mean_h_of_delta(delta, scaled_rstd)
         for k in each(steps):
             c = (k * threads + thread) * lanes
             if c < end:
