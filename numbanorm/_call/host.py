@@ -25,7 +25,7 @@ class HostCall(View):
     nbytes: int = field(init=False)  # of x
     is_small: bool = field(init=False)  # whether results of x's size need no recycled memory
     is_flat: bool = field(init=False)  # whether kernels see arrays of x's shape as they are
-    is_usual: bool = field(init=False, default=False)  # whether x is what `usual_call` takes: to reshape it is enough
+    is_usual: bool = field(init=False, default=False)  # whether x is as `usual_over_axis` takes it: reshaping is enough
 
     batchnorm = batchnorm
     batchnorm_halves = batchnorm_halves
